@@ -1,0 +1,101 @@
+//! Hosts and join tokens.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// A machine with an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostView {
+    /// UUIDv7.
+    pub id: String,
+    /// Unique.
+    pub name: String,
+    /// `connected`, `disconnected` (its guests' status is unknown then) or `revoked`.
+    pub status: String,
+    /// When its link came up or went down last, as far as this control plane saw it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_since: Option<String>,
+    /// When it last spoke, as far as this control plane heard it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard_at: Option<String>,
+    /// Marks.
+    pub labels: BTreeMap<String, String>,
+    /// Guests placed here.
+    pub guests: u32,
+    /// Memory of these guests.
+    pub memory_taken_bytes: u64,
+    /// When it joined.
+    pub created_at: String,
+    /// What it is and has; absent before its first link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory: Option<InventoryView>,
+}
+
+/// What a host is and has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InventoryView {
+    /// The machine's own name.
+    pub hostname: String,
+    /// `x86_64`, `aarch64`.
+    pub arch: String,
+    /// `uname -r`.
+    pub kernel_release: String,
+    /// Distribution.
+    pub os: String,
+    /// Logical CPUs.
+    pub cpus: u32,
+    /// The CPU's model name.
+    pub cpu_model: String,
+    /// Installed memory.
+    pub memory_bytes: u64,
+    /// Size of the file system that holds the agent's data.
+    pub disk_bytes: u64,
+    /// Free on it, rounded down to 1 GiB.
+    pub disk_free_bytes: u64,
+    /// Version of the agent.
+    pub agent_version: String,
+    /// `root`, or `reduced: …` with what is missing.
+    pub privileges: String,
+    /// What its drivers can do.
+    pub drivers: Vec<AbilitiesView>,
+}
+
+/// What a driver can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AbilitiesView {
+    /// `qemu-microvm`, `simulated`.
+    pub driver: String,
+    /// The VMM's version.
+    pub version: String,
+    /// `kvm`, `tcg` or `simulated`.
+    pub acceleration: String,
+    /// Commands and files.
+    pub channel: bool,
+    /// Pause and resume.
+    pub pause: bool,
+    /// Memory snapshots.
+    pub snapshots: bool,
+    /// Boots in flight at once.
+    pub boots_in_flight_max: u32,
+}
+
+/// Asks for a join token.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JoinTokenRequest {
+    /// Life in milliseconds, one hour by default and at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
+}
+
+/// A join token: shown once, good for one host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JoinTokenView {
+    /// Give it to `perigee-agent join URL --token-file FILE`.
+    pub token: String,
+    /// The agent link's address.
+    pub url: String,
+    /// Refused from then on.
+    pub expires_at: String,
+}

@@ -1,0 +1,247 @@
+//! Guests: what the owner wants (*desired*), what the host sees (*observed*), and what a user is
+//! shown (*status*: computed from both, stored nowhere).
+//!
+//! `control` alone writes desired and bumps its generation; the agent alone writes observed.
+//!
+//! ```text
+//!   phase, as the agent goes through it for one generation
+//!   waiting ─▶ fetching ─▶ booting ─▶ running ─▶ stopping ─▶ stopped
+//!                  └──────────┴─────────┴─▶ failed           └▶ gone (desired absent)
+//! ```
+
+use crate::{Code, GuestId, HostId, ImageId, Labels, Name, Part, Resources, Tenant, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What kind of guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestKind {
+    /// A microVM made to run commands.
+    Sandbox,
+    /// A full virtual machine.
+    Vm,
+}
+
+/// What the owner asked for; fixed at creation but for labels.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GuestSpec {
+    /// The image it starts from.
+    pub image: ImageId,
+    /// The image's name then.
+    pub image_name: Name,
+    /// The image's parts then: a guest keeps its bytes when the name moves on.
+    pub parts: Vec<Part>,
+    /// CPUs and memory.
+    pub resources: Resources,
+    /// Environment of every command run in it.
+    pub env: BTreeMap<String, String>,
+    /// Life in milliseconds from creation; `None` lives until deleted.
+    pub ttl_ms: Option<u64>,
+    /// Only this host will do.
+    pub host_wanted: Option<HostId>,
+}
+
+/// Which way the power switch points.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Power {
+    /// Boot it and keep it.
+    Running,
+    /// Keep its disks only.
+    Stopped,
+    /// Leave nothing of it.
+    Absent,
+}
+
+/// What should be so. Written by `control` alone.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Desired {
+    /// Counts the writes of this record; an effect of an older generation is refused.
+    pub generation: u64,
+    /// Where; `None` until placed.
+    pub host: Option<HostId>,
+    /// The switch.
+    pub power: Power,
+    /// The agent removes it at this time, control plane or not.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Where a guest is in its life on a host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// For a boot slot.
+    Waiting,
+    /// Its image is on the way to the host.
+    Fetching,
+    /// The VMM runs, the guest has not said hello.
+    Booting,
+    /// The guest said hello.
+    Running,
+    /// It was asked to end.
+    Stopping,
+    /// It ended; its disks are kept.
+    Stopped,
+    /// It could not be started, or ended by itself.
+    Failed,
+    /// Nothing is left of it on the host.
+    Gone,
+}
+
+/// Something that went wrong, in published words.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// `PRG-NNNN`.
+    pub code: String,
+    /// What happened.
+    pub text: String,
+}
+
+impl Problem {
+    /// From a code and a text.
+    pub fn new(code: Code, text: impl Into<String>) -> Self {
+        Self { code: code.number().to_owned(), text: text.into() }
+    }
+}
+
+/// What is so. Written by the agent alone.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Observed {
+    /// The desired generation this is about.
+    pub generation: u64,
+    /// Counts the agent's reports on this guest, over agent restarts; a smaller one is stale.
+    pub sequence: u64,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// When it got there.
+    pub since: Timestamp,
+    /// For people: `waiting for a boot slot, 3 before it`.
+    pub note: Option<String>,
+    /// Why it failed.
+    pub problem: Option<Problem>,
+    /// `uname -r` of the guest, from its hello.
+    pub kernel_release: Option<String>,
+    /// From VMM start to hello, in milliseconds.
+    pub boot_ms: Option<u64>,
+}
+
+/// A VM or a sandbox.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Guest {
+    /// Identity.
+    pub id: GuestId,
+    /// Unique in the tenant among guests that are not gone.
+    pub name: Name,
+    /// Who owns it.
+    pub tenant: Tenant,
+    /// The user who made it.
+    pub owner: String,
+    /// VM or sandbox.
+    pub kind: GuestKind,
+    /// Marks.
+    pub labels: Labels,
+    /// What was asked for.
+    pub spec: GuestSpec,
+    /// What should be so.
+    pub desired: Desired,
+    /// What is so, as far as is known.
+    pub observed: Option<Observed>,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When nothing was left of it.
+    pub gone_at: Option<Timestamp>,
+    /// Bumped by each write of the row.
+    pub revision: u64,
+}
+
+/// What a user is shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestStatus {
+    /// Not placed yet, or its host has not heard of it.
+    Pending,
+    /// Placed, in the queue for a boot slot.
+    Waiting,
+    /// Its image is on the way, or it boots.
+    Starting,
+    /// It said hello.
+    Running,
+    /// On its way to stopped.
+    Stopping,
+    /// Ended, disks kept.
+    Stopped,
+    /// Could not start, or ended by itself.
+    Failed,
+    /// On its way to gone.
+    Deleting,
+    /// Gone.
+    Deleted,
+    /// Its host is not connected: what is so is not known.
+    Unknown,
+}
+
+impl Guest {
+    /// Whether a user still sees it in lists.
+    pub fn is_gone(&self) -> bool {
+        self.gone_at.is_some()
+    }
+
+    /// Whether it takes room on `host`.
+    pub fn holds_room_on(&self, host: HostId) -> bool {
+        self.gone_at.is_none() && self.desired.host == Some(host)
+    }
+
+    /// Whether the host has acted on what is desired now.
+    pub fn is_caught_up(&self) -> bool {
+        let Some(observed) = &self.observed else { return false };
+        if observed.generation < self.desired.generation {
+            return false;
+        }
+        match self.desired.power {
+            Power::Running => observed.phase == Phase::Running,
+            Power::Stopped => observed.phase == Phase::Stopped,
+            Power::Absent => observed.phase == Phase::Gone,
+        }
+    }
+
+    /// What a user is shown; `connected` tells whether its host has a link now.
+    pub fn status(&self, connected: bool) -> GuestStatus {
+        use GuestStatus as S;
+        if self.is_gone() {
+            return S::Deleted;
+        }
+        if self.desired.host.is_none() {
+            return if self.desired.power == Power::Absent { S::Deleting } else { S::Pending };
+        }
+        if !connected {
+            return S::Unknown;
+        }
+        if self.desired.power == Power::Absent {
+            return S::Deleting;
+        }
+        match self.observed.as_ref().map(|o| o.phase) {
+            None => S::Pending,
+            Some(Phase::Waiting) => S::Waiting,
+            Some(Phase::Fetching | Phase::Booting) => S::Starting,
+            Some(Phase::Running) => S::Running,
+            Some(Phase::Stopping) => S::Stopping,
+            Some(Phase::Stopped) => S::Stopped,
+            Some(Phase::Failed) => S::Failed,
+            Some(Phase::Gone) => S::Deleting,
+        }
+    }
+
+    /// Takes a report of the agent into the record. `false`: it was stale and changed nothing.
+    pub fn take_report(&mut self, report: &Observed, now: Timestamp) -> bool {
+        let newest = self.observed.as_ref().map_or(0, |o| o.sequence);
+        if report.sequence <= newest || self.is_gone() {
+            return false;
+        }
+        self.observed = Some(report.clone());
+        if report.phase == Phase::Gone {
+            self.gone_at = Some(now);
+        }
+        true
+    }
+}

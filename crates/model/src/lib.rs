@@ -1,0 +1,34 @@
+//! Nouns and laws of Perigee: ids, sizes, states and their `step`, placement, limits.
+//!
+//! Owns: what the words of GLOSSARY.md mean in code, and every decision that needs no outside world.
+//! Refuses: I/O, clocks, randomness, async. A function here gives the same answer for the same
+//! arguments for ever, and cannot fail for an outside reason.
+#![forbid(unsafe_code)]
+
+pub mod event;
+pub mod execution;
+pub mod guest;
+pub mod host;
+pub mod id;
+pub mod image;
+pub mod limits;
+pub mod name;
+pub mod placement;
+pub mod refusal;
+pub mod resources;
+pub mod task;
+pub mod time;
+pub mod who;
+
+pub use event::{Event, Subject};
+pub use execution::{Execution, ExecutionState, Outcome};
+pub use guest::{Desired, Guest, GuestKind, GuestSpec, GuestStatus, Observed, Phase, Power};
+pub use host::{Abilities, Acceleration, Host, Inventory};
+pub use id::{EventId, ExecutionId, GuestId, HostId, ImageId, InstanceId, RunId, TaskId};
+pub use image::{Digest, Image, ImageState, Part, PartRole};
+pub use name::{Labels, Name};
+pub use refusal::{Code, Kind, Refusal};
+pub use resources::Resources;
+pub use task::{Priority, Task, TaskKind, TaskState};
+pub use time::Timestamp;
+pub use who::{Role, Tenant, Verb, Who};

@@ -1,0 +1,109 @@
+//! Every bound in one place. A collection, string, page, retry or buffer that is not bounded here
+//! is a defect.
+
+use std::time::Duration;
+
+/// Longest guest, image or host name: one DNS label (RFC 1035).
+pub const NAME_CHARS_MAX: usize = 63;
+/// Longest label key or value.
+pub const LABEL_CHARS_MAX: usize = 128;
+/// Most labels on one object.
+pub const LABELS_MAX: usize = 32;
+/// Longest reason, note or problem text that is stored.
+pub const TEXT_BYTES_MAX: usize = 4096;
+
+/// Most virtual CPUs of one guest.
+pub const GUEST_CPUS_MAX: u32 = 256;
+/// Least memory a guest boots with.
+pub const GUEST_MEMORY_BYTES_MIN: u64 = 64 << 20;
+/// Most memory of one guest.
+pub const GUEST_MEMORY_BYTES_MAX: u64 = 4 << 40;
+/// Memory of a sandbox when none is asked for.
+pub const SANDBOX_MEMORY_BYTES_DEFAULT: u64 = 256 << 20;
+/// A sandbox lives this long when no `--ttl` is given.
+pub const SANDBOX_TTL_DEFAULT: Duration = Duration::from_secs(3600);
+/// Shortest and longest life that may be asked for.
+pub const SANDBOX_TTL_MIN: Duration = Duration::from_secs(1);
+/// Longest life that may be asked for.
+pub const SANDBOX_TTL_MAX: Duration = Duration::from_secs(30 * 86_400);
+
+/// Most arguments of one command.
+pub const ARGV_MAX: usize = 1024;
+/// Most bytes of one command: arguments and environment together.
+pub const ARGV_BYTES_MAX: usize = 128 << 10;
+/// Most environment variables of one command or guest.
+pub const ENV_MAX: usize = 256;
+/// Output kept of one execution, per stream, when no limit is asked for.
+pub const OUTPUT_BYTES_DEFAULT: u64 = 16 << 20;
+/// Most output that may be asked for, per stream.
+pub const OUTPUT_BYTES_MAX: u64 = 1 << 30;
+/// An execution's row keeps this much of the beginning and of the end of each stream.
+pub const OUTPUT_EXCERPT_BYTES: usize = 32 << 10;
+/// Longest run of one command.
+pub const EXEC_TIMEOUT_MAX: Duration = Duration::from_secs(7 * 86_400);
+/// Executions in flight in one guest.
+pub const EXECUTIONS_PER_GUEST_MAX: usize = 256;
+/// Longest path inside a guest.
+pub const PATH_BYTES_MAX: usize = 4096;
+
+/// A boot that got its slot must say hello within this time.
+pub const BOOT_TIMEOUT: Duration = Duration::from_secs(15);
+/// The second boot attempt (`-icount`, slower clock) gets this long.
+pub const BOOT_RETRY_TIMEOUT: Duration = Duration::from_secs(60);
+/// A guest asked to stop gets this long before it is killed.
+pub const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Agents report that they live this often.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
+/// A host that was silent for this long is shown as `stale`; it is never called dead.
+pub const HOST_STALE_AFTER: Duration = Duration::from_secs(75);
+/// First wait of an agent that lost its link; doubles, with full jitter.
+pub const RECONNECT_FIRST: Duration = Duration::from_millis(250);
+/// Longest wait between two attempts of an agent to reconnect.
+pub const RECONNECT_MAX: Duration = Duration::from_secs(30);
+/// Desired state is sent whole this often, so that a lost nudge costs time only.
+pub const RESYNC_EVERY: Duration = Duration::from_secs(60);
+/// Queued messages from control plane to one agent.
+pub const LINK_QUEUE_MAX: usize = 1024;
+/// Tunnels open at once on one host.
+pub const TUNNELS_PER_HOST_MAX: usize = 512;
+/// An agent must open a tunnel it was asked for within this time.
+pub const TUNNEL_OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// One message on the agent link.
+pub const LINK_MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Life of an agent's certificate; renewed at half of it.
+pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(86_400);
+/// A certificate expired by no more than this may still be renewed.
+pub const CERTIFICATE_GRACE: Duration = Duration::from_secs(90 * 86_400);
+/// Life of a join token.
+pub const JOIN_TOKEN_LIFE: Duration = Duration::from_secs(3600);
+
+/// Attempts of a task before it becomes a dead letter.
+pub const TASK_ATTEMPTS_MAX: u32 = 3;
+/// Tasks waiting at once in one tenant.
+pub const TASKS_PENDING_MAX: usize = 10_000;
+/// A task that is not done by then fails with a deadline problem.
+pub const TASK_DEADLINE: Duration = Duration::from_secs(3600);
+/// A low task gains one priority step for each such wait, so that nothing starves.
+pub const TASK_AGEING: Duration = Duration::from_secs(60);
+/// Finished tasks, executions and deleted guests are kept this long.
+pub const HISTORY: Duration = Duration::from_secs(30 * 86_400);
+/// Rows of one noun kept in the view.
+pub const VIEW_ROWS_MAX: usize = 100_000;
+
+/// Body of one API request.
+pub const BODY_BYTES_MAX: usize = 1 << 20;
+/// Objects on one page.
+pub const PAGE_MAX: usize = 1000;
+/// Objects on one page when none is asked for.
+pub const PAGE_DEFAULT: usize = 100;
+/// Longest `Prefer: wait`.
+pub const WAIT_MAX: Duration = Duration::from_secs(600);
+/// Longest `Idempotency-Key`.
+pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 128;
+/// An idempotency key is remembered this long.
+pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(86_400);
+/// One file sent into or out of a guest.
+pub const FILE_BYTES_MAX: u64 = 1 << 30;
+/// A shutdown drains requests for at most this long.
+pub const DRAIN: Duration = Duration::from_secs(30);

@@ -1,0 +1,340 @@
+//! Tasks: units of the queue. A claim is counted; a host effect is not (reconcilers repeat those).
+//!
+//! ```text
+//!   pending ──claimed──▶ running ──done──▶ succeeded
+//!      │  ▲                │ ├──fell, may be tried again──▶ pending   (attempts < maximum)
+//!      │  └────────────────┘ ├──fell, for good────────────▶ failed
+//!      │                     └──fell, attempts used up────▶ dead
+//!      └──cancelled / deadline──▶ cancelled / failed
+//! ```
+
+use crate::guest::Problem;
+use crate::limits::{TASK_AGEING, TASK_DEADLINE};
+use crate::{Code, ExecutionId, GuestId, ImageId, TaskId, Tenant, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// What a task does, and to what.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind")]
+pub enum TaskKind {
+    /// Place a guest and bring it up.
+    #[serde(rename = "vm:create")]
+    GuestCreate {
+        /// Which.
+        guest: GuestId,
+    },
+    /// Leave nothing of a guest.
+    #[serde(rename = "vm:delete")]
+    GuestDelete {
+        /// Which.
+        guest: GuestId,
+    },
+    /// Run a command in a guest.
+    #[serde(rename = "vm:execute")]
+    GuestExecute {
+        /// In which.
+        guest: GuestId,
+        /// Its record.
+        execution: ExecutionId,
+    },
+    /// Make an image on a host that can.
+    #[serde(rename = "image:build")]
+    ImageBuild {
+        /// Which.
+        image: ImageId,
+    },
+}
+
+impl TaskKind {
+    /// `vm:create`, …
+    pub fn text(&self) -> &'static str {
+        match self {
+            Self::GuestCreate { .. } => "vm:create",
+            Self::GuestDelete { .. } => "vm:delete",
+            Self::GuestExecute { .. } => "vm:execute",
+            Self::ImageBuild { .. } => "image:build",
+        }
+    }
+    /// The guest it is about.
+    pub fn guest(&self) -> Option<GuestId> {
+        match self {
+            Self::GuestCreate { guest } | Self::GuestDelete { guest } | Self::GuestExecute { guest, .. } => Some(*guest),
+            Self::ImageBuild { .. } => None,
+        }
+    }
+}
+
+/// Four priorities, the first served first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Deletes and what people wait for with an alarm open.
+    Critical,
+    /// Before the ordinary.
+    High,
+    /// The ordinary.
+    Default,
+    /// When nothing else waits, or after ageing.
+    Low,
+}
+
+/// Where a task is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// Waits for a worker, or for its time.
+    Pending,
+    /// Claimed; ends when the observation catches up.
+    Running,
+    /// Done.
+    Succeeded,
+    /// Cannot be done.
+    Failed,
+    /// Ended by its owner.
+    Cancelled,
+    /// Attempts used up: a dead letter.
+    Dead,
+}
+
+impl TaskState {
+    /// Nothing more happens.
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Pending | Self::Running => false,
+            Self::Succeeded | Self::Failed | Self::Cancelled | Self::Dead => true,
+        }
+    }
+}
+
+/// One unit in the queue.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// Identity.
+    pub id: TaskId,
+    /// Who owns it.
+    pub tenant: Tenant,
+    /// The user who asked.
+    pub owner: String,
+    /// What, and to what.
+    #[serde(flatten)]
+    pub kind: TaskKind,
+    /// Served in this order, with ageing.
+    pub priority: Priority,
+    /// Where it is.
+    pub state: TaskState,
+    /// Claims so far.
+    pub attempts: u32,
+    /// Claims at most.
+    pub attempts_max: u32,
+    /// The worker that holds or held it.
+    pub worker: Option<String>,
+    /// The worker's reign; a write under an older one is refused.
+    pub epoch: u64,
+    /// The generation of desired its claim wrote; done when observed reaches it.
+    pub generation: Option<u64>,
+    /// Asked to end.
+    pub cancel_asked: bool,
+    /// For people: `waiting for room`, `downloading kernel`.
+    pub note: Option<String>,
+    /// 0 to 100.
+    pub progress_percent: Option<u8>,
+    /// Why it failed.
+    pub problem: Option<Problem>,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// Not before this time.
+    pub scheduled_at: Timestamp,
+    /// When it was claimed last.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub completed_at: Option<Timestamp>,
+    /// Bumped by each write.
+    pub revision: u64,
+}
+
+/// What can happen to a task.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TaskEvent {
+    /// A worker takes it; its claim wrote this generation of desired, if any.
+    Claimed {
+        /// Who.
+        worker: String,
+        /// In which reign.
+        epoch: u64,
+        /// What was written.
+        generation: Option<u64>,
+    },
+    /// Cannot be claimed now: the reason, and when to look again.
+    Held {
+        /// For people.
+        note: String,
+        /// Not before.
+        until: Timestamp,
+    },
+    /// A step was made.
+    Progressed {
+        /// For people.
+        note: String,
+        /// 0 to 100.
+        percent: Option<u8>,
+    },
+    /// The observation caught up.
+    Done,
+    /// It could not be done.
+    Fell {
+        /// Why.
+        problem: Problem,
+        /// Whether another attempt can help.
+        again: bool,
+    },
+    /// Its owner wants it to end.
+    CancelAsked,
+    /// What it held was let go after a cancel.
+    CancelDone,
+    /// Time passed.
+    Tick,
+}
+
+/// What to do about an event.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum TaskVerdict {
+    /// Write this down.
+    Go(Box<Task>),
+    /// Nothing changes.
+    Stay,
+    /// Not possible in this state.
+    Refuse(Code),
+}
+
+impl Task {
+    /// The only place a task's next state is decided. No clock, no I/O.
+    pub fn step(&self, event: &TaskEvent, now: Timestamp) -> TaskVerdict {
+        match self.state {
+            TaskState::Pending => self.step_pending(event, now),
+            TaskState::Running => self.step_running(event, now),
+            TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled | TaskState::Dead => {
+                match event {
+                    TaskEvent::CancelAsked => TaskVerdict::Refuse(Code::TaskFinished),
+                    TaskEvent::Claimed { .. }
+                    | TaskEvent::Held { .. }
+                    | TaskEvent::Progressed { .. }
+                    | TaskEvent::Done
+                    | TaskEvent::Fell { .. }
+                    | TaskEvent::CancelDone
+                    | TaskEvent::Tick => TaskVerdict::Stay,
+                }
+            }
+        }
+    }
+
+    /// Whether a worker may look at it now.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.state == TaskState::Pending && self.scheduled_at <= now
+    }
+
+    /// Smaller is served first: priority, one step better for each `TASK_AGEING` waited, then age.
+    pub fn rank(&self, now: Timestamp) -> (i64, Timestamp, TaskId) {
+        let waited = now.since(self.created_at).as_micros() / TASK_AGEING.as_micros();
+        let aged = i64::from(self.priority as u8) - i64::try_from(waited).unwrap_or(i64::MAX);
+        (aged.max(0), self.created_at, self.id)
+    }
+
+    fn step_pending(&self, event: &TaskEvent, now: Timestamp) -> TaskVerdict {
+        match event {
+            TaskEvent::Claimed { worker, epoch, generation } => self.go(|t| {
+                t.state = TaskState::Running;
+                t.attempts += 1;
+                t.worker = Some(worker.clone());
+                t.epoch = *epoch;
+                t.generation = *generation;
+                t.started_at = Some(now);
+                t.note = None;
+            }),
+            TaskEvent::Held { note, until } => self.go(|t| {
+                t.note = Some(note.clone());
+                t.scheduled_at = *until;
+            }),
+            TaskEvent::CancelAsked | TaskEvent::CancelDone => self.end(TaskState::Cancelled, now, |t| {
+                t.cancel_asked = true;
+                t.problem = Some(Problem::new(Code::TaskCancelled, "cancelled before it started"));
+            }),
+            TaskEvent::Fell { problem, .. } => {
+                self.end(TaskState::Failed, now, |t| t.problem = Some(problem.clone()))
+            }
+            TaskEvent::Tick => self.past_deadline(now),
+            TaskEvent::Progressed { .. } | TaskEvent::Done => TaskVerdict::Stay,
+        }
+    }
+
+    fn step_running(&self, event: &TaskEvent, now: Timestamp) -> TaskVerdict {
+        match event {
+            TaskEvent::Done => self.end(TaskState::Succeeded, now, |t| {
+                t.progress_percent = Some(100);
+                t.note = None;
+            }),
+            TaskEvent::Fell { .. } if self.cancel_asked => self.step_running(&TaskEvent::CancelDone, now),
+            TaskEvent::Fell { problem, again } => {
+                let last = self.attempts >= self.attempts_max;
+                if *again && !last {
+                    return self.go(|t| {
+                        t.state = TaskState::Pending;
+                        t.scheduled_at = now + backoff(t.attempts);
+                        t.note = Some(format!("attempt {} failed: {}", t.attempts, problem.text));
+                    });
+                }
+                let state = if *again { TaskState::Dead } else { TaskState::Failed };
+                self.end(state, now, |t| t.problem = Some(problem.clone()))
+            }
+            TaskEvent::CancelAsked if self.cancel_asked => TaskVerdict::Stay,
+            TaskEvent::CancelAsked => self.go(|t| {
+                t.cancel_asked = true;
+                t.note = Some("being cancelled".to_owned());
+            }),
+            TaskEvent::CancelDone => self.end(TaskState::Cancelled, now, |t| {
+                t.problem = Some(Problem::new(Code::TaskCancelled, "cancelled while it ran"));
+            }),
+            TaskEvent::Progressed { note, percent } => {
+                if self.note.as_deref() == Some(note) && self.progress_percent == *percent {
+                    return TaskVerdict::Stay;
+                }
+                self.go(|t| {
+                    t.note = Some(note.clone());
+                    t.progress_percent = *percent;
+                })
+            }
+            TaskEvent::Tick => self.past_deadline(now),
+            TaskEvent::Claimed { .. } | TaskEvent::Held { .. } => TaskVerdict::Refuse(Code::WriteConflict),
+        }
+    }
+
+    fn past_deadline(&self, now: Timestamp) -> TaskVerdict {
+        if now.since(self.created_at) < TASK_DEADLINE {
+            return TaskVerdict::Stay;
+        }
+        let text = format!("not done within {} s", TASK_DEADLINE.as_secs());
+        self.end(TaskState::Failed, now, |t| t.problem = Some(Problem::new(Code::TaskDeadline, text)))
+    }
+
+    fn end(&self, state: TaskState, now: Timestamp, change: impl FnOnce(&mut Self)) -> TaskVerdict {
+        self.go(|t| {
+            t.state = state;
+            t.completed_at = Some(now);
+            change(t);
+        })
+    }
+
+    fn go(&self, change: impl FnOnce(&mut Self)) -> TaskVerdict {
+        let mut next = self.clone();
+        change(&mut next);
+        TaskVerdict::Go(Box::new(next))
+    }
+}
+
+/// 1, 2, 4 … seconds, at most a minute. Jitter is the caller's.
+fn backoff(attempts: u32) -> Duration {
+    Duration::from_secs(1 << attempts.saturating_sub(1).min(6)).min(Duration::from_secs(60))
+}
+
+#[cfg(test)]
+mod tests;
