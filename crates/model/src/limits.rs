@@ -46,6 +46,9 @@ pub const EXECUTIONS_PER_GUEST_MAX: usize = 256;
 /// Longest path inside a guest.
 pub const PATH_BYTES_MAX: usize = 4096;
 
+/// Memory of a host that guests never get.
+pub const HOST_RESERVE_BYTES: u64 = 512 << 20;
+
 /// A boot that got its slot must say hello within this time.
 pub const BOOT_TIMEOUT: Duration = Duration::from_secs(15);
 /// The second boot attempt (`-icount`, slower clock) gets this long.

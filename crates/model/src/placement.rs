@@ -174,11 +174,8 @@ mod tests {
     /// `a cpu 2 mem 512 used 256 | b away | want cpu 1 mem 256` gives `b; a: …`.
     fn check(story: &str, told: &str) {
         let mut hosts = Vec::new();
-        let mut wanted = Wanted {
-            resources: Resources { cpus: 1, memory_bytes: 256 << 20 },
-            arch: "x86_64".into(),
-            host: None,
-        };
+        let mut wanted =
+            Wanted { resources: Resources { cpus: 1, memory_bytes: 256 << 20 }, arch: "x86_64".into(), host: None };
         for (i, line) in story.split(" | ").enumerate() {
             let mut words = line.split(' ');
             let name = words.next().unwrap();

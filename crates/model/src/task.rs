@@ -10,7 +10,7 @@
 
 use crate::guest::Problem;
 use crate::limits::{TASK_AGEING, TASK_DEADLINE};
-use crate::{Code, ExecutionId, GuestId, ImageId, TaskId, Tenant, Timestamp};
+use crate::{Code, ExecutionId, GuestId, HostId, ImageId, TaskId, Tenant, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -59,7 +59,9 @@ impl TaskKind {
     /// The guest it is about.
     pub fn guest(&self) -> Option<GuestId> {
         match self {
-            Self::GuestCreate { guest } | Self::GuestDelete { guest } | Self::GuestExecute { guest, .. } => Some(*guest),
+            Self::GuestCreate { guest } | Self::GuestDelete { guest } | Self::GuestExecute { guest, .. } => {
+                Some(*guest)
+            }
             Self::ImageBuild { .. } => None,
         }
     }
@@ -131,6 +133,8 @@ pub struct Task {
     pub worker: Option<String>,
     /// The worker's reign; a write under an older one is refused.
     pub epoch: u64,
+    /// The host that works on it, once one was chosen.
+    pub host: Option<HostId>,
     /// The generation of desired its claim wrote; done when observed reaches it.
     pub generation: Option<u64>,
     /// Asked to end.
@@ -162,6 +166,8 @@ pub enum TaskEvent {
         worker: String,
         /// In which reign.
         epoch: u64,
+        /// Where it will be done.
+        host: Option<HostId>,
         /// What was written.
         generation: Option<u64>,
     },
@@ -213,18 +219,16 @@ impl Task {
         match self.state {
             TaskState::Pending => self.step_pending(event, now),
             TaskState::Running => self.step_running(event, now),
-            TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled | TaskState::Dead => {
-                match event {
-                    TaskEvent::CancelAsked => TaskVerdict::Refuse(Code::TaskFinished),
-                    TaskEvent::Claimed { .. }
-                    | TaskEvent::Held { .. }
-                    | TaskEvent::Progressed { .. }
-                    | TaskEvent::Done
-                    | TaskEvent::Fell { .. }
-                    | TaskEvent::CancelDone
-                    | TaskEvent::Tick => TaskVerdict::Stay,
-                }
-            }
+            TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled | TaskState::Dead => match event {
+                TaskEvent::CancelAsked => TaskVerdict::Refuse(Code::TaskFinished),
+                TaskEvent::Claimed { .. }
+                | TaskEvent::Held { .. }
+                | TaskEvent::Progressed { .. }
+                | TaskEvent::Done
+                | TaskEvent::Fell { .. }
+                | TaskEvent::CancelDone
+                | TaskEvent::Tick => TaskVerdict::Stay,
+            },
         }
     }
 
@@ -242,7 +246,8 @@ impl Task {
 
     fn step_pending(&self, event: &TaskEvent, now: Timestamp) -> TaskVerdict {
         match event {
-            TaskEvent::Claimed { worker, epoch, generation } => self.go(|t| {
+            TaskEvent::Claimed { worker, epoch, host, generation } => self.go(|t| {
+                t.host = *host;
                 t.state = TaskState::Running;
                 t.attempts += 1;
                 t.worker = Some(worker.clone());
@@ -259,9 +264,7 @@ impl Task {
                 t.cancel_asked = true;
                 t.problem = Some(Problem::new(Code::TaskCancelled, "cancelled before it started"));
             }),
-            TaskEvent::Fell { problem, .. } => {
-                self.end(TaskState::Failed, now, |t| t.problem = Some(problem.clone()))
-            }
+            TaskEvent::Fell { problem, .. } => self.end(TaskState::Failed, now, |t| t.problem = Some(problem.clone())),
             TaskEvent::Tick => self.past_deadline(now),
             TaskEvent::Progressed { .. } | TaskEvent::Done => TaskVerdict::Stay,
         }

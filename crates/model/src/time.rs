@@ -9,10 +9,21 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Timestamp(i64);
 
+/// 0001-01-01T00:00:00Z.
+const MIN: i64 = -62_135_596_800_000_000;
+/// 9999-12-30T22:00:00Z: the last hour that every time zone can still write down.
+const MAX: i64 = 253_402_207_200_000_000;
+
 impl Timestamp {
-    /// From microseconds since the epoch.
+    /// From microseconds since the epoch; beyond the years 0001 to 9999 the nearest of them.
     pub const fn from_micros(micros: i64) -> Self {
-        Self(micros)
+        Self(if micros < MIN {
+            MIN
+        } else if micros > MAX {
+            MAX
+        } else {
+            micros
+        })
     }
     /// Microseconds since the epoch.
     pub const fn micros(self) -> i64 {
@@ -30,13 +41,13 @@ impl Timestamp {
 impl Add<Duration> for Timestamp {
     type Output = Self;
     fn add(self, by: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)))
+        Self::from_micros(self.0.saturating_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)))
     }
 }
 impl Sub<Duration> for Timestamp {
     type Output = Self;
     fn sub(self, by: Duration) -> Self {
-        Self(self.0.saturating_sub(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)))
+        Self::from_micros(self.0.saturating_sub(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)))
     }
 }
 impl fmt::Display for Timestamp {
@@ -62,6 +73,16 @@ impl<'de> Deserialize<'de> for Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_time_is_beyond_writing_down() {
+        for micros in [i64::MIN, MIN, 0, MAX, i64::MAX] {
+            let t = Timestamp::from_micros(micros) + Duration::MAX;
+            for t in [t, Timestamp::from_micros(micros), Timestamp::from_micros(micros) - Duration::MAX] {
+                assert_eq!(Timestamp::parse(&t.to_string()), Some(t), "{t}");
+            }
+        }
+    }
 
     #[test]
     fn a_time_survives_json() {

@@ -92,9 +92,7 @@ mod tests {
 
     #[test]
     fn roles_are_a_ladder() {
-        let may = |role, verb| {
-            Who { tenant: Tenant::first(), actor: "a".into(), role }.authorize(verb).is_ok()
-        };
+        let may = |role, verb| Who { tenant: Tenant::first(), actor: "a".into(), role }.authorize(verb).is_ok();
         let table = [(Role::Viewer, 1), (Role::Operator, 2), (Role::Admin, 3)];
         for (role, count) in table {
             let allowed = [Verb::See, Verb::Operate, Verb::Administer];

@@ -18,6 +18,7 @@ fn task() -> Task {
         attempts_max: 3,
         worker: None,
         epoch: 0,
+        host: None,
         generation: None,
         cancel_asked: false,
         note: None,
@@ -34,7 +35,7 @@ fn task() -> Task {
 fn event(word: &str) -> TaskEvent {
     let problem = || Problem::new(Code::BootFailed, "no hello");
     match word {
-        "claim" => TaskEvent::Claimed { worker: "w".into(), epoch: 1, generation: Some(1) },
+        "claim" => TaskEvent::Claimed { worker: "w".into(), epoch: 1, host: None, generation: Some(1) },
         "held" => TaskEvent::Held { note: "waiting for room".into(), until: at(5) },
         "step" => TaskEvent::Progressed { note: "half".into(), percent: Some(50) },
         "done" => TaskEvent::Done,

@@ -1,0 +1,344 @@
+//! Verbs on guests: create, list, get, label, delete.
+
+use crate::{Cause, Control, refuse_store};
+use perigee_agent_api::DesiredGuest;
+use perigee_model::execution::env_fault;
+use perigee_model::limits::{ENV_MAX, SANDBOX_TTL_MAX, SANDBOX_TTL_MIN, TASK_ATTEMPTS_MAX, TASKS_PENDING_MAX};
+use perigee_model::name::labels_fault;
+use perigee_model::placement::{Candidate, Wanted, place};
+use perigee_model::{
+    Code, Desired, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, HostId, Image, ImageState, Labels, Name, Power,
+    Priority, Refusal, Resources, Task, TaskId, TaskKind, TaskState, Verb, Who,
+};
+use perigee_store::{Batch, Record, StoreError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a caller wants.
+#[derive(Clone, Debug)]
+pub struct NewGuest {
+    /// Made up when absent.
+    pub name: Option<Name>,
+    /// VM or sandbox.
+    pub kind: GuestKind,
+    /// Name or id of the image.
+    pub image: String,
+    /// CPUs and memory.
+    pub resources: Resources,
+    /// `None` lives until deleted.
+    pub ttl: Option<Duration>,
+    /// Environment of its commands.
+    pub env: BTreeMap<String, String>,
+    /// Marks.
+    pub labels: Labels,
+    /// Name or id of the only host that will do.
+    pub host: Option<String>,
+    /// In the queue.
+    pub priority: Priority,
+}
+
+impl Control {
+    /// Records a guest and the task that brings it up.
+    ///
+    /// # Errors
+    /// `Denied`, `BadField`, `NoSuchImage`, `ImageNotReady`, `NoSuchHost`, `NoRoom` when no host
+    /// could ever take it, `NameTaken`, `TooManyTasks`.
+    pub async fn create_guest(
+        &self,
+        who: &Who,
+        wanted: NewGuest,
+        cause: &Cause,
+    ) -> Result<(Arc<Guest>, Arc<Task>), Refusal> {
+        who.authorize(Verb::Operate)?;
+        check(&wanted)?;
+        let image = self.find_image(who, &wanted.image)?;
+        check_ready(&image)?;
+        let host_wanted = wanted.host.as_deref().map(|h| self.find_host(who, h)).transpose()?.map(|h| h.id);
+        self.check_room(&wanted, &image, host_wanted)?;
+        self.check_queue(who)?;
+        let guest = self.new_guest(who, wanted.clone(), &image, host_wanted);
+        let task = self.new_task(who, TaskKind::GuestCreate { guest: guest.id }, wanted.priority);
+        let mut batch = Batch { idempotency: cause.row(task.id), ..Batch::default() };
+        let about = ("guest", guest.id.to_string());
+        let detail = format!("{} from {}", guest.name, guest.spec.image_name);
+        batch.events.push(self.event((&who.tenant, &who.actor), "guest.create", about, cause, detail));
+        batch.insert(Record::Guest(guest.clone()));
+        batch.insert(Record::Task(task.clone()));
+        self.commit(batch).await.map_err(refuse_store)?;
+        self.0.queue_wake.notify_one();
+        Ok((Arc::new(guest), Arc::new(task)))
+    }
+
+    /// Living guests of the caller's tenant, oldest first.
+    ///
+    /// # Errors
+    /// `Denied`.
+    pub fn list_guests(&self, who: &Who) -> Result<Vec<Arc<Guest>>, Refusal> {
+        who.authorize(Verb::See)?;
+        let rows = self.view().read();
+        Ok(rows.living_guests().filter(|g| g.tenant == who.tenant).cloned().collect())
+    }
+
+    /// One guest by id or name. Another tenant's does not exist. A gone one is found by id only.
+    ///
+    /// # Errors
+    /// `NoSuchGuest`.
+    pub fn find_guest(&self, who: &Who, text: &str) -> Result<Arc<Guest>, Refusal> {
+        who.authorize(Verb::See)?;
+        let rows = self.view().read();
+        let by_id = text.parse::<GuestId>().ok().and_then(|id| rows.guests.get(&id));
+        let found = by_id.or_else(|| rows.guest_named(&who.tenant, text));
+        let found = found.filter(|g| g.tenant == who.tenant);
+        found.cloned().ok_or_else(|| Refusal::new(Code::NoSuchGuest, "no guest of yours has this name or id"))
+    }
+
+    /// What is shown of it.
+    pub fn guest_status(&self, guest: &Guest) -> GuestStatus {
+        guest.status(guest.desired.host.is_some_and(|h| self.links().is_connected(h)))
+    }
+
+    /// Sets (`Some`) and removes (`None`) labels, if the guest still has this revision.
+    ///
+    /// # Errors
+    /// `NoSuchGuest`, `PreconditionFailed`, `BadField`.
+    pub async fn label_guest(
+        &self,
+        who: &Who,
+        text: &str,
+        labels: &BTreeMap<String, Option<String>>,
+        revision: Option<u64>,
+        cause: &Cause,
+    ) -> Result<Arc<Guest>, Refusal> {
+        who.authorize(Verb::Operate)?;
+        let mut guest = self.find_guest(who, text)?.as_ref().clone();
+        check_revision(revision, guest.revision)?;
+        for (key, value) in labels {
+            match value {
+                Some(value) => drop(guest.labels.insert(key.clone(), value.clone())),
+                None => drop(guest.labels.remove(key)),
+            }
+        }
+        if let Some(fault) = labels_fault(&guest.labels) {
+            return Err(Refusal::field("labels", fault));
+        }
+        guest.revision += 1;
+        let mut batch = Batch { idempotency: cause.row(""), ..Batch::default() };
+        let about = ("guest", guest.id.to_string());
+        batch.events.push(self.event((&who.tenant, &who.actor), "guest.label", about, cause, ""));
+        batch.update(Record::Guest(guest.clone()));
+        match self.commit(batch).await {
+            Ok(()) => Ok(Arc::new(guest)),
+            Err(StoreError::Stale { .. }) => Err(changed()),
+            Err(other) => Err(refuse_store(other)),
+        }
+    }
+
+    /// Records the task that leaves nothing of a guest. A second delete gives the first's task.
+    ///
+    /// # Errors
+    /// `Denied`, `NoSuchGuest`, `PreconditionFailed`.
+    pub async fn delete_guest(
+        &self,
+        who: &Who,
+        text: &str,
+        revision: Option<u64>,
+        cause: &Cause,
+    ) -> Result<Arc<Task>, Refusal> {
+        who.authorize(Verb::Operate)?;
+        let guest = self.find_guest(who, text)?;
+        if guest.is_gone() {
+            return Err(Refusal::new(Code::NoSuchGuest, "the guest is already deleted"));
+        }
+        check_revision(revision, guest.revision)?;
+        let under_way = {
+            let rows = self.view().read();
+            rows.open_tasks_of(guest.id).find(|t| matches!(t.kind, TaskKind::GuestDelete { .. })).cloned()
+        };
+        if let Some(task) = under_way {
+            return Ok(task);
+        }
+        let task = self.new_task(who, TaskKind::GuestDelete { guest: guest.id }, Priority::Critical);
+        let mut batch = Batch { idempotency: cause.row(task.id), ..Batch::default() };
+        let about = ("guest", guest.id.to_string());
+        let detail = guest.name.to_string();
+        batch.events.push(self.event((&who.tenant, &who.actor), "guest.delete", about, cause, detail));
+        batch.insert(Record::Task(task.clone()));
+        self.commit(batch).await.map_err(refuse_store)?;
+        self.0.queue_wake.notify_one();
+        Ok(Arc::new(task))
+    }
+
+    /// A task as it begins.
+    pub(crate) fn new_task(&self, who: &Who, kind: TaskKind, priority: Priority) -> Task {
+        let now = self.clock().now();
+        Task {
+            id: TaskId::new(self.clock().uuid()),
+            tenant: who.tenant.clone(),
+            owner: who.actor.clone(),
+            kind,
+            priority,
+            state: TaskState::Pending,
+            attempts: 0,
+            attempts_max: TASK_ATTEMPTS_MAX,
+            worker: None,
+            epoch: self.epoch(),
+            host: None,
+            generation: None,
+            cancel_asked: false,
+            note: None,
+            progress_percent: None,
+            problem: None,
+            created_at: now,
+            scheduled_at: now,
+            started_at: None,
+            completed_at: None,
+            revision: 1,
+        }
+    }
+
+    /// Refuses when the tenant's queue is full.
+    pub(crate) fn check_queue(&self, who: &Who) -> Result<(), Refusal> {
+        let rows = self.view().read();
+        let waiting = rows.open_tasks().filter(|t| t.tenant == who.tenant).count();
+        if waiting < TASKS_PENDING_MAX {
+            return Ok(());
+        }
+        let mut refusal = Refusal::new(Code::TooManyTasks, format!("{TASKS_PENDING_MAX} tasks are open already"));
+        refusal.retry_after_s = Some(10);
+        Err(refusal)
+    }
+
+    fn check_room(&self, wanted: &NewGuest, image: &Image, host: Option<HostId>) -> Result<(), Refusal> {
+        let candidates = self.candidates(None);
+        let wanted = Wanted { resources: wanted.resources, arch: image.arch.clone(), host };
+        let placement = place(&candidates, &wanted);
+        if placement.is_for_good(&wanted.resources) {
+            return Err(Refusal::new(Code::NoRoom, format!("no host could ever take it: {}", placement.text())));
+        }
+        Ok(())
+    }
+
+    fn new_guest(&self, who: &Who, wanted: NewGuest, image: &Image, host_wanted: Option<HostId>) -> Guest {
+        let id = GuestId::new(self.clock().uuid());
+        let now = self.clock().now();
+        let made_up = || Name::parse(&format!("sandbox-{}", &id.short()[4..])).ok();
+        Guest {
+            id,
+            name: wanted.name.or_else(made_up).unwrap_or_else(|| image.name.clone()),
+            tenant: who.tenant.clone(),
+            owner: who.actor.clone(),
+            kind: wanted.kind,
+            labels: wanted.labels,
+            spec: GuestSpec {
+                image: image.id,
+                image_name: image.name.clone(),
+                parts: image.parts.clone(),
+                resources: wanted.resources,
+                env: wanted.env,
+                ttl_ms: wanted.ttl.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+                host_wanted,
+            },
+            desired: Desired {
+                generation: 0,
+                host: None,
+                power: Power::Running,
+                expires_at: wanted.ttl.map(|t| now + t),
+            },
+            observed: None,
+            created_at: now,
+            gone_at: None,
+            revision: 1,
+        }
+    }
+
+    /// Hosts as placement sees them; `without` leaves a guest's own share out.
+    pub(crate) fn candidates(&self, without: Option<GuestId>) -> Vec<Candidate> {
+        let rows = self.view().read();
+        let mut taken: BTreeMap<HostId, (u64, u32)> = BTreeMap::new();
+        for guest in rows.living_guests().filter(|g| Some(g.id) != without) {
+            if let Some(host) = guest.desired.host {
+                let entry = taken.entry(host).or_default();
+                entry.0 += guest.spec.resources.memory_bytes;
+                entry.1 += 1;
+            }
+        }
+        let hosts = rows.hosts.values().filter(|h| !h.revoked);
+        hosts
+            .filter_map(|host| {
+                let inventory = host.inventory.as_ref()?;
+                let (memory_taken_bytes, guests) = taken.get(&host.id).copied().unwrap_or_default();
+                Some(Candidate {
+                    id: host.id,
+                    name: host.name.clone(),
+                    labels: host.labels.clone(),
+                    connected: self.links().is_connected(host.id),
+                    drained: host.drained,
+                    arch: inventory.arch.clone(),
+                    can_run: inventory.drivers.iter().any(|d| d.channel),
+                    cpus: inventory.cpus,
+                    memory_bytes: inventory.memory_bytes.saturating_sub(perigee_model::limits::HOST_RESERVE_BYTES),
+                    memory_taken_bytes,
+                    guests,
+                })
+            })
+            .collect()
+    }
+}
+
+/// What a guest's host must have.
+pub(crate) fn desired_of(guest: &Guest) -> DesiredGuest {
+    DesiredGuest {
+        id: guest.id,
+        name: guest.name.clone(),
+        kind: guest.kind,
+        spec: guest.spec.clone(),
+        desired: guest.desired.clone(),
+    }
+}
+
+pub(crate) fn check_revision(wanted: Option<u64>, is: u64) -> Result<(), Refusal> {
+    if wanted.is_none_or(|w| w == is) { Ok(()) } else { Err(changed()) }
+}
+
+fn changed() -> Refusal {
+    Refusal::new(Code::PreconditionFailed, "the object has changed since you read it; read it again")
+}
+
+fn check(wanted: &NewGuest) -> Result<(), Refusal> {
+    if wanted.kind == GuestKind::Vm {
+        let text = "no driver for full VMs is part of this release; use \"sandbox\"";
+        return Err(Refusal::field("kind", text));
+    }
+    if let Some((field, text)) = wanted.resources.fault() {
+        return Err(Refusal::field(field, text));
+    }
+    if wanted.ttl.is_some_and(|t| t < SANDBOX_TTL_MIN || t > SANDBOX_TTL_MAX) {
+        let text = format!(
+            "ttl_ms is 0 (until deleted) or {} to {}",
+            SANDBOX_TTL_MIN.as_millis(),
+            SANDBOX_TTL_MAX.as_millis()
+        );
+        return Err(Refusal::field("ttl_ms", text));
+    }
+    if wanted.env.len() > ENV_MAX {
+        return Err(Refusal::field("env", format!("env has at most {ENV_MAX} variables")));
+    }
+    if let Some(fault) = env_fault(&wanted.env) {
+        return Err(Refusal::field("env", fault));
+    }
+    if let Some(fault) = labels_fault(&wanted.labels) {
+        return Err(Refusal::field("labels", fault));
+    }
+    Ok(())
+}
+
+fn check_ready(image: &Image) -> Result<(), Refusal> {
+    match image.state {
+        ImageState::Ready => Ok(()),
+        ImageState::Building => Err(Refusal::new(Code::ImageNotReady, "the image is still being built")),
+        ImageState::Failed => {
+            Err(Refusal::new(Code::ImageNotReady, "the image could not be built; delete it and build it again"))
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The queue: which task is claimed next, and what its claim writes.
+//!
+//! A claim is a commit guarded by the task's revision, so two workers can never hold one task. In
+//! the same transaction it places the guest and writes desired. Order: priority with ageing, then
+//! owners in turn (nobody's hundred tasks stand before another's one), then age.
+
+use crate::executions::order;
+use crate::tasks::desired;
+use crate::{Cause, Control};
+use perigee_agent_api::FromServer;
+use perigee_model::guest::Problem;
+use perigee_model::placement::{Candidate, Wanted, place};
+use perigee_model::task::{TaskEvent, TaskVerdict};
+use perigee_model::{
+    Code, ExecutionId, Guest, GuestId, GuestStatus, HostId, ImageId, Name, Power, Task, TaskKind, TaskState, Timestamp,
+};
+use perigee_store::{Batch, Record, StoreError};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Claims written in one commit.
+const CLAIMS_PER_COMMIT: usize = 64;
+/// The queue looks again after this long even when nothing woke it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What one task's claim writes, and whom to nudge then.
+#[derive(Default)]
+struct Claim {
+    batch: Batch,
+    nudge: Option<(HostId, FromServer)>,
+}
+
+impl Control {
+    pub(crate) async fn run_queue(&self, cancel: &CancellationToken) {
+        loop {
+            // Armed before looking, so that a wake between look and wait is not lost.
+            let woken = self.0.queue_wake.notified();
+            let more = self.claim_due().await;
+            if more {
+                continue;
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = woken => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// Claims what is due. `true` when there may be more right now.
+    async fn claim_due(&self) -> bool {
+        let due = self.due_tasks();
+        let mut room = Room::default();
+        let claims: Vec<(Arc<Task>, Claim)> = due
+            .into_iter()
+            .filter_map(|task| self.claim(&task, &mut room).map(|claim| (task, claim)))
+            .take(CLAIMS_PER_COMMIT)
+            .collect();
+        if claims.is_empty() {
+            return false;
+        }
+        let full = claims.len() == CLAIMS_PER_COMMIT;
+        let mut whole = Batch::default();
+        for (_, claim) in &claims {
+            whole.changes.extend(claim.batch.changes.iter().cloned());
+            whole.events.extend(claim.batch.events.iter().cloned());
+        }
+        match self.commit(whole).await {
+            Ok(()) => self.nudge(claims.into_iter().filter_map(|(_, c)| c.nudge)),
+            Err(StoreError::Stale { .. }) => return self.claim_singly(claims).await || full,
+            Err(error) => {
+                tracing::warn!(%error, "claims could not be written; they are tried again");
+                return false;
+            }
+        }
+        full
+    }
+
+    /// One of the claims met another writer: each on its own, computed afresh.
+    async fn claim_singly(&self, claims: Vec<(Arc<Task>, Claim)>) -> bool {
+        let mut again = false;
+        for (task, _) in claims {
+            let Some(task) = self.view().task(task.id).filter(|t| t.state == TaskState::Pending) else { continue };
+            let Some(claim) = self.claim(&task, &mut Room::default()) else { continue };
+            match self.commit(claim.batch).await {
+                Ok(()) => self.nudge(claim.nudge),
+                Err(StoreError::Stale { .. }) => again = true,
+                Err(error) => tracing::warn!(%error, task = %task.id, "a claim could not be written"),
+            }
+        }
+        if again {
+            tokio::task::yield_now().await;
+        }
+        again
+    }
+
+    fn nudge(&self, nudges: impl IntoIterator<Item = (HostId, FromServer)>) {
+        for (host, message) in nudges {
+            self.links().send(host, message);
+        }
+    }
+
+    fn due_tasks(&self) -> Vec<Arc<Task>> {
+        let now = self.clock().now();
+        let mut due: Vec<Arc<Task>> = {
+            let rows = self.view().read();
+            rows.open_tasks().filter(|t| t.is_due(now)).cloned().collect()
+        };
+        due.sort_by_key(|t| t.rank(now));
+        in_turn(&due, now)
+    }
+
+    /// What a task's claim writes; `None` when it has to wait without anything new to say.
+    fn claim(&self, task: &Task, room: &mut Room) -> Option<Claim> {
+        match task.kind {
+            TaskKind::GuestCreate { guest } => self.claim_create(task, guest, room),
+            TaskKind::GuestDelete { guest } => self.claim_delete(task, guest),
+            TaskKind::GuestExecute { guest, execution } => self.claim_execute(task, guest, execution),
+            TaskKind::ImageBuild { image } => self.claim_build(task, image),
+        }
+    }
+
+    fn claim_create(&self, task: &Task, guest: GuestId, room: &mut Room) -> Option<Claim> {
+        let held = self.view().guest(guest).filter(|g| !g.is_gone() && g.desired.power == Power::Running);
+        let Some(guest) = held else {
+            return self.fall(task, Problem::new(Code::NoSuchGuest, "the guest was deleted first"));
+        };
+        let host = match guest.desired.host {
+            // A second attempt stays where the first may have left something.
+            Some(host) => host,
+            None => match self.place(task, &guest, room) {
+                Ok(host) => host,
+                Err(instead) => return instead.map(|claim| *claim),
+            },
+        };
+        let mut next = guest.as_ref().clone();
+        next.desired.host = Some(host);
+        next.desired.generation += 1;
+        next.revision += 1;
+        let mut claim = self.claimed(task, Some(host), Some(next.desired.generation))?;
+        claim.nudge = Some((host, desired(&next)));
+        claim.batch.update(Record::Guest(next));
+        Some(claim)
+    }
+
+    fn place(&self, task: &Task, guest: &Guest, room: &mut Room) -> Result<HostId, Option<Box<Claim>>> {
+        let arch = self.view().image(guest.spec.image).map_or_else(String::new, |i| i.arch.clone());
+        let wanted = Wanted { resources: guest.spec.resources, arch, host: guest.spec.host_wanted };
+        let candidates = room.candidates(self);
+        let placement = place(candidates, &wanted);
+        let Some(host) = placement.host else {
+            if placement.is_for_good(&wanted.resources) {
+                return Err(self.fall(task, Problem::new(Code::NoRoom, placement.text())).map(Box::new));
+            }
+            return Err(self.hold(task, format!("waiting for room: {}", placement.text())).map(Box::new));
+        };
+        if let Some(chosen) = candidates.iter_mut().find(|c| c.id == host) {
+            chosen.memory_taken_bytes += guest.spec.resources.memory_bytes;
+            chosen.guests += 1;
+        }
+        Ok(host)
+    }
+
+    fn claim_delete(&self, task: &Task, guest: GuestId) -> Option<Claim> {
+        let Some(guest) = self.view().guest(guest).filter(|g| !g.is_gone()) else {
+            let mut claim = self.claimed(task, None, None)?;
+            finish(&mut claim.batch, task, self.clock().now());
+            return Some(claim);
+        };
+        let next = self.desire_absent(&guest);
+        let mut claim = self.claimed(task, next.desired.host, Some(next.desired.generation))?;
+        self.cancel_others(task, &next, &mut claim.batch);
+        match next.desired.host {
+            Some(host) => claim.nudge = Some((host, desired(&next))),
+            // Never placed: gone with this very write.
+            None => finish(&mut claim.batch, task, self.clock().now()),
+        }
+        claim.batch.update(Record::Guest(next));
+        Some(claim)
+    }
+
+    /// A delete ends the guest's other tasks.
+    fn cancel_others(&self, delete: &Task, guest: &Guest, batch: &mut Batch) {
+        let others: Vec<Arc<Task>> = {
+            let rows = self.view().read();
+            rows.open_tasks_of(guest.id).filter(|t| t.id != delete.id).cloned().collect()
+        };
+        let now = self.clock().now();
+        for other in others {
+            if let TaskKind::GuestExecute { execution, .. } = other.kind {
+                self.lose_execution(execution, "the guest was deleted", batch);
+            }
+            if let TaskVerdict::Go(mut next) = other.step(&TaskEvent::CancelDone, now) {
+                next.revision += 1;
+                batch.update(Record::Task(*next));
+            }
+        }
+    }
+
+    fn claim_execute(&self, task: &Task, guest: GuestId, execution: ExecutionId) -> Option<Claim> {
+        let guest = self.view().guest(guest)?;
+        let execution = self.view().execution(execution)?;
+        match self.guest_status(&guest) {
+            GuestStatus::Running => {
+                let host = guest.desired.host?;
+                let mut claim = self.claimed(task, Some(host), None)?;
+                claim.nudge = Some((host, FromServer::Execute(Box::new(order(&execution, &guest, false)))));
+                Some(claim)
+            }
+            GuestStatus::Pending | GuestStatus::Waiting | GuestStatus::Starting => {
+                self.hold(task, "waiting for the guest to run".to_owned())
+            }
+            GuestStatus::Unknown => self.hold(task, "waiting for the guest's host to connect".to_owned()),
+            status @ (GuestStatus::Stopping
+            | GuestStatus::Stopped
+            | GuestStatus::Failed
+            | GuestStatus::Deleting
+            | GuestStatus::Deleted) => {
+                let text = format!("the guest is {status:?}").to_lowercase();
+                let mut claim = self.fall(task, Problem::new(Code::GuestNotRunning, text.clone()))?;
+                self.lose_execution(execution.id, &text, &mut claim.batch);
+                Some(claim)
+            }
+        }
+    }
+
+    fn claim_build(&self, task: &Task, image: ImageId) -> Option<Claim> {
+        let candidates = self.candidates(None);
+        let able = candidates.iter().filter(|c| c.connected && c.can_run).min_by_key(|c| (c.guests, c.id));
+        let Some(host) = able.map(|c| c.id) else {
+            return self.hold(task, "waiting for a host that can build images".to_owned());
+        };
+        let mut claim = self.claimed(task, Some(host), None)?;
+        claim.nudge = Some((host, build_order(image)?));
+        Some(claim)
+    }
+
+    fn claimed(&self, task: &Task, host: Option<HostId>, generation: Option<u64>) -> Option<Claim> {
+        let worker = self.0.worker.clone();
+        self.step(task, &TaskEvent::Claimed { worker, epoch: self.epoch(), host, generation })
+    }
+
+    /// Says why it waits, if that is news.
+    fn hold(&self, task: &Task, note: String) -> Option<Claim> {
+        if task.note.as_deref() == Some(&note) {
+            return None;
+        }
+        self.step(task, &TaskEvent::Held { note, until: task.scheduled_at })
+    }
+
+    fn fall(&self, task: &Task, problem: Problem) -> Option<Claim> {
+        let mut claim = self.step(task, &TaskEvent::Fell { problem, again: false })?;
+        if let TaskKind::GuestCreate { guest } = task.kind
+            && let Some(guest) = self.view().guest(guest).filter(|g| !g.is_gone())
+        {
+            let next = self.desire_absent(&guest);
+            claim.nudge = next.desired.host.map(|h| (h, desired(&next)));
+            claim.batch.update(Record::Guest(next));
+        }
+        let about = ("task", task.id.to_string());
+        let who = (&task.tenant, "perigee");
+        claim.batch.events.push(self.event(who, "task.fail", about, &Cause::default(), task.kind.text()));
+        Some(claim)
+    }
+
+    fn step(&self, task: &Task, event: &TaskEvent) -> Option<Claim> {
+        let TaskVerdict::Go(mut next) = task.step(event, self.clock().now()) else { return None };
+        next.revision += 1;
+        let mut claim = Claim::default();
+        claim.batch.update(Record::Task(*next));
+        Some(claim)
+    }
+
+    /// What a running task's host is to do, for a resync.
+    pub(crate) fn order_of(&self, rows: &crate::view::Rows, task: &Task) -> Option<FromServer> {
+        match task.kind {
+            TaskKind::GuestCreate { .. } | TaskKind::GuestDelete { .. } => None,
+            TaskKind::GuestExecute { execution, .. } if task.cancel_asked => {
+                Some(FromServer::CancelExecution { execution })
+            }
+            TaskKind::GuestExecute { guest, execution } => {
+                let (guest, execution) = (rows.guests.get(&guest)?, rows.executions.get(&execution)?);
+                Some(FromServer::Execute(Box::new(order(execution, guest, false))))
+            }
+            TaskKind::ImageBuild { image } => build_order(image),
+        }
+    }
+}
+
+/// Free room as this round of claims sees it: read once, then taken from.
+#[derive(Default)]
+struct Room(Option<Vec<Candidate>>);
+
+impl Room {
+    fn candidates(&mut self, control: &Control) -> &mut Vec<Candidate> {
+        self.0.get_or_insert_with(|| control.candidates(None))
+    }
+}
+
+/// Owners take turns within one aged priority.
+fn in_turn(ranked: &[Arc<Task>], now: Timestamp) -> Vec<Arc<Task>> {
+    let mut seen: HashMap<(i64, &str), usize> = HashMap::new();
+    let mut keyed: Vec<(i64, usize, usize)> = Vec::with_capacity(ranked.len());
+    for (index, task) in ranked.iter().enumerate() {
+        let level = task.rank(now).0;
+        let turn = seen.entry((level, task.owner.as_str())).or_default();
+        keyed.push((level, *turn, index));
+        *turn += 1;
+    }
+    keyed.sort_unstable();
+    keyed.into_iter().map(|(_, _, index)| ranked[index].clone()).collect()
+}
+
+/// The claim of this task ends it in the same write.
+fn finish(batch: &mut Batch, task: &Task, now: Timestamp) {
+    for change in &mut batch.changes {
+        if let perigee_store::Change::Put(Record::Task(written), _) = change
+            && written.id == task.id
+            && let TaskVerdict::Go(mut next) = written.step(&TaskEvent::Done, now)
+        {
+            next.revision = written.revision;
+            *written = *next;
+        }
+    }
+}
+
+fn build_order(image: ImageId) -> Option<FromServer> {
+    let recipe = Name::parse("base").ok()?;
+    Some(FromServer::Build { image, recipe })
+}

@@ -1,0 +1,96 @@
+//! Writing: the store first, then the view, then whoever waits.
+//!
+//! A verb reads records from the view, computes new ones, and commits them with the revisions it
+//! read. When another write came first the store says `Stale`, and the verb computes again.
+
+use crate::{Control, refuse_store};
+use perigee_model::{Event, EventId, Refusal, Subject, Tenant};
+use perigee_store::{Batch, Change, IdempotencyRow, Record, StoreError};
+
+/// Tries of one verb against a record that others write too.
+const STALE_TRIES_MAX: u32 = 8;
+
+/// Who caused a change, for its audit event.
+#[derive(Clone, Debug, Default)]
+pub struct Cause {
+    /// The request's id.
+    pub request_id: Option<String>,
+    /// The caller's idempotency key; written with the change.
+    pub idempotency: Option<IdempotencyRow>,
+}
+
+impl Cause {
+    /// The caller's idempotency row, now that it is known what the request made.
+    pub(crate) fn row(&self, subject: impl ToString) -> Option<IdempotencyRow> {
+        let row = self.idempotency.clone()?;
+        Some(IdempotencyRow { subject: subject.to_string(), ..row })
+    }
+}
+
+impl Control {
+    /// Writes a batch and shows it to everybody.
+    pub(crate) async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let changes = batch.changes.clone();
+        self.0.store.commit(batch).await?;
+        for change in changes {
+            match change {
+                Change::Put(record, _) => self.show(record),
+                Change::Delete(noun, id) => self.0.view.remove(noun, &id),
+            }
+        }
+        Ok(())
+    }
+
+    /// Computes and commits until no other write comes between. `decide` reads the view afresh each
+    /// time and gives the batch with what to return.
+    pub(crate) async fn decide<T>(
+        &self,
+        mut decide: impl FnMut() -> Result<(Batch, T), Refusal>,
+    ) -> Result<T, Refusal> {
+        for _ in 0..STALE_TRIES_MAX {
+            let (batch, answer) = decide()?;
+            match self.commit(batch).await {
+                Ok(()) => return Ok(answer),
+                // The other writer is between its commit and its view: let it show its work.
+                Err(StoreError::Stale { .. }) => tokio::task::yield_now().await,
+                Err(other) => return Err(refuse_store(other)),
+            }
+        }
+        Err(refuse_store(StoreError::Stale { noun: perigee_store::Noun::Guest, id: "busy".to_owned() }))
+    }
+
+    /// An audit event about a change that is being made.
+    pub(crate) fn event(
+        &self,
+        (tenant, actor): (&Tenant, &str),
+        verb: &str,
+        (noun, id): (&str, String),
+        cause: &Cause,
+        detail: impl Into<String>,
+    ) -> Event {
+        Event {
+            id: EventId::new(self.0.clock.uuid()),
+            at: self.0.clock.now(),
+            tenant: tenant.clone(),
+            actor: actor.to_owned(),
+            verb: verb.to_owned(),
+            subject: Subject { noun: noun.to_owned(), id },
+            request_id: cause.request_id.clone(),
+            detail: detail.into(),
+        }
+    }
+
+    fn show(&self, record: Record) {
+        let task = match &record {
+            Record::Task(task) => Some((task.id, task.state.is_final())),
+            Record::Host(_) | Record::Guest(_) | Record::Image(_) | Record::Execution(_) | Record::Key(_) => None,
+        };
+        self.0.view.put(record);
+        if let Some((id, is_final)) = task {
+            self.0.tasks_done.changed(id, is_final);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Configuration of `perigeed`: flags over `PERIGEE_*` variables over the file over defaults.
+//! The only place of this crate that reads any of them.
+
+use anyhow::Context;
+use clap::Parser;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+const SYSTEM_DIR: &str = "/var/lib/perigee";
+const SYSTEM_FILE: &str = "/etc/perigee/perigeed.toml";
+
+/// The Perigee control plane.
+#[derive(Debug, Parser)]
+#[command(name = "perigeed", version, about)]
+pub struct Flags {
+    /// Where everything is kept; with it, ports that are not given are free ones.
+    #[arg(long, env = "PERIGEE_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address of the API and the pages (default 127.0.0.1:8080).
+    #[arg(long, env = "PERIGEE_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// Address of the agent link (default 127.0.0.1:8443).
+    #[arg(long, env = "PERIGEE_AGENTS")]
+    pub agents: Option<SocketAddr>,
+    /// PostgreSQL instead of the embedded store: postgres://user@host/database.
+    #[arg(long, env = "PERIGEE_STORE")]
+    pub store: Option<String>,
+    /// Host names, beside the loopback ones, under which the API is called.
+    #[arg(long = "host-name", env = "PERIGEE_HOST_NAMES", value_delimiter = ',')]
+    pub host_names: Vec<String>,
+    /// Configuration file.
+    #[arg(long, env = "PERIGEE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Do not work on the queue here.
+    #[arg(long)]
+    pub no_workers: bool,
+}
+
+/// The file's shape.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    data_dir: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    agents: Option<SocketAddr>,
+    store: Option<String>,
+    host_names: Vec<String>,
+}
+
+/// What it comes to.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Address of the API; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Address of the agent link; port 0 takes a free one.
+    pub agents: SocketAddr,
+    /// PostgreSQL URL; `None` for the embedded store.
+    pub store: Option<String>,
+    /// Names under which the API is called.
+    pub host_names: Vec<String>,
+    /// Whether to work on the queue here.
+    pub workers: bool,
+}
+
+/// Puts flags, variables and the file together.
+///
+/// # Errors
+/// When the file cannot be read or has an unknown entry, or an address is public.
+pub fn load(flags: Flags) -> anyhow::Result<Config> {
+    let file = read(flags.config.as_deref())?;
+    let given_dir = flags.data_dir.or(file.data_dir);
+    let own_ports = given_dir.is_some();
+    let port = |system: u16| SocketAddr::from(([127, 0, 0, 1], if own_ports { 0 } else { system }));
+    let config = Config {
+        data_dir: std::path::absolute(given_dir.unwrap_or_else(|| PathBuf::from(SYSTEM_DIR)))?,
+        listen: flags.listen.or(file.listen).unwrap_or_else(|| port(8080)),
+        agents: flags.agents.or(file.agents).unwrap_or_else(|| port(8443)),
+        store: flags.store.or(file.store),
+        host_names: if flags.host_names.is_empty() { file.host_names } else { flags.host_names },
+        workers: !flags.no_workers,
+    };
+    if !config.listen.ip().is_loopback() {
+        anyhow::bail!(
+            "{} is not a loopback address, and this release serves the API without TLS: \
+             listen on 127.0.0.1 and put a TLS proxy or an SSH tunnel before it",
+            config.listen
+        );
+    }
+    Ok(config)
+}
+
+fn read(path: Option<&Path>) -> anyhow::Result<File> {
+    let (path, must) = path.map_or((Path::new(SYSTEM_FILE), false), |p| (p, true));
+    match std::fs::read_to_string(path) {
+        Ok(text) => toml::from_str(&text).with_context(|| format!("{} is not understood", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must => Ok(File::default()),
+        Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(line: &[&str]) -> Flags {
+        Flags::parse_from(std::iter::once("perigeed").chain(line.iter().copied()))
+    }
+
+    #[test]
+    fn a_public_address_without_tls_is_refused() {
+        let refused = load(flags(&["--data-dir", "/tmp/x", "--listen", "0.0.0.0:8080"])).unwrap_err();
+        assert!(refused.to_string().contains("without TLS"));
+        assert!(load(flags(&["--data-dir", "/tmp/x", "--listen", "127.0.0.1:8080"])).is_ok());
+        assert!(load(flags(&["--data-dir", "/tmp/x", "--listen", "[::1]:8080"])).is_ok());
+    }
+
+    #[test]
+    fn a_data_dir_brings_free_ports() {
+        let config = load(flags(&["--data-dir", "/tmp/x"])).unwrap();
+        assert_eq!((config.listen.port(), config.agents.port()), (0, 0));
+    }
+
+    #[test]
+    fn unknown_entries_of_the_file_are_refused() {
+        assert!(toml::from_str::<File>("listne = \"127.0.0.1:1\"").is_err());
+        assert!(toml::from_str::<File>("listen = \"127.0.0.1:1\"").is_ok());
+    }
+}

@@ -1,0 +1,13 @@
+//! Protocol adapters: REST for people and programs, gRPC for agents. The only crate that knows a
+//! status code.
+//!
+//! Owns: routes, TLS, the authority, the data directory of `perigeed`, its start and its end.
+//! Refuses: deciding anything about guests; that is `control`'s.
+#![forbid(unsafe_code)]
+
+pub mod authority;
+pub mod config;
+pub mod grpc;
+pub mod place;
+pub mod rest;
+pub mod run;

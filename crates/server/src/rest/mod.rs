@@ -1,0 +1,147 @@
+//! REST `/api/v1`: one file per noun. Handlers are plain calls: authenticate, call one verb, shape
+//! the answer. The OpenAPI document is made from the same declarations.
+
+mod events;
+mod exec_stream;
+mod executions;
+pub mod extract;
+mod files;
+mod health;
+mod hosts;
+mod images;
+pub mod layer;
+mod once;
+mod page;
+mod pages;
+pub mod refuse;
+mod sandboxes;
+mod tasks;
+mod views;
+mod vms;
+
+pub use health::Requests;
+pub use hosts::join_token;
+pub use images::sweep as sweep_blobs;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use perigee_control::Control;
+use perigee_images::blobs::BlobDir;
+use perigee_model::{Code, Refusal};
+use refuse::Refused;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// What every handler may use.
+#[derive(Clone)]
+pub struct Server(Arc<Parts>);
+
+/// The parts of [`Server`].
+pub struct Parts {
+    /// The brain.
+    pub control: Control,
+    /// Images' bytes.
+    pub blobs: BlobDir,
+    /// Host names beside the loopback ones under which we are spoken to.
+    pub hosts: Vec<String>,
+    /// The agent link's URL, for join tokens.
+    pub agents_url: String,
+    /// SHA-256 of the authority's certificate, hex, for join tokens.
+    pub authority_sha256: String,
+    /// Requests served, by status class.
+    pub requests: Requests,
+    /// Idempotency keys whose first request is being served.
+    pub in_flight: Mutex<HashSet<(String, String)>>,
+}
+
+impl Server {
+    /// Wraps the parts.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+impl std::ops::Deref for Server {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// Every route with its description.
+pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
+    let (routes, mut document) = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(sandboxes::list, sandboxes::create))
+        .routes(routes!(sandboxes::get, sandboxes::label, sandboxes::delete))
+        .routes(routes!(executions::execute))
+        .routes(routes!(exec_stream::exec))
+        .routes(routes!(files::put, files::get))
+        .routes(routes!(vms::list, vms::create))
+        .routes(routes!(vms::get, vms::delete))
+        .routes(routes!(vms::execute))
+        .routes(routes!(executions::list))
+        .routes(routes!(executions::get))
+        .routes(routes!(executions::output))
+        .routes(routes!(images::list, images::build))
+        .routes(routes!(images::get, images::delete))
+        .routes(routes!(tasks::list))
+        .routes(routes!(tasks::get))
+        .routes(routes!(tasks::cancel))
+        .routes(routes!(hosts::list))
+        .routes(routes!(hosts::get, hosts::revoke))
+        .routes(routes!(hosts::token))
+        .routes(routes!(events::list))
+        .split_for_parts();
+    Bearer.modify(&mut document);
+    let served = document.clone();
+    let openapi = move |_: extract::Caller| {
+        let served = served.clone();
+        async move { axum::Json(served) }
+    };
+    let app = routes
+        .route("/api/v1/openapi.json", get(openapi))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .route("/errors/{code}", get(pages::error))
+        .route("/", get(pages::index))
+        .route("/status.js", get(pages::script))
+        .route("/status.css", get(pages::style))
+        .fallback(async || Refused(Refusal::new(Code::NoSuchRoute, "there is no such route; see /api/v1/openapi.json")))
+        .method_not_allowed_fallback(async || {
+            let text = "the route does not know this method; see /api/v1/openapi.json";
+            Refused(Refusal::new(Code::WrongMethod, text)).into_response()
+        })
+        .layer(DefaultBodyLimit::disable())
+        .layer(CatchPanicLayer::custom(layer::panicked))
+        .layer(axum::middleware::from_fn_with_state(server.clone(), layer::around))
+        .with_state(server);
+    (app, document)
+}
+
+/// The OpenAPI document without its routes.
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Perigee",
+    description = "One control plane for every machine its owner has.",
+    license(name = "Apache-2.0", identifier = "Apache-2.0")
+))]
+struct Document;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        document.components.get_or_insert_default().add_security_scheme("bearer", SecurityScheme::Http(scheme));
+        let needs = utoipa::openapi::security::SecurityRequirement::new::<_, _, String>("bearer", []);
+        document.security = Some(vec![needs]);
+    }
+}

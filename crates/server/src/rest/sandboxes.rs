@@ -1,0 +1,206 @@
+//! `/api/v1/sandboxes`.
+
+use super::extract::{Body, Caller, Params};
+use super::once::once;
+use super::refuse::{Answer, of_problem};
+use super::{Server, page, tasks, views};
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, Method, StatusCode, header};
+use perigee_api::{Page, ProblemDocument, SandboxPatch, SandboxRequest, SandboxView, TaskView};
+use perigee_control::guests::NewGuest;
+use perigee_model::limits::{SANDBOX_MEMORY_BYTES_DEFAULT, SANDBOX_TTL_DEFAULT};
+use perigee_model::{Code, Guest, GuestKind, Name, Priority, Refusal, Resources, TaskState};
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::Duration;
+use utoipa::IntoParams;
+
+/// Which sandboxes, and which page of them.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListParams {
+    /// Only with this name.
+    pub name: Option<String>,
+    /// Only with this status.
+    pub status: Option<String>,
+    /// Only with this label, as `key=value`.
+    pub label: Option<String>,
+    /// Objects on the page, 1 to 1000; 100 by default.
+    pub limit: Option<usize>,
+    /// From the page before.
+    pub page_token: Option<String>,
+}
+
+/// Sandboxes, oldest first.
+#[utoipa::path(get, path = "/api/v1/sandboxes", tag = "sandboxes", params(ListParams),
+    responses((status = 200, body = Page<SandboxView>), (status = "4XX", body = ProblemDocument)))]
+pub async fn list(
+    State(server): State<Server>,
+    caller: Caller,
+    Params(params): Params<ListParams>,
+) -> Answer<Json<Page<SandboxView>>> {
+    let guests = server.control.list_guests(&caller.who)?;
+    list_of(&server, guests, &params, Some(GuestKind::Sandbox))
+}
+
+/// The page of guests that a query asks for.
+pub fn list_of(
+    server: &Server,
+    guests: Vec<Arc<Guest>>,
+    params: &ListParams,
+    kind: Option<GuestKind>,
+) -> Answer<Json<Page<SandboxView>>> {
+    let label = match params.label.as_deref().map(|l| l.split_once('=')) {
+        Some(None) => return Err(Refusal::field("label", "label is key=value").into()),
+        Some(Some(pair)) => Some(pair),
+        None => None,
+    };
+    let fits = |g: &Arc<Guest>| {
+        kind.is_none_or(|k| g.kind == k)
+            && params.name.as_deref().is_none_or(|n| g.name.as_str() == n)
+            && params.status.as_deref().is_none_or(|s| views::word(&server.control.guest_status(g)) == s)
+            && label.is_none_or(|(k, v)| g.labels.get(k).is_some_and(|is| is == v))
+    };
+    let list = format!("guests {kind:?} {:?} {:?} {:?}", params.name, params.status, params.label);
+    let guests: Vec<_> = guests.into_iter().filter(fits).collect();
+    let paging = (params.limit, params.page_token.as_deref());
+    let page = page::cut(guests, &list, paging, false, |g| g.id.to_string(), |g| views::sandbox(server, g))?;
+    Ok(Json(page))
+}
+
+/// Creates a sandbox: 202 with the task, or, with `Prefer: wait`, 201 with the running sandbox.
+#[utoipa::path(post, path = "/api/v1/sandboxes", tag = "sandboxes", request_body = SandboxRequest,
+    responses((status = 201, body = SandboxView), (status = 202, body = TaskView),
+        (status = "4XX", body = ProblemDocument), (status = 503, body = ProblemDocument)))]
+pub async fn create(State(server): State<Server>, caller: Caller, body: Body<SandboxRequest>) -> Answer {
+    if body.value.kind.as_deref().is_some_and(|k| k != "sandbox") {
+        return Err(Refusal::field("kind", "this route makes sandboxes; leave kind out, or use /api/v1/vms").into());
+    }
+    create_of(&server, &caller, "/api/v1/sandboxes", body).await
+}
+
+/// Creates a guest by any of the routes that do.
+pub async fn create_of(server: &Server, caller: &Caller, path: &str, body: Body<SandboxRequest>) -> Answer {
+    let wanted = wanted(body.value)?;
+    once(server, caller, (Method::POST, path), &body.bytes, async |cause| {
+        let (guest, task) = server.control.create_guest(&caller.who, wanted, &cause).await?;
+        let Some(wait) = caller.wait else { return Ok(tasks::accepted(&task)) };
+        let task = server.control.wait_task(task.id, wait).await?;
+        match task.state {
+            TaskState::Succeeded => {
+                let guest = server.control.view().guest(guest.id).unwrap_or(guest);
+                let mut response = object(server, &guest, StatusCode::CREATED);
+                if let Ok(location) = HeaderValue::from_str(&format!("/api/v1/sandboxes/{}", guest.id)) {
+                    response.headers_mut().insert(header::LOCATION, location);
+                }
+                Ok(response)
+            }
+            TaskState::Pending | TaskState::Running => Ok(tasks::accepted(&task)),
+            TaskState::Failed | TaskState::Cancelled | TaskState::Dead => Err(fell(&task).into()),
+        }
+    })
+    .await
+}
+
+/// One sandbox by id or name.
+#[utoipa::path(get, path = "/api/v1/sandboxes/{id}", tag = "sandboxes", params(("id" = String, Path, description = "Id or name")),
+    responses((status = 200, body = SandboxView), (status = 304), (status = "4XX", body = ProblemDocument)))]
+pub async fn get(State(server): State<Server>, caller: Caller, Path(id): Path<String>) -> Answer {
+    let guest = server.control.find_guest(&caller.who, &id)?;
+    Ok(read(&server, &caller, &guest))
+}
+
+/// The guest, or 304 when the caller has it already.
+pub fn read(server: &Server, caller: &Caller, guest: &Guest) -> Response {
+    if caller.if_none_match.as_deref() == Some(views::sandbox_tag(server, guest).as_str()) {
+        return StatusCode::NOT_MODIFIED.into_response();
+    }
+    object(server, guest, StatusCode::OK)
+}
+
+/// Sets and removes labels (JSON merge patch, RFC 7396). Needs `If-Match`.
+#[utoipa::path(patch, path = "/api/v1/sandboxes/{id}", tag = "sandboxes", params(("id" = String, Path, description = "Id or name")),
+    request_body = SandboxPatch,
+    responses((status = 200, body = SandboxView), (status = "4XX", body = ProblemDocument)))]
+pub async fn label(
+    State(server): State<Server>,
+    caller: Caller,
+    Path(id): Path<String>,
+    body: Body<SandboxPatch>,
+) -> Answer {
+    let revision = caller.require_match()?;
+    let guest = server.control.label_guest(&caller.who, &id, &body.value.labels, revision, &caller.cause()).await?;
+    Ok(object(&server, &guest, StatusCode::OK))
+}
+
+/// Deletes a sandbox: 202 with the task, or, with `Prefer: wait`, 204 when nothing is left of it.
+#[utoipa::path(delete, path = "/api/v1/sandboxes/{id}", tag = "sandboxes", params(("id" = String, Path, description = "Id or name")),
+    responses((status = 202, body = TaskView), (status = 204), (status = "4XX", body = ProblemDocument)))]
+pub async fn delete(State(server): State<Server>, caller: Caller, Path(id): Path<String>) -> Answer {
+    let task = server.control.delete_guest(&caller.who, &id, caller.revision(), &caller.cause()).await?;
+    let Some(wait) = caller.wait else { return Ok(tasks::accepted(&task)) };
+    let task = server.control.wait_task(task.id, wait).await?;
+    match task.state {
+        TaskState::Succeeded => Ok(StatusCode::NO_CONTENT.into_response()),
+        TaskState::Pending | TaskState::Running => Ok(tasks::accepted(&task)),
+        TaskState::Failed | TaskState::Cancelled | TaskState::Dead => Err(fell(&task).into()),
+    }
+}
+
+/// What a task that ended badly is for whoever waited for it.
+pub fn fell(task: &perigee_model::Task) -> Refusal {
+    match &task.problem {
+        Some(problem) => of_problem(problem),
+        None => Refusal::new(Code::TaskCancelled, "the task was ended without a reason"),
+    }
+}
+
+fn object(server: &Server, guest: &Guest, status: StatusCode) -> Response {
+    let mut response = (status, Json(views::sandbox(server, guest))).into_response();
+    if let Ok(tag) = HeaderValue::from_str(&views::sandbox_tag(server, guest)) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}
+
+fn wanted(request: SandboxRequest) -> Result<NewGuest, Refusal> {
+    let name = request.name.map(|n| Name::parse(&n)).transpose();
+    let kind = match request.kind.as_deref() {
+        None | Some("sandbox") => GuestKind::Sandbox,
+        Some("vm") => GuestKind::Vm,
+        Some(_) => return Err(Refusal::field("kind", "kind is \"sandbox\" or \"vm\"")),
+    };
+    let ttl = match request.ttl_ms {
+        None => Some(SANDBOX_TTL_DEFAULT),
+        Some(0) => None,
+        Some(millis) => Some(Duration::from_millis(millis)),
+    };
+    Ok(NewGuest {
+        name: name.map_err(|fault| Refusal::field("name", fault.to_string()))?,
+        kind,
+        image: request.image.unwrap_or_else(|| "base".to_owned()),
+        resources: Resources {
+            cpus: request.cpus.unwrap_or(1),
+            memory_bytes: request.memory_bytes.unwrap_or(SANDBOX_MEMORY_BYTES_DEFAULT),
+        },
+        ttl,
+        env: request.env,
+        labels: request.labels,
+        host: request.host,
+        priority: priority(request.priority.as_deref())?,
+    })
+}
+
+/// A priority by its published word.
+pub fn priority(text: Option<&str>) -> Result<Priority, Refusal> {
+    match text {
+        None | Some("default") => Ok(Priority::Default),
+        Some("critical") => Ok(Priority::Critical),
+        Some("high") => Ok(Priority::High),
+        Some("low") => Ok(Priority::Low),
+        Some(_) => Err(Refusal::field("priority", "priority is critical, high, default or low")),
+    }
+}

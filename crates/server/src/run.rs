@@ -1,0 +1,144 @@
+//! The life of `perigeed`: open, serve, drain, close.
+
+use crate::authority::Authority;
+use crate::config::Config;
+use crate::grpc;
+use crate::place::Place;
+use crate::rest::{self, Parts, Requests, Server};
+use anyhow::Context;
+use perigee_clock::Clock;
+use perigee_control::{Cause, Control};
+use perigee_images::blobs::BlobDir;
+use perigee_model::limits::DRAIN;
+use perigee_model::{Role, Tenant, Who};
+use perigee_store::{SqlStore, Store};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// The local agent's join token is renewed this often while that agent has not joined.
+const LOCAL_TOKEN_EVERY: Duration = Duration::from_secs(1800);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start, or its store cannot be closed.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let clock = Clock::real();
+    let place = Place::open(&config.data_dir)?;
+    let instance = place.instance(&clock)?;
+    let store = open_store(&config, &place).await?;
+    let epoch = store.begin_reign(&clock.uuid().to_string(), clock.now()).await?;
+    let control = Control::open(clock.clone(), store.clone(), instance.clone(), epoch).await?;
+    let authority = Arc::new(Authority::open(&config.data_dir, clock.clone())?);
+    let blobs = BlobDir::at(place.path("blobs"))?;
+
+    let http = TcpListener::bind(config.listen).await.with_context(|| in_use("listen", config.listen))?;
+    let agents = grpc::bind(config.agents).await.with_context(|| in_use("agents", config.agents))?;
+    let (http_at, agents_at) = (http.local_addr()?, agents.local_addr()?);
+    let (http_url, agents_url) = (format!("http://{http_at}"), format!("https://{agents_at}"));
+
+    let server = Server::new(Parts {
+        control: control.clone(),
+        blobs: blobs.clone(),
+        hosts: config.host_names.clone(),
+        agents_url: agents_url.clone(),
+        authority_sha256: authority.sha256(),
+        requests: Requests::default(),
+        in_flight: Mutex::default(),
+    });
+    rest::sweep_blobs(&server);
+    let cancel = CancellationToken::new();
+    let brain = tokio::spawn({
+        let (control, cancel) = (control.clone(), cancel.clone());
+        async move { control.run(config.workers, cancel).await }
+    });
+    let addresses: Vec<IpAddr> = vec![agents_at.ip(), IpAddr::from([127, 0, 0, 1])];
+    let link = tokio::spawn(grpc::serve(agents, control.clone(), blobs, authority, addresses, cancel.clone()));
+    let (app, _) = rest::router(server.clone());
+    let rest = tokio::spawn({
+        let cancel = cancel.clone();
+        async move { axum::serve(http, app).with_graceful_shutdown(cancel.cancelled_owned()).await }
+    });
+    sign_in(&place, &control, &server, &http_url).await?;
+    let endpoints = serde_json::json!({
+        "http": http_url, "agents": agents_url, "pid": std::process::id(), "version": env!("CARGO_PKG_VERSION"),
+    });
+    place.write("endpoints.json", &endpoints.to_string())?;
+    tracing::info!(program = "perigeed", version = env!("CARGO_PKG_VERSION"), %instance, epoch, http = http_url, agents = agents_url, "perigeed is ready");
+
+    let ended = until_told(&place, &control, &server).await;
+    place.remove("endpoints.json");
+    cancel.cancel();
+    let drained = tokio::time::timeout(DRAIN, async {
+        drop(rest.await);
+        drop(link.await);
+        drop(brain.await);
+    });
+    if drained.await.is_err() {
+        tracing::warn!("some requests did not end within {DRAIN:?}; they are cut off");
+    }
+    store.close().await;
+    tracing::info!("perigeed ended");
+    ended
+}
+
+async fn open_store(config: &Config, place: &Place) -> anyhow::Result<Arc<dyn Store>> {
+    let opened = match &config.store {
+        Some(url) => SqlStore::open_postgres(url).await,
+        None => SqlStore::open_sqlite(&place.path("perigee.db")).await,
+    };
+    Ok(Arc::new(opened.context("the store cannot be opened")?))
+}
+
+/// Leaves `cli.toml` with a service token that works, and a join token for the local agent.
+async fn sign_in(place: &Place, control: &Control, server: &Server, url: &str) -> anyhow::Result<()> {
+    let held = place.read("token").filter(|token| control.authenticate(token.trim()).is_ok());
+    let token = match held {
+        Some(token) => token.trim().to_owned(),
+        None => {
+            let secret = control.mint_key("cli", Tenant::first(), Role::Admin).await?;
+            place.write("token", &secret.0)?;
+            secret.0
+        }
+    };
+    let cli = format!("url = \"{url}\"\ntoken = \"{token}\"\n");
+    place.write("cli.toml", &cli)?;
+    local_token(place, control, server).await
+}
+
+/// A join token for the agent that `perigee up` starts, as long as it has not joined.
+async fn local_token(place: &Place, control: &Control, server: &Server) -> anyhow::Result<()> {
+    if place.path("agent/identity/cert.pem").exists() {
+        place.remove("local.token");
+        return Ok(());
+    }
+    let who = Who { tenant: Tenant::first(), actor: "perigee".to_owned(), role: Role::Admin };
+    let (secret, _) = control.mint_join_secret(&who, None, &Cause::default()).await?;
+    place.write("local.token", &rest::join_token(&server.authority_sha256, &secret.0))
+}
+
+async fn until_told(place: &Place, control: &Control, server: &Server) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut tokens = tokio::time::interval(LOCAL_TOKEN_EVERY);
+    tokens.tick().await;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = tokens.tick() => {
+                if let Err(error) = local_token(place, control, server).await {
+                    tracing::warn!(%error, "the local join token could not be renewed");
+                }
+            }
+        }
+    }
+}
+
+fn in_use(flag: &str, address: SocketAddr) -> String {
+    format!("{address} cannot be bound; choose another with --{flag}, or stop what listens there")
+}
