@@ -170,6 +170,10 @@ async fn read(request: Request) -> Result<Bytes, Refusal> {
 /// the JSON that is wanted. An empty body counts as `{}`.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     let bytes = if bytes.is_empty() { b"{}" } else { bytes };
+    // serde would read an array as an object without keys.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(fault("", "the body is a JSON object, not an array"));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -184,7 +188,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
 }
 
 fn fault(path: &str, text: &str) -> Refusal {
-    let code = if text.starts_with("unknown field") { Code::UnknownField } else { Code::BadField };
+    let code = if text.contains("unknown field") { Code::UnknownField } else { Code::BadField };
     let mut refusal = Refusal::new(code, text);
     let path = path.trim_matches('.').replace('.', "/").replace(['[', ']'], "");
     refusal.pointer = Some(if path == "?" { String::new() } else { format!("/{path}") });
@@ -207,7 +211,9 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Server> for Params<T> {
             Err(rejection) => {
                 let text = rejection.body_text();
                 let text = text.split("query string: ").last().unwrap_or(&text);
-                Err(fault("", &plain(text)).into())
+                // `name: what is wrong with it`, where the parser knows the name.
+                let (name, text) = text.split_once(": ").unwrap_or(("", text));
+                Err(fault(name, &plain(text)).into())
             }
         }
     }

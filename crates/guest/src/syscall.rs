@@ -1,0 +1,115 @@
+//! The system calls that have no safe wrapper among our dependencies.
+//!
+//! Owns: every `unsafe` block of this crate. Refuses: policy; each function is one call.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::libc;
+
+/// Whom a process becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+}
+
+/// Waits until a child has ended and names it without reaping it; `None` waits for any child.
+pub fn peek_exit(pid: Option<i32>) -> io::Result<i32> {
+    let (which, id) = match pid {
+        Some(pid) => (libc::P_PID, pid.cast_unsigned()),
+        None => (libc::P_ALL, 0),
+    };
+    // SAFETY: siginfo_t is plain old data, for which all zeros is a value.
+    let mut about: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `about` lives through the call, which writes at most one siginfo_t.
+    let rc = unsafe { libc::waitid(which, id, &mut about, libc::WEXITED | libc::WNOWAIT) };
+    check(rc)?;
+    // SAFETY: after a successful waitid the SIGCHLD fields are the valid ones.
+    Ok(unsafe { about.si_pid() })
+}
+
+/// Reaps a child that has ended; `None` if it has not.
+pub fn reap(pid: i32) -> io::Result<Option<i32>> {
+    let mut status = 0;
+    // SAFETY: `status` lives through the call.
+    let rc = unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) };
+    check(rc)?;
+    Ok((rc == pid).then_some(status))
+}
+
+/// Signals a process group.
+pub fn kill_group(group: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: kill takes no pointers.
+    check(unsafe { libc::kill(-group, signal) })
+}
+
+/// Bytes ready in a pipe.
+pub fn readable_bytes(pipe: impl AsFd) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int, and `count` lives through the call.
+    check(unsafe { libc::ioctl(pipe.as_fd().as_raw_fd(), libc::FIONREAD, &mut count) })?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Makes the command's process leader of its own session, and `identity` if one is given.
+pub fn isolate(command: &mut Command, identity: Option<Identity>) {
+    let become_it = move || {
+        // SAFETY: setsid, setgroups, setgid and setuid are async-signal-safe system calls; the
+        // slice was allocated before the fork and is only read.
+        unsafe {
+            check(libc::setsid())?;
+            if let Some(identity) = &identity {
+                check(libc::setgroups(identity.groups.len(), identity.groups.as_ptr()))?;
+                check(libc::setgid(identity.gid))?;
+                check(libc::setuid(identity.uid))?;
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure only makes async-signal-safe calls and does not allocate.
+    unsafe { command.pre_exec(become_it) };
+}
+
+/// Loads an uncompressed kernel module.
+pub fn load_module(module: &File) -> io::Result<()> {
+    // SAFETY: the parameters are an empty C string; the kernel only reads the descriptor.
+    let rc = unsafe { libc::syscall(libc::SYS_finit_module, module.as_raw_fd(), c"".as_ptr(), 0 as libc::c_int) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets the interface `lo` up, through any socket.
+pub fn loopback_up(socket: impl AsFd) -> io::Result<()> {
+    // SAFETY: ifreq is plain old data, for which all zeros is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: both ioctls read and write one ifreq, which lives through the calls; the flags are
+    // the union's member for these two.
+    unsafe {
+        check(libc::ioctl(fd, libc::SIOCGIFFLAGS, &mut request))?;
+        request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
+        check(libc::ioctl(fd, libc::SIOCSIFFLAGS, &mut request))
+    }
+}
+
+/// Ends the machine: by power-off, or by a reset where that is what ends it.
+pub fn end_machine(reset: bool) -> io::Result<()> {
+    let how = if reset { libc::RB_AUTOBOOT } else { libc::RB_POWER_OFF };
+    // SAFETY: sync and reboot take no pointers.
+    check(unsafe {
+        libc::sync();
+        libc::reboot(how)
+    })
+}
+
+fn check(rc: libc::c_int) -> io::Result<()> {
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

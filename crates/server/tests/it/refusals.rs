@@ -1,0 +1,139 @@
+//! Bad input, row by row: a typed refusal, nothing left behind, and the next request works.
+
+use crate::world::World;
+use http::Method;
+use perigee_model::Phase;
+use serde_json::json;
+
+#[tokio::test]
+async fn absurd_sandboxes_are_refused_and_leave_nothing() {
+    let world = World::new().await;
+    let rows = [
+        (json!({ "image": "nope" }), 404, "PRG-3003", ""),
+        (json!({ "cpus": 0 }), 422, "PRG-1002", "/cpus"),
+        (json!({ "cpus": 10_000 }), 422, "PRG-1002", "/cpus"),
+        (json!({ "cpus": 200 }), 409, "PRG-5001", ""),
+        (json!({ "memory_bytes": 1u64 << 40 }), 409, "PRG-5001", ""),
+        (json!({ "memory_bytes": 1 }), 422, "PRG-1002", "/memory_bytes"),
+        (json!({ "memory_bytes": -1 }), 422, "PRG-1002", "/memory_bytes"),
+        (json!({ "memory_bytes": 1e30 }), 422, "PRG-1002", "/memory_bytes"),
+        (json!({ "name": "a/b" }), 422, "PRG-1002", "/name"),
+        (json!({ "name": "a\nb" }), 422, "PRG-1002", "/name"),
+        (json!({ "name": "-rf" }), 422, "PRG-1002", "/name"),
+        (json!({ "name": "" }), 422, "PRG-1002", "/name"),
+        (json!({ "name": "x".repeat(300) }), 422, "PRG-1002", "/name"),
+        (json!({ "name": 7 }), 422, "PRG-1002", "/name"),
+        (json!({ "kind": "vm" }), 422, "PRG-1002", "/kind"),
+        (json!({ "kind": "cat" }), 422, "PRG-1002", "/kind"),
+        (json!({ "host": "nowhere" }), 404, "PRG-3001", ""),
+        (json!({ "priority": "now" }), 422, "PRG-1002", "/priority"),
+        (json!({ "ttl_ms": 1 }), 422, "PRG-1002", "/ttl_ms"),
+        (json!({ "ttl_ms": u64::MAX }), 422, "PRG-1002", "/ttl_ms"),
+        (json!({ "env": { "A=B": "x" } }), 422, "PRG-1002", "/env"),
+        (json!({ "labels": { "": "x" } }), 422, "PRG-1002", "/labels"),
+        (json!({ "labels": { "k": "x".repeat(200) } }), 422, "PRG-1002", "/labels"),
+    ];
+    for (body, status, code, pointer) in rows {
+        let shown: String = body.to_string().chars().take(60).collect();
+        let answer = world.post("/api/v1/sandboxes", &[], body).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (status, code), "{shown}: {}", answer.json());
+        if !pointer.is_empty() {
+            assert_eq!(answer.json()["errors"][0]["pointer"], pointer, "{shown}");
+        }
+    }
+    assert_eq!(world.get("/api/v1/sandboxes").await.json()["items"], json!([]));
+    assert_eq!(world.get("/api/v1/tasks").await.json()["items"], json!([]));
+}
+
+#[tokio::test]
+async fn names_are_taken_until_their_guest_is_gone() {
+    let mut world = World::new().await;
+    let guest = world.running("a").await;
+    let again = world.post("/api/v1/sandboxes", &[], json!({ "name": "a" })).await;
+    assert_eq!((again.status.as_u16(), again.code().as_str()), (409, "PRG-4001"));
+    world.send(Method::DELETE, "/api/v1/sandboxes/a", &world.admin, &[], b"").await;
+    assert_eq!(world.obey(Phase::Gone, 2).await, guest);
+    let again = world.post("/api/v1/sandboxes", &[], json!({ "name": "a" })).await;
+    assert_eq!(again.status, 202);
+}
+
+#[tokio::test]
+async fn commands_for_guests_that_cannot_run_them_are_refused() {
+    let mut world = World::new().await;
+    let guest = world.running("a").await;
+    let execute = format!("/api/v1/sandboxes/{guest}/execute");
+    for (body, code) in [
+        (json!({ "argv": [] }), "PRG-1002"),
+        (json!({ "argv": ["a\u{0}b"] }), "PRG-1002"),
+        (json!({ "argv": ["x", "y".repeat(200_000)] }), "PRG-1002"),
+        (json!({ "argv": ["x"], "cwd": "here" }), "PRG-1002"),
+        (json!({ "argv": ["x"], "timeout_ms": 0 }), "PRG-1002"),
+        (json!({ "argv": "ls" }), "PRG-1002"),
+        (json!({}), "PRG-1002"),
+    ] {
+        let answer = world.post(&execute, &[], body.clone()).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (422, code), "{}", answer.json());
+    }
+    let plain = world.get(&format!("/api/v1/sandboxes/{guest}/exec")).await;
+    assert_eq!((plain.status.as_u16(), plain.code().as_str()), (426, "PRG-1013"));
+    world.report(guest, 1, Phase::Failed, 9).await;
+    let dead = world.post(&execute, &[], json!({ "argv": ["true"] })).await;
+    assert_eq!((dead.status.as_u16(), dead.code().as_str()), (409, "PRG-4002"));
+    world.control.links().cut(world.host);
+    let path = format!("/api/v1/sandboxes/{guest}/files?path=/etc/passwd");
+    let away = world.get(&path).await;
+    assert_eq!((away.status.as_u16(), away.code().as_str()), (503, "PRG-6001"));
+    assert_eq!(world.get("/api/v1/sandboxes/a").await.json()["status"], "unknown");
+}
+
+#[tokio::test]
+async fn a_used_image_and_a_host_with_guests_stay() {
+    let mut world = World::new().await;
+    world.running("a").await;
+    let image = world.send(Method::DELETE, "/api/v1/images/base", &world.admin, &[], b"").await;
+    assert_eq!((image.status.as_u16(), image.code().as_str()), (409, "PRG-4004"));
+    let host = world.send(Method::DELETE, "/api/v1/hosts/bench", &world.admin, &[], b"").await;
+    assert_eq!((host.status.as_u16(), host.code().as_str()), (409, "PRG-4006"));
+    let recipe = world.post("/api/v1/images", &[], json!({ "name": "x", "recipe": "cake" })).await;
+    assert_eq!((recipe.status.as_u16(), recipe.code().as_str()), (422, "PRG-1002"));
+}
+
+#[tokio::test]
+async fn a_host_speaks_only_for_itself() {
+    use perigee_agent_api::{Hello, VERSIONS, VersionRange};
+    let mut world = World::new().await;
+    let guest = world.running("a").await;
+    let stranger = perigee_model::HostId::new(uuid::Uuid::from_u128(9));
+    let hello = |host, versions| Hello {
+        host,
+        run: perigee_model::RunId::new(uuid::Uuid::from_u128(1)),
+        versions,
+        inventory: crate::world::inventory(),
+        guests: Vec::new(),
+        executions: Vec::new(),
+    };
+    let unknown = world.control.host_hello(stranger, hello(stranger, VERSIONS)).await.err().unwrap();
+    assert_eq!(unknown.code.number(), "PRG-3001");
+    let liar = world.control.host_hello(world.host, hello(stranger, VERSIONS)).await.err().unwrap();
+    assert_eq!(liar.code.number(), "PRG-2005");
+    let newer = VersionRange { min: 90, max: 99 };
+    let refused = world.control.host_hello(world.host, hello(world.host, newer)).await.err().unwrap();
+    assert_eq!(refused.code.number(), "PRG-2007");
+    assert!(refused.shown.contains("90-99") && refused.shown.contains("1-1"), "{}", refused.shown);
+    // A report about a guest that is placed elsewhere changes nothing.
+    let report = perigee_agent_api::GuestReport {
+        guest,
+        observed: perigee_model::Observed {
+            generation: 1,
+            sequence: 99,
+            phase: Phase::Gone,
+            since: world.control.clock().now(),
+            note: None,
+            problem: None,
+            kernel_release: None,
+            boot_ms: None,
+        },
+    };
+    world.control.host_message(stranger, perigee_agent_api::FromAgent::Guest(report)).await.unwrap();
+    assert_eq!(world.get("/api/v1/sandboxes/a").await.json()["status"], "running");
+}
