@@ -1,0 +1,26 @@
+//! Images: what a guest starts from.
+//!
+//! Owns: building the image `base` (Debian's cloud kernel, its virtio modules, busybox and
+//! perigee-guest), and [`BlobDir`], the directory of bytes named by their SHA-256 that both the
+//! control plane's blobs and a host's cache are.
+//! Refuses: root, mounts and loop devices (archives are written by our own code), the network
+//! beyond apt, and bytes whose digest is not the one asked for.
+//!
+//! ```text
+//! linux-image-…-cloud-amd64.deb ──unpack──► kernel, modules ─┐
+//! busybox-static, perigee-guest ─────────────────────────────┴─► initramfs (cpio) ──► BuiltImage
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod base;
+pub mod blobs;
+pub mod cpio;
+mod error;
+mod initramfs;
+mod kernel;
+mod payload;
+
+pub use base::{BaseBuild, BuiltImage, BuiltPart, Progress, build_base};
+pub use blobs::{Blob, BlobDir, BlobError, Partial};
+pub use error::ImageError;
+pub use kernel::KernelSource;

@@ -1,0 +1,34 @@
+//! The programs: three of the dev profile, and perigee-guest, small and static.
+
+use crate::shell::{cargo, debug_dir, root};
+use anyhow::{Context as _, Result};
+use std::path::PathBuf;
+
+/// The guest has its own target folder: its flags would otherwise rebuild everything else.
+const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// `perigee`, `perigeed`, `perigee-agent`.
+pub fn programs() -> Result<()> {
+    cargo(["build", "--bin", "perigee", "--bin", "perigeed", "--bin", "perigee-agent"]).go()
+}
+
+/// perigee-guest as it travels in images; also put beside the other programs, where they look.
+pub fn guest() -> Result<PathBuf> {
+    cargo(["build", "--quiet", "--package", "perigee-guest", "--bin", "perigee-guest", "--profile", "guest"])
+        .args(["--target", GUEST_TARGET, "--target-dir", "target-guest"])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .go()?;
+    let built = guest_path();
+    let beside = debug_dir().join("perigee-guest");
+    std::fs::create_dir_all(debug_dir())?;
+    // By rename: a running build of an image keeps the file it opened.
+    let fresh = debug_dir().join(".perigee-guest.new");
+    std::fs::copy(&built, &fresh).with_context(|| format!("{}", built.display()))?;
+    std::fs::rename(&fresh, &beside)?;
+    Ok(built)
+}
+
+/// Where [`guest`] leaves it.
+pub fn guest_path() -> PathBuf {
+    root().join("target-guest").join(GUEST_TARGET).join("guest/perigee-guest")
+}
