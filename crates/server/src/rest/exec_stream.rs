@@ -21,6 +21,8 @@ use std::time::Duration;
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 /// The server pings this often, so that a dead client is noticed.
 const PING_EVERY: Duration = Duration::from_secs(20);
+/// A client that was told the end must close within this time.
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 /// Largest message of a client.
 const MESSAGE_BYTES_MAX: usize = 256 << 10;
 
@@ -52,6 +54,9 @@ pub async fn exec(
         drop(say(&mut socket, &event).await);
         let frame = CloseFrame { code, reason: "".into() };
         drop(socket.send(Message::Close(Some(frame))).await);
+        // Closing with input unread would reset the connection and take the last output with it.
+        let drained = async { while let Some(Ok(_)) = socket.recv().await {} };
+        drop(tokio::time::timeout(CLOSE_WITHIN, drained).await);
     }))
 }
 

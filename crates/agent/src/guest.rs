@@ -1,0 +1,151 @@
+//! Guests: one task each.
+//!
+//! Owns: what the agent knows about a guest (its document), the order of its effects, its session,
+//! and what is reported about it.
+//! Refuses: orders of an older generation or reign, two effects on one guest at once, and a restart
+//! nobody asked for.
+//!
+//! ```text
+//!  desired ──mailbox──▶ actor ──journal──▶ effect on the hypervisor ──journal──▶ report ──▶ outbox
+//!                         ▲ ended · session closed · time to live · link repeats
+//! ```
+
+mod actor;
+mod boot;
+mod step;
+
+pub(crate) use actor::Actor;
+
+use crate::world::World;
+use perigee_agent_api::{DesiredGuest, GuestReport};
+use perigee_hypervisor::Session;
+use perigee_model::{GuestId, Observed, Phase, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{Notify, watch};
+
+/// The journal's shelf of guests.
+pub(crate) const SHELF: &str = "guests";
+/// A new life of the agent goes on this far behind the last sequence it finds, so that reports
+/// that were sent but not written down stay older than its own.
+const SEQUENCE_GAP: u64 = 1000;
+
+/// What the agent knows about a guest. Written before each effect.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Document {
+    /// The reign of the newest order.
+    pub epoch: u64,
+    /// The newest order.
+    pub order: DesiredGuest,
+    /// The last report.
+    pub observed: Observed,
+    /// The boot in flight uses the slow clock.
+    pub steady: bool,
+}
+
+impl Document {
+    /// Of a guest nobody has heard of.
+    pub(crate) fn new(order: DesiredGuest, epoch: u64, now: Timestamp) -> Self {
+        let observed = Observed {
+            generation: order.desired.generation,
+            sequence: 0,
+            phase: Phase::Waiting,
+            since: now,
+            note: None,
+            problem: None,
+            kernel_release: None,
+            boot_ms: None,
+        };
+        Self { epoch, order, observed, steady: false }
+    }
+    /// As found by a new life of the agent.
+    pub(crate) fn inherited(mut self) -> Self {
+        self.observed.sequence += SEQUENCE_GAP;
+        self
+    }
+    pub(crate) fn id(&self) -> GuestId {
+        self.order.id
+    }
+    pub(crate) fn report(&self) -> GuestReport {
+        GuestReport { guest: self.order.id, observed: self.observed.clone() }
+    }
+    /// Whether an order is newer than what is known. One of an older reign never is.
+    pub(crate) fn is_newer(&self, order: &DesiredGuest, epoch: u64) -> bool {
+        epoch >= self.epoch && order.desired.generation > self.order.desired.generation
+    }
+}
+
+/// How a guest can be reached for commands and files.
+#[derive(Clone)]
+pub(crate) enum Reach {
+    /// It is on its way up.
+    Soon,
+    /// Here.
+    Up(Arc<dyn Session>),
+    /// It lives; its session is being opened again.
+    Broken,
+    /// It does not live here.
+    Down,
+}
+
+#[derive(Default)]
+struct Mail {
+    order: Option<(u64, DesiredGuest)>,
+    ended: Option<String>,
+    forget: bool,
+}
+
+/// What others hold of a guest: its mailbox and its session.
+pub(crate) struct Handle {
+    mail: Mutex<Mail>,
+    wake: Notify,
+    reach: watch::Sender<Reach>,
+}
+
+impl Handle {
+    pub(crate) fn new() -> Arc<Self> {
+        let reach = watch::Sender::new(Reach::Soon);
+        Arc::new(Self { mail: Mutex::default(), wake: Notify::new(), reach })
+    }
+
+    fn put(&self, change: impl FnOnce(&mut Mail)) {
+        change(&mut self.mail.lock().unwrap_or_else(PoisonError::into_inner));
+        self.wake.notify_one();
+    }
+    fn take(&self) -> Mail {
+        std::mem::take(&mut *self.mail.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Leaves an order; of several the newest is kept.
+    pub(crate) fn order(&self, order: DesiredGuest, epoch: u64) {
+        self.put(|mail| {
+            let older = |(e, o): &(u64, DesiredGuest)| {
+                (order.desired.generation, epoch) > (o.desired.generation, *e)
+            };
+            if mail.order.as_ref().is_none_or(older) {
+                mail.order = Some((epoch, order));
+            }
+        });
+    }
+    /// The VMM may have ended.
+    pub(crate) fn ended(&self, text: String) {
+        self.put(|mail| mail.ended = Some(text));
+    }
+    /// The control plane knows nothing of it; when it is gone its document may go.
+    pub(crate) fn forget(&self) {
+        self.put(|mail| mail.forget = true);
+    }
+    /// How it can be reached, now and later.
+    pub(crate) fn reach(&self) -> watch::Receiver<Reach> {
+        self.reach.subscribe()
+    }
+}
+
+/// Starts the actor of a guest.
+pub(crate) fn spawn(world: &Arc<World>, document: Document, alive: bool, known: bool) -> Arc<Handle> {
+    let handle = Handle::new();
+    world.guests.insert(document.id(), handle.clone());
+    let actor = Actor::new(world.clone(), handle.clone(), document, alive);
+    world.nursery.spawn(actor.run(known));
+    handle
+}

@@ -1,0 +1,60 @@
+//! The host's hands: makes what the control plane wants be so on one machine.
+//!
+//! Owns: one task per guest and per execution, their documents and output, the link to the control
+//! plane, admission of boots, image builds, enrolment and identity, health.
+//! Refuses: deciding what should be (the control plane's), knowing how a guest is run (the
+//! hypervisor's), and forgetting: what it was told is written down before it is done, and what it
+//! saw is repeated until it was taken. It works on when the control plane is away.
+//!
+//! ```text
+//!            ┌── outbox ◀── reports ───┬─────────────┬──────────┐
+//!  control   ▼                         │             │          │
+//!  plane ◀▶ link ── orders ──▶ guest actors   executions     builds
+//!            └── tunnels ──────────────┴─────────────┘
+//!                                 hypervisor · journal · spool
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod admission;
+mod agent;
+pub mod builds;
+pub mod enrol;
+mod execution;
+mod guest;
+pub mod health;
+pub mod home;
+pub mod identity;
+pub mod journal;
+mod link;
+mod nursery;
+mod outbox;
+pub mod parts;
+pub mod spool;
+pub mod tls;
+mod tunnel;
+pub mod uplink;
+pub mod web;
+mod world;
+
+pub use agent::{Agent, AgentError};
+pub use builds::{BuildProgress, Builder, Built};
+pub use health::Health;
+pub use journal::{DirJournal, Journal, MemoryJournal};
+pub use parts::{CachedParts, Parts, PartsError};
+pub use spool::{DirSpool, MemorySpool, Spool};
+pub use uplink::{Session, Tunnel, Uplink, UplinkError};
+pub use world::Describe;
+
+/// An error with everything that lies behind it, for the log.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,184 @@
+//! The uplink over gRPC and mutual TLS.
+//!
+//! One HTTP/2 connection carries the control link, its tunnels and blobs. Each `open` dials anew,
+//! with the identity of that moment.
+
+use super::{BlobStream, Session, Tunnel, Uplink, UplinkError};
+use crate::identity::CurrentIdentity;
+use crate::tls::{self, ServerUrl};
+use async_trait::async_trait;
+use bytes::Bytes;
+use perigee_agent_api::wire::link::link_client::LinkClient;
+use perigee_agent_api::wire::link::{BlobChunk, BlobRange, Envelope, TunnelFrame as WireFrame};
+use perigee_agent_api::wire::{TUNNEL_KEY, envelope, message};
+use perigee_agent_api::{FromAgent, FromServer, Hello, TunnelFrame, TunnelId};
+use perigee_model::Digest;
+use perigee_model::limits::LINK_MESSAGE_BYTES_MAX;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status, Streaming};
+use tracing::warn;
+
+/// Messages on their way between the link and its connection.
+const QUEUE: usize = 64;
+/// Frames of a tunnel on their way.
+const FRAMES: usize = 8;
+/// Bytes around a message.
+const ENVELOPE_SLACK: usize = 64 << 10;
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// The real way to the control plane.
+pub struct GrpcUplink {
+    server: ServerUrl,
+    identity: Arc<CurrentIdentity>,
+    channel: Mutex<Option<Channel>>,
+}
+
+impl GrpcUplink {
+    /// To this control plane, as this host.
+    pub fn new(server: ServerUrl, identity: Arc<CurrentIdentity>) -> Self {
+        Self { server, identity, channel: Mutex::new(None) }
+    }
+
+    fn client(&self) -> Result<LinkClient<Channel>, UplinkError> {
+        let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        channel.map(client_of).ok_or_else(|| UplinkError::Away("there is no link".to_owned()))
+    }
+
+    fn failed(&self, error: UplinkError) -> UplinkError {
+        if matches!(error, UplinkError::Certificate(_)) {
+            self.identity.refused();
+        }
+        error
+    }
+
+    async fn dial(&self, hello: Hello) -> Result<Session, UplinkError> {
+        let config = tls::mutual(&self.identity.get()).map_err(|e| UplinkError::Certificate(e.to_string()))?;
+        let channel = tls::connect(&self.server, config).await?;
+        let first = envelope(&FromAgent::Hello(hello)).map_err(|e| UplinkError::Refused(e.to_string()))?;
+        let (tx, rx) = mpsc::channel::<FromAgent>(QUEUE);
+        let later = ReceiverStream::new(rx).filter_map(|message| {
+            envelope(&message).inspect_err(|error| warn!(%error, "a message was not sent")).ok()
+        });
+        let outgoing = tokio_stream::once(first).chain(later);
+        let answer = client_of(channel.clone()).control(outgoing).await.map_err(|s| of_status(&s))?;
+        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
+        let (tell, rx) = mpsc::channel(QUEUE);
+        tokio::spawn(pump(answer.into_inner(), tell, |envelope: Envelope| {
+            message::<FromServer>(&envelope).inspect_err(|error| warn!(%error, "a message was not understood")).ok()
+        }));
+        Ok(Session { tx, rx })
+    }
+}
+
+fn client_of(channel: Channel) -> LinkClient<Channel> {
+    LinkClient::new(channel)
+        .max_decoding_message_size(LINK_MESSAGE_BYTES_MAX + ENVELOPE_SLACK)
+        .max_encoding_message_size(LINK_MESSAGE_BYTES_MAX + ENVELOPE_SLACK)
+}
+
+/// What a gRPC status means to an agent.
+pub(crate) fn of_status(status: &Status) -> UplinkError {
+    let text = status.message().to_owned();
+    match status.code() {
+        Code::NotFound => UplinkError::NotFound,
+        Code::Unauthenticated => UplinkError::Certificate(text),
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded | Code::Internal => {
+            tls::broken(status)
+        }
+        Code::Ok
+        | Code::InvalidArgument
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::DataLoss => UplinkError::Refused(text),
+    }
+}
+
+/// Carries a stream into a queue until either ends. What cannot be read is left out.
+async fn pump<W, T>(mut from: Streaming<W>, to: mpsc::Sender<T>, read: impl Fn(W) -> Option<T>) {
+    loop {
+        let item = tokio::select! {
+            item = from.message() => item,
+            () = to.closed() => return,
+        };
+        let Ok(Some(item)) = item else { return };
+        let Some(item) = read(item) else { continue };
+        if to.send(item).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[async_trait]
+impl Uplink for GrpcUplink {
+    async fn open(&self, hello: Hello) -> Result<Session, UplinkError> {
+        self.dial(hello).await.map_err(|e| self.failed(e))
+    }
+
+    async fn tunnel(&self, id: TunnelId) -> Result<Tunnel, UplinkError> {
+        let mut client = self.client()?;
+        let (tx, rx) = mpsc::channel::<TunnelFrame>(FRAMES);
+        let outgoing = ReceiverStream::new(rx).filter_map(|frame| WireFrame::try_from(frame).ok());
+        let mut request = Request::new(outgoing);
+        let name = id.0.to_string().parse().map_err(|_| UplinkError::NotFound)?;
+        request.metadata_mut().insert(TUNNEL_KEY, name);
+        let answer = client.tunnel(request).await.map_err(|s| of_status(&s))?;
+        let (tell, rx) = mpsc::channel(FRAMES);
+        tokio::spawn(pump(answer.into_inner(), tell, |frame: WireFrame| TunnelFrame::try_from(frame).ok()));
+        Ok(Tunnel { tx, rx })
+    }
+
+    async fn fetch_blob(&self, digest: &Digest, offset: u64) -> Result<BlobStream, UplinkError> {
+        let mut client = self.client()?;
+        let range = BlobRange { digest: digest.to_string(), offset };
+        let mut chunks = client.fetch_blob(range).await.map_err(|s| of_status(&s))?.into_inner();
+        let (tell, told) = mpsc::channel(FRAMES);
+        tokio::spawn(async move {
+            loop {
+                let chunk = match chunks.message().await {
+                    Ok(Some(chunk)) => Ok(Bytes::from(chunk.data)),
+                    Ok(None) => return,
+                    Err(status) => Err(of_status(&status)),
+                };
+                let last = chunk.is_err();
+                if tell.send(chunk).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        Ok(told)
+    }
+
+    async fn push_blob(&self, digest: &Digest, path: &Path) -> Result<(), UplinkError> {
+        let mut client = self.client()?;
+        let mut file = tokio::fs::File::open(path).await?;
+        let (tx, rx) = mpsc::channel::<BlobChunk>(FRAMES);
+        let first = BlobChunk { digest: digest.to_string(), data: Vec::new() };
+        let read = tokio::spawn(async move {
+            let _ = tx.send(first).await;
+            loop {
+                let mut data = vec![0; CHUNK_BYTES];
+                let bytes = file.read(&mut data).await?;
+                data.truncate(bytes);
+                // Nobody takes it any more: the answer says why.
+                if bytes == 0 || tx.send(BlobChunk { digest: String::new(), data }).await.is_err() {
+                    return Ok::<(), std::io::Error>(());
+                }
+            }
+        });
+        let answer = client.push_blob(ReceiverStream::new(rx)).await;
+        read.await.map_err(std::io::Error::other)??;
+        answer.map_err(|s| of_status(&s))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! The agent against a fake hypervisor and a control plane in memory, in virtual time.
+
+mod crash;
+mod executions;
+mod fake;
+mod guests;
+mod identity;
+mod plane;
+
+use async_trait::async_trait;
+use fake::Fake;
+use perigee_agent::builds::{BuildProgress, Built};
+use perigee_agent::parts::Progress;
+use perigee_agent::*;
+use perigee_agent_api::*;
+use perigee_clock::Clock;
+use perigee_model::execution::Command;
+use perigee_model::*;
+use plane::Plane;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+struct Instant;
+#[async_trait]
+impl Parts for Instant {
+    async fn ensure(&self, _: &[Part], _: watch::Sender<Option<Progress>>) -> Result<Vec<(PartRole, PathBuf)>, PartsError> {
+        Ok(vec![])
+    }
+}
+#[async_trait]
+impl Builder for Instant {
+    async fn build(&self, _: &Name, progress: watch::Sender<BuildProgress>) -> Result<Built, String> {
+        progress.send_replace(Some(("kernel".into(), Some(50))));
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        Ok(Built { arch: "x86_64".into(), kernel_release: "6.1".into(), parts: vec![] })
+    }
+}
+
+/// Everything that outlives an agent.
+#[derive(Clone)]
+struct Rig {
+    fake: Fake,
+    plane: Plane,
+    journal: MemoryJournal,
+    spool: MemorySpool,
+    clock: Clock,
+    boots: Option<u32>,
+    health: Arc<Health>,
+}
+
+/// A running agent; dropping it is `kill -9`.
+struct Running(tokio::task::JoinHandle<()>);
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self {
+            fake: Fake::new(),
+            plane: Plane::new(),
+            journal: MemoryJournal::default(),
+            spool: MemorySpool::default(),
+            clock: Clock::simulated(7),
+            boots: None,
+            health: Arc::default(),
+        }
+    }
+    fn start(&self) -> Running {
+        let inventory = Inventory {
+            hostname: "h".into(),
+            arch: "x86_64".into(),
+            kernel_release: "6".into(),
+            os: "Linux".into(),
+            cpus: 2,
+            cpu_model: String::new(),
+            memory_bytes: 1 << 30,
+            disk_bytes: 1 << 30,
+            disk_free_bytes: 1 << 30,
+            agent_version: "0".into(),
+            privileges: "root".into(),
+            drivers: vec![],
+        };
+        let agent = Agent {
+            host: HostId::new(Uuid::from_u128(1)),
+            clock: self.clock.clone(),
+            hypervisor: Arc::new(self.fake.clone()),
+            journal: Arc::new(self.journal.clone()),
+            spool: Arc::new(self.spool.clone()),
+            uplink: Arc::new(self.plane.clone()),
+            parts: Arc::new(Instant),
+            builder: Arc::new(Instant),
+            describe: Arc::new(move || inventory.clone()),
+            health: self.health.clone(),
+            boots_in_flight_max: self.boots,
+        };
+        Running(tokio::spawn(async move { agent.run(CancellationToken::new()).await.unwrap() }))
+    }
+    /// `kill -9`: nothing of the agent runs again.
+    async fn crash(&self, running: Running) {
+        drop(running);
+        self.plane.with(|_| ());
+        for _ in 0..8 {
+            tokio::task::yield_now().await;
+        }
+    }
+    /// All that was asked to go is gone, on the host and in the journal.
+    async fn is_clean(&self) {
+        for _ in 0..600 {
+            self.plane.resync();
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            if self.journal.count("guests") == 0 && self.fake.with(|s| s.guests.is_empty()) {
+                return;
+            }
+        }
+        panic!("left behind: {} documents, {:?}", self.journal.count("guests"), self.fake.living());
+    }
+}
+
+fn guest_id(n: u128) -> GuestId {
+    GuestId::new(Uuid::from_u128(0x1000 + n))
+}
+fn execution_id(n: u128) -> ExecutionId {
+    ExecutionId::new(Uuid::from_u128(0x2000 + n))
+}
+
+fn wanted(id: GuestId, generation: u64, power: Power) -> DesiredGuest {
+    let name = Name::parse("g").unwrap();
+    let spec = GuestSpec {
+        image: ImageId::new(Uuid::nil()),
+        image_name: name.clone(),
+        parts: vec![],
+        resources: Resources { cpus: 1, memory_bytes: 64 << 20 },
+        env: Default::default(),
+        ttl_ms: None,
+        host_wanted: None,
+    };
+    let desired = Desired { generation, host: None, power, expires_at: None };
+    DesiredGuest { id, name, kind: GuestKind::Sandbox, spec, desired }
+}
+
+fn execute(id: ExecutionId, guest: GuestId, argv: &[&str]) -> Execute {
+    let command = Command {
+        argv: argv.iter().map(|a| (*a).to_owned()).collect(),
+        env: Default::default(),
+        cwd: None,
+        user: None,
+        timeout_ms: None,
+        output_limit_bytes: None,
+    };
+    Execute { execution: id, guest, command, stdin: false }
+}

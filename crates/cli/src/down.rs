@@ -1,0 +1,89 @@
+//! `perigee down`: ends control plane and agent of this machine's instance, and only those.
+
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::instance::Program;
+use crate::progress::Line;
+use crate::removal::remove_all;
+use crate::session::Session;
+use clap::{Args, ValueEnum};
+use nix::sys::signal::Signal;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A program drains for 30 s at most and then ends.
+pub const END_WITHIN: Duration = Duration::from_secs(35);
+/// A killed process is gone by then.
+const KILLED_WITHIN: Duration = Duration::from_secs(5);
+
+/// How to end.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// What becomes of the guests
+    #[arg(long, value_enum, default_value = "keep")]
+    guests: Guests,
+    /// Kill what does not end by itself
+    #[arg(long)]
+    force: bool,
+}
+
+/// What becomes of the guests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Guests {
+    /// They run on, and are found again by the next `up`
+    Keep,
+    /// They are deleted first
+    Stop,
+}
+
+/// Ends both.
+pub async fn run(options: &Options, session: &Session) -> Result<Exit, Failure> {
+    let session = &Session::new(session.settings.local());
+    end(session, options.guests, options.force).await?;
+    Ok(Exit::OK)
+}
+
+/// Guests first if they shall go, then the agent, then the control plane it speaks to.
+pub async fn end(session: &Session, guests: Guests, force: bool) -> Result<(), Failure> {
+    let root = session.settings.data_dir.as_path();
+    if guests == Guests::Stop {
+        if Program::ControlPlane.alive(root).await.is_none() {
+            return Err(Failure::new(
+                Exit::UNREACHABLE,
+                "Guests can only be stopped while the control plane runs",
+            )
+            .hint("perigee up --detach; perigee down --guests stop"));
+        }
+        remove_all(session).await?;
+    }
+    let mut found = false;
+    for program in [Program::Agent, Program::ControlPlane] {
+        let recorded = program.recorded(root).filter(|e| program.is(root, e.pid));
+        if let Some(endpoints) = recorded {
+            found = true;
+            end_one(session, program, endpoints.pid, force).await?;
+        }
+    }
+    if !found {
+        session.out.note(&format!("Nothing of {} is running.", root.display()));
+    }
+    Ok(())
+}
+
+async fn end_one(session: &Session, program: Program, pid: i32, force: bool) -> Result<(), Failure> {
+    let root = session.settings.data_dir.as_path();
+    let _line = Line::begin(session, &format!("ending {}", program.name()));
+    program.signal(root, pid, Signal::SIGTERM);
+    if program.gone(root, pid, Instant::now() + END_WITHIN).await {
+        return Ok(());
+    }
+    let stuck = Failure::new(
+        Exit::TIMEOUT,
+        format!("{} (pid {pid}) did not end within {} s", program.name(), END_WITHIN.as_secs()),
+    );
+    if !force {
+        return Err(stuck.cause(format!("see {}", program.log(root).display())).hint("perigee down --force"));
+    }
+    program.signal(root, pid, Signal::SIGKILL);
+    if program.gone(root, pid, Instant::now() + KILLED_WITHIN).await { Ok(()) } else { Err(stuck) }
+}

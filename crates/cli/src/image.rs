@@ -1,0 +1,91 @@
+//! `perigee image …`: what guests start from.
+
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::names::{Kind, resolve};
+use crate::session::Session;
+use crate::{listing, progress};
+use clap::Subcommand;
+use perigee_api::ImageRequest;
+use perigee_client::{Answer, ListQuery};
+
+/// What to do with images.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Build an image by a recipe
+    #[command(after_help = "Example:\n  perigee image build base")]
+    Build {
+        /// The recipe: base
+        recipe: String,
+        /// Name of the image [default: the recipe's]
+        #[arg(long)]
+        name: Option<String>,
+        /// Print the task's id instead of waiting
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// List images
+    #[command(visible_alias = "ls", after_help = "Example:\n  perigee image list")]
+    List {
+        /// At most this many
+        #[arg(long)]
+        limit: Option<usize>,
+    },
+    /// Show one image
+    #[command(after_help = "Example:\n  perigee image get base -o json")]
+    Get {
+        /// Name, id or the beginning of an id
+        name: String,
+    },
+    /// Delete an image that no guest uses
+    #[command(visible_alias = "rm", after_help = "Example:\n  perigee image delete base")]
+    Delete {
+        /// Name, id or the beginning of an id
+        name: String,
+    },
+}
+
+/// Does it.
+pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
+    let client = session.client()?;
+    match verb {
+        Verb::Build { recipe, name, no_wait } => {
+            let request = ImageRequest { name: name.unwrap_or_else(|| recipe.clone()), recipe };
+            return build(session, &request, no_wait).await;
+        }
+        Verb::List { limit } => {
+            let hint = "No images; build one: perigee image build base";
+            return listing::all(session, ListQuery::default(), limit, hint, async |q| {
+                client.images(q).await
+            })
+            .await;
+        }
+        Verb::Get { name } => {
+            let id = resolve(session, Kind::Image, &name).await?;
+            session.out.object(&client.image(&id).await?)?;
+        }
+        Verb::Delete { name } => {
+            let id = resolve(session, Kind::Image, &name).await?;
+            client.delete_image(&id).await?;
+            session.out.note(&format!("{name} is deleted"));
+        }
+    }
+    Ok(Exit::OK)
+}
+
+async fn build(session: &Session, request: &ImageRequest, no_wait: bool) -> Result<Exit, Failure> {
+    let client = session.client()?;
+    let image = match client.build_image(request, None).await? {
+        Answer::Done(image) => image,
+        Answer::Accepted(task) if no_wait => {
+            session.out.text(&format!("{}\n", task.id))?;
+            return Ok(Exit::OK);
+        }
+        Answer::Accepted(task) => {
+            let task = progress::succeeded(session, *task, &format!("building {}", request.name)).await?;
+            client.image(task.image_id.as_deref().unwrap_or(&request.name)).await?
+        }
+    };
+    session.out.object(&image)?;
+    Ok(Exit::OK)
+}

@@ -1,0 +1,252 @@
+//! Objects as a control plane shows them, and the table that answers with them.
+
+use crate::fake::{Reply, Seen, json, refusal};
+use perigee_api::problem::ProblemView;
+use perigee_api::{
+    AbilitiesView, EventView, ExecutionView, HostView, ImageView, InventoryView, JoinTokenView, Page,
+    PartView, ReadyPart, ReadyView, SandboxView, TaskView,
+};
+use perigee_model::Code;
+use std::collections::BTreeMap;
+
+const AT: &str = "2026-10-03T10:00:00.000000Z";
+
+pub fn id(end: u32) -> String {
+    format!("0199c0de-7000-7000-8000-{end:012x}")
+}
+
+fn some(text: &str) -> Option<String> {
+    Some(text.to_owned())
+}
+
+pub fn sandbox() -> SandboxView {
+    SandboxView {
+        id: id(0xa1),
+        name: "web".to_owned(),
+        kind: "sandbox".to_owned(),
+        tenant: "default".to_owned(),
+        owner: "local".to_owned(),
+        status: "running".to_owned(),
+        note: None,
+        problem: None,
+        image: "base".to_owned(),
+        image_id: id(0xc1),
+        cpus: 1,
+        memory_bytes: 256 << 20,
+        host: some("host-1"),
+        host_id: some(&id(0xb1)),
+        labels: BTreeMap::from([("team".to_owned(), "blue".to_owned())]),
+        created_at: AT.to_owned(),
+        expires_at: some("2026-10-03T11:00:00.000000Z"),
+        kernel_release: some("6.1.0-40-cloud-amd64"),
+        boot_ms: Some(1234),
+        generation: 3,
+    }
+}
+
+pub fn failed_sandbox() -> SandboxView {
+    SandboxView {
+        id: id(0xa2),
+        name: "hostile".to_owned(),
+        status: "failed".to_owned(),
+        problem: Some(ProblemView {
+            code: "PRG-7001".to_owned(),
+            detail: "no hello,\n\u{1b}[31mwithin 15 s".to_owned(),
+        }),
+        host: None,
+        host_id: None,
+        labels: BTreeMap::new(),
+        expires_at: None,
+        kernel_release: None,
+        boot_ms: None,
+        ..sandbox()
+    }
+}
+
+pub fn host() -> HostView {
+    let driver = AbilitiesView {
+        driver: "qemu-microvm".to_owned(),
+        version: "7.2.19".to_owned(),
+        acceleration: "tcg".to_owned(),
+        channel: true,
+        pause: true,
+        snapshots: false,
+        boots_in_flight_max: 2,
+    };
+    HostView {
+        id: id(0xb1),
+        name: "host-1".to_owned(),
+        status: "connected".to_owned(),
+        status_since: some(AT),
+        heard_at: some(AT),
+        labels: BTreeMap::new(),
+        guests: 2,
+        memory_taken_bytes: 512 << 20,
+        created_at: AT.to_owned(),
+        inventory: Some(InventoryView {
+            hostname: "host-1".to_owned(),
+            arch: "x86_64".to_owned(),
+            kernel_release: "6.1.0-40-amd64".to_owned(),
+            os: "Debian GNU/Linux 12".to_owned(),
+            cpus: 2,
+            cpu_model: "Some CPU".to_owned(),
+            memory_bytes: 8 << 30,
+            disk_bytes: 100 << 30,
+            disk_free_bytes: 60 << 30,
+            agent_version: "0.1.0".to_owned(),
+            privileges: "root".to_owned(),
+            drivers: vec![driver],
+        }),
+    }
+}
+
+pub fn image() -> ImageView {
+    ImageView {
+        id: id(0xc1),
+        name: "base".to_owned(),
+        tenant: "default".to_owned(),
+        arch: "x86_64".to_owned(),
+        state: "ready".to_owned(),
+        bytes: 25 << 20,
+        parts: vec![PartView { role: "kernel".to_owned(), digest: "ab".repeat(32), bytes: 8 << 20 }],
+        kernel_release: some("6.1.0-40-cloud-amd64"),
+        created_at: AT.to_owned(),
+    }
+}
+
+pub fn task(end: u32, kind: &str, state: &str) -> TaskView {
+    TaskView {
+        id: id(end),
+        kind: kind.to_owned(),
+        state: state.to_owned(),
+        priority: "default".to_owned(),
+        tenant: "default".to_owned(),
+        owner: "local".to_owned(),
+        sandbox_id: some(&id(0xa1)),
+        image_id: None,
+        execution_id: None,
+        attempts: 1,
+        attempts_max: 3,
+        worker: None,
+        note: some("booting"),
+        progress_percent: Some(40),
+        problem: None,
+        created_at: AT.to_owned(),
+        scheduled_at: AT.to_owned(),
+        started_at: some(AT),
+        completed_at: None,
+    }
+}
+
+pub fn execution() -> ExecutionView {
+    ExecutionView {
+        id: id(0xe1),
+        sandbox_id: id(0xa1),
+        sandbox: "web".to_owned(),
+        task_id: None,
+        argv: ["sh", "-c", "echo hi; exit 7"].map(str::to_owned).to_vec(),
+        state: "exited".to_owned(),
+        exit_code: Some(7),
+        stdout: "hi\n".to_owned(),
+        stdout_base64: None,
+        stdout_bytes: 3,
+        stderr: String::new(),
+        stderr_base64: None,
+        stderr_bytes: 0,
+        truncated: false,
+        created_at: AT.to_owned(),
+        started_at: some(AT),
+        ended_at: some(AT),
+        duration_ms: Some(12),
+        problem: None,
+    }
+}
+
+fn event(seq: i64) -> EventView {
+    EventView {
+        seq,
+        id: id(0xf0),
+        at: AT.to_owned(),
+        actor: "local".to_owned(),
+        verb: "guest.create".to_owned(),
+        noun: "guest".to_owned(),
+        subject_id: id(0xa1),
+        request_id: None,
+        detail: "web".to_owned(),
+    }
+}
+
+fn page<T>(items: Vec<T>) -> Page<T> {
+    Page { items, next_page_token: None }
+}
+
+/// Two pages, so that every list command has to turn one.
+fn sandboxes(query: &str) -> Reply {
+    if query.contains("page_token=two") {
+        return json(200, &page(vec![failed_sandbox()]));
+    }
+    json(200, &Page { items: vec![sandbox()], next_page_token: some("two") })
+}
+
+/// An instance with one of everything.
+pub fn answers(seen: &Seen) -> Reply {
+    let (path, query) = seen.path.split_once('?').unwrap_or((&seen.path, ""));
+    let segments: Vec<&str> = path.trim_start_matches("/api/v1/").split('/').collect();
+    let running = |kind| task(0xd1, kind, "running");
+    match (seen.method.as_str(), segments.as_slice()) {
+        ("GET", ["sandboxes"]) => sandboxes(query),
+        ("POST", ["sandboxes"]) => json(202, &running("vm:create")),
+        ("GET", ["sandboxes", name]) if [*name == "web", *name == id(0xa1)].contains(&true) => {
+            json(200, &sandbox())
+        }
+        ("GET", ["sandboxes", _, "exec"]) => Reply { status: 101, media: "", body: Vec::new() },
+        ("GET", ["sandboxes", _, "files"]) => {
+            Reply { status: 200, media: "application/octet-stream", body: b"content\n".to_vec() }
+        }
+        ("PUT", ["sandboxes", _, "files"]) => Reply { status: 204, media: "text/plain", body: Vec::new() },
+        ("DELETE", ["sandboxes", "gone"]) => refusal(Code::NoSuchGuest, 404, "gone is not known"),
+        ("DELETE", ["sandboxes", _]) => json(202, &running("vm:delete")),
+        ("GET", ["hosts"]) => json(200, &page(vec![host()])),
+        ("GET", ["hosts", "host-1"]) => json(200, &host()),
+        ("DELETE", ["hosts", "host-1"]) => Reply { status: 204, media: "text/plain", body: Vec::new() },
+        ("POST", ["hosts", "tokens"]) => json(
+            201,
+            &JoinTokenView {
+                token: "join-me".to_owned(),
+                url: "https://127.0.0.1:8443".to_owned(),
+                expires_at: AT.to_owned(),
+            },
+        ),
+        ("GET", ["images"]) => json(200, &page(vec![image()])),
+        ("POST", ["images"]) => json(202, &TaskView { image_id: some(&id(0xc1)), ..running("image:build") }),
+        ("GET", ["images", _]) => json(200, &image()),
+        ("DELETE", ["images", "base"]) => refusal(Code::ImageInUse, 409, "web uses it"),
+        ("GET", ["tasks"]) => {
+            json(200, &page(vec![task(0xd1, "vm:create", "running"), task(0xd2, "vm:delete", "pending")]))
+        }
+        ("GET", ["tasks", name]) if *name == id(0xd1) => {
+            json(200, &TaskView { image_id: some(&id(0xc1)), ..task(0xd1, "vm:create", "succeeded") })
+        }
+        ("POST", ["tasks", _, "cancel"]) => json(200, &task(0xd1, "vm:create", "cancelled")),
+        ("GET", ["executions"]) => json(200, &page(vec![execution()])),
+        ("GET", ["executions", _]) => json(200, &execution()),
+        ("GET", ["executions", _, "output"]) => {
+            Reply { status: 200, media: "application/octet-stream", body: vec![0, 159, 146, 150] }
+        }
+        ("GET", ["events"]) => {
+            json(200, &page(if query.starts_with("after=0&") { vec![event(1), event(2)] } else { vec![] }))
+        }
+        ("GET", ["", "health", "ready"]) => json(200, &ready()),
+        _ => refusal(Code::NoSuchTask, 404, "nothing of that id is known"),
+    }
+}
+
+fn ready() -> ReadyView {
+    let part = |name: &str, ready| ReadyPart { name: name.to_owned(), ready, text: "said so".to_owned() };
+    ReadyView {
+        ready: false,
+        parts: vec![part("store", true), part("host host-1", false)],
+        version: "0.1.0".to_owned(),
+        instance: "7f3a".to_owned(),
+    }
+}

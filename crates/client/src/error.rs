@@ -1,0 +1,53 @@
+//! Why a call gave no value: four reasons, because a caller can do four different things.
+
+use http::StatusCode;
+use perigee_api::ProblemDocument;
+use std::time::Duration;
+
+/// Why a call gave no value.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The control plane said no, and why.
+    #[error("{}", .0.detail)]
+    Refused(Box<ProblemDocument>),
+    /// Nobody answers at the address, or the connection broke.
+    #[error("{address} cannot be reached: {cause}")]
+    Unreachable {
+        /// Where the call went.
+        address: String,
+        /// What the system said.
+        cause: String,
+    },
+    /// Somebody is there but said nothing in time.
+    #[error("no answer from {address} within {} s", .within.as_secs())]
+    TimedOut {
+        /// Where the call went.
+        address: String,
+        /// How long it was waited.
+        within: Duration,
+    },
+    /// An answer came that no control plane gives.
+    #[error("the answer makes no sense: {0}")]
+    BadAnswer(String),
+}
+
+impl ClientError {
+    /// The refusal's document, if it was one.
+    pub fn problem(&self) -> Option<&ProblemDocument> {
+        match self {
+            Self::Refused(problem) => Some(problem),
+            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::BadAnswer(_) => None,
+        }
+    }
+
+    /// Reads a refusal. Something between us and the control plane may have answered instead; its
+    /// status alone is then kept.
+    pub(crate) fn refused(status: StatusCode, body: &[u8]) -> Self {
+        if let Ok(problem) = serde_json::from_slice::<ProblemDocument>(body) {
+            return Self::Refused(Box::new(problem));
+        }
+        let said: String =
+            String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(200).collect();
+        Self::BadAnswer(format!("HTTP {status} without a problem document: {said:?}"))
+    }
+}

@@ -1,0 +1,262 @@
+//! What a host can do to guests.
+//!
+//! Owns: the [`Hypervisor`] seam and its ability traits, and the drivers behind it: QEMU `microvm`
+//! ([`microvm`]) and a simulated one ([`simulated`]). What a driver can do is data
+//! ([`Abilities`]); nobody branches on a driver's name.
+//! Refuses: deciding. Which guest should run, when it may boot and what to do when it does not is
+//! the agent's; this room only does it, and may be asked the same thing again and again.
+
+pub mod microvm;
+pub mod simulated;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+pub use perigee_guest::protocol::{ExecEnd, ExecStart, GuestHello};
+use perigee_model::{Abilities, GuestId, Name, PartRole, Resources};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::broadcast;
+use uuid::Uuid;
+
+/// Everything a driver needs to bring a guest up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Identity.
+    pub guest: GuestId,
+    /// The guest's host name.
+    pub name: Name,
+    /// CPUs and memory.
+    pub resources: Resources,
+    /// The image's parts in the host's cache.
+    pub parts: Vec<(PartRole, PathBuf)>,
+    /// How its clock runs.
+    pub pace: Pace,
+}
+
+/// How a guest's clock runs under translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// With the host's.
+    Ordinary,
+    /// Counted in instructions (`-icount`): slower, but a starved host cannot stall its timers.
+    /// The same as `Ordinary` where a driver has no such thing.
+    Steady,
+}
+
+/// A guest of this instance that exists on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Identity.
+    pub guest: GuestId,
+    /// Its VMM lives. When it does not, only leftovers are there, for `destroy`.
+    pub alive: bool,
+    /// The VMM's process, where there is one.
+    pub pid: Option<u32>,
+}
+
+/// What a driver tells unasked. A hint: `inventory` is the truth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GuestEvent {
+    /// The VMM of a guest ended.
+    Ended {
+        /// Whose.
+        guest: GuestId,
+        /// For the log and the user: exit status, last console lines.
+        text: String,
+    },
+}
+
+/// What could not be done to a guest.
+#[derive(Debug, thiserror::Error)]
+pub enum HypervisorError {
+    /// The guest does not exist here, or its VMM is dead.
+    #[error("the guest is not running here")]
+    NotRunning,
+    /// The plan cannot be run by this driver.
+    #[error("the plan cannot be run: {0}")]
+    BadPlan(String),
+    /// The VMM could not be started or ended at once.
+    #[error("the VMM did not start: {0}")]
+    DidNotStart(String),
+    /// The guest did not say hello in time.
+    #[error("the guest did not say hello within {0:?}")]
+    Silent(Duration),
+    /// No memory, no disk, no process left on the host.
+    #[error("the host has no room: {0}")]
+    NoRoom(String),
+    /// The channel into the guest broke.
+    #[error("the channel into the guest broke: {0}")]
+    Channel(String),
+    /// The guest does not know this execution (any more).
+    #[error("the guest does not know the execution")]
+    UnknownExecution,
+    /// The guest refused; the text is its own, bounded and free of control characters.
+    #[error("the guest refused: {code}: {text}")]
+    GuestRefused {
+        /// The guest's code: `not_found`, `denied`, `no_space`, …
+        code: String,
+        /// The guest's text.
+        text: String,
+    },
+    /// The operating system refused.
+    #[error("{doing}")]
+    Os {
+        /// What was being done.
+        doing: String,
+        /// What it said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What a host can do to guests. Every call may be repeated; one call per guest at a time is the
+/// caller's duty, different guests run in parallel.
+#[async_trait]
+pub trait Hypervisor: Send + Sync {
+    /// What this driver can do here.
+    fn abilities(&self) -> Abilities;
+
+    /// Every guest of this instance on this host, and every leftover of one.
+    ///
+    /// # Errors
+    /// `Os` when the host cannot be read.
+    async fn inventory(&self) -> Result<Vec<Found>, HypervisorError>;
+
+    /// Brings the VMM up, or finds it up. Returns when it runs; the guest still boots.
+    ///
+    /// # Errors
+    /// `BadPlan`, `DidNotStart`, `NoRoom`, `Os`; after an error nothing is left behind.
+    async fn start(&self, plan: &Plan) -> Result<Found, HypervisorError>;
+
+    /// Ends the guest at once and leaves nothing: no process, socket, cgroup or file. Fine when
+    /// there is nothing.
+    ///
+    /// # Errors
+    /// `Os` when something could not be removed.
+    async fn destroy(&self, guest: GuestId) -> Result<(), HypervisorError>;
+
+    /// Hints from now on. A slow receiver loses the oldest.
+    fn events(&self) -> broadcast::Receiver<GuestEvent>;
+
+    /// Commands and files, where the driver has a channel into its guests.
+    fn channel(&self) -> Option<&dyn Channel> {
+        None
+    }
+    /// Pause and resume, where the driver can.
+    fn pause(&self) -> Option<&dyn Pause> {
+        None
+    }
+}
+
+/// A way into guests.
+#[async_trait]
+pub trait Channel: Send + Sync {
+    /// Opens the session with a guest, waiting for its hello until the deadline.
+    ///
+    /// # Errors
+    /// `Silent`, `NotRunning`, `Channel`.
+    async fn open(&self, guest: GuestId, within: Duration) -> Result<Arc<dyn Session>, HypervisorError>;
+}
+
+/// One multiplexed session with one guest.
+#[async_trait]
+pub trait Session: Send + Sync {
+    /// What the guest said of itself.
+    fn hello(&self) -> GuestHello;
+
+    /// Starts an execution, or attaches to the one with this id (see `perigee_guest::protocol`).
+    ///
+    /// # Errors
+    /// `UnknownExecution` for `attach_only`, `GuestRefused`, `Channel`.
+    async fn exec(&self, start: ExecStart) -> Result<Box<dyn ExecStream>, HypervisorError>;
+
+    /// Sends a signal to an execution.
+    ///
+    /// # Errors
+    /// `UnknownExecution`, `Channel`.
+    async fn signal(&self, execution: Uuid, signal: i32) -> Result<(), HypervisorError>;
+
+    /// Lets the guest forget an ended execution. Fine when it already did.
+    ///
+    /// # Errors
+    /// `Channel`.
+    async fn acknowledge(&self, execution: Uuid) -> Result<(), HypervisorError>;
+
+    /// Writes a file; `None` ends it. Nothing is there under that path until all of it is.
+    ///
+    /// # Errors
+    /// `GuestRefused`, `Channel`.
+    async fn put_file(&self, path: &str, mode: u32, bytes: FileSource) -> Result<u64, HypervisorError>;
+
+    /// Reads a regular file.
+    ///
+    /// # Errors
+    /// `GuestRefused`, `Channel`.
+    async fn get_file(&self, path: &str) -> Result<FileSource, HypervisorError>;
+
+    /// Resolves when the session is over.
+    async fn closed(&self);
+}
+
+/// Bytes of a file, one chunk after the other; bounded, so that a slow end slows the other.
+/// An `Err` ends it. The channel's close is the end of the file.
+pub type FileSource = tokio::sync::mpsc::Receiver<Result<Bytes, HypervisorError>>;
+
+/// One execution, attached.
+#[async_trait]
+pub trait ExecStream: Send {
+    /// The next thing that happened. The guest's flow-control window opens only with the next
+    /// call, so a caller that writes down before it asks again loses nothing. `None` after `End`.
+    async fn next(&mut self) -> Option<Result<ExecEvent, HypervisorError>>;
+    /// Where standard input can be written, taken once.
+    fn stdin(&mut self) -> Option<Box<dyn ExecStdin>>;
+}
+
+/// Standard input of an attached execution.
+#[async_trait]
+pub trait ExecStdin: Send {
+    /// The position of the next byte to write. Right after an attach: how many bytes the command
+    /// was given in earlier sessions; write from there.
+    fn offset(&self) -> u64 {
+        0
+    }
+    /// Writes all of it, waiting while the command does not read.
+    ///
+    /// # Errors
+    /// `Channel` when the session broke or the command closed its input.
+    async fn write(&mut self, bytes: Bytes) -> Result<(), HypervisorError>;
+    /// End of file.
+    ///
+    /// # Errors
+    /// As `write`.
+    async fn finish(&mut self) -> Result<(), HypervisorError>;
+}
+
+/// What happened to an attached execution.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ExecEvent {
+    /// It runs.
+    Started,
+    /// Standard output.
+    Stdout(Bytes),
+    /// Standard error.
+    Stderr(Bytes),
+    /// It ended; the last event.
+    End(ExecEnd),
+}
+
+/// Pausing.
+#[async_trait]
+pub trait Pause: Send + Sync {
+    /// Stops the guest's CPUs. Fine when they are stopped.
+    ///
+    /// # Errors
+    /// `NotRunning`, `Channel`.
+    async fn pause(&self, guest: GuestId) -> Result<(), HypervisorError>;
+    /// Lets them run again.
+    ///
+    /// # Errors
+    /// `NotRunning`, `Channel`.
+    async fn resume(&self, guest: GuestId) -> Result<(), HypervisorError>;
+}
