@@ -14,7 +14,7 @@ pub fn programs() -> Result<()> {
 
 /// perigee-guest as it travels in images; also put beside the other programs, where they look.
 pub fn guest() -> Result<PathBuf> {
-    cargo(["build", "--quiet", "--package", "perigee-guest", "--bin", "perigee-guest", "--profile", "guest"])
+    cargo(["build", "--quiet", "--package", "perigee-guest", "--bin", "perigee-guest", "--features", "program", "--profile", "guest"])
         .args(["--target", GUEST_TARGET, "--target-dir", "target-guest"])
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .go()?;

@@ -4,6 +4,10 @@
 //! result until it is taken. Refuses: keeping half a build: after a crash it is made again, which
 //! gives the same bytes.
 
+mod base;
+
+pub use base::BaseBuilder;
+
 use crate::journal::{self, Keep};
 use crate::uplink::UplinkError;
 use crate::world::World;

@@ -44,11 +44,12 @@ pub(crate) struct Document {
 }
 
 impl Document {
-    /// Of a guest nobody has heard of.
+    /// Of a guest nobody has heard of. Sequences begin at the time in milliseconds: should the
+    /// journal be lost under a living guest, its next reports are still the newest.
     pub(crate) fn new(order: DesiredGuest, epoch: u64, now: Timestamp) -> Self {
         let observed = Observed {
             generation: order.desired.generation,
-            sequence: 0,
+            sequence: u64::try_from(now.micros() / 1000).unwrap_or(0),
             phase: Phase::Waiting,
             since: now,
             note: None,
@@ -119,9 +120,7 @@ impl Handle {
     /// Leaves an order; of several the newest is kept.
     pub(crate) fn order(&self, order: DesiredGuest, epoch: u64) {
         self.put(|mail| {
-            let older = |(e, o): &(u64, DesiredGuest)| {
-                (order.desired.generation, epoch) > (o.desired.generation, *e)
-            };
+            let older = |(e, o): &(u64, DesiredGuest)| (order.desired.generation, epoch) > (o.desired.generation, *e);
             if mail.order.as_ref().is_none_or(older) {
                 mail.order = Some((epoch, order));
             }

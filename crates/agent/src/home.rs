@@ -103,8 +103,22 @@ impl Home {
     /// `Os`.
     pub fn tell_endpoints(&self, health: SocketAddr) -> Result<(), HomeError> {
         let path = self.path.join("endpoints.json");
-        let json = serde_json::json!({ "health": health.to_string(), "pid": std::process::id() });
+        let json = serde_json::json!({ "health": format!("http://{health}"), "pid": std::process::id() });
         replace(&path, json.to_string().as_bytes(), Keep::Process).map_err(os(&path))
+    }
+
+    /// Keeps the control plane's URL for the next start.
+    ///
+    /// # Errors
+    /// `Os`.
+    pub fn keep_server(&self, url: &str) -> Result<(), HomeError> {
+        let path = self.path.join("server");
+        replace(&path, format!("{url}\n").as_bytes(), Keep::Power).map_err(os(&path))
+    }
+
+    /// The control plane's URL of the last join or start.
+    pub fn server(&self) -> Option<String> {
+        std::fs::read_to_string(self.path.join("server")).ok().map(|url| url.trim().to_owned())
     }
 
     /// Nobody answers here any more.

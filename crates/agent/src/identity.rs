@@ -92,6 +92,12 @@ impl Identity {
     }
 }
 
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Identity({})", self.host)
+    }
+}
+
 /// The folder that keeps an identity.
 #[derive(Debug, Clone)]
 pub struct IdentityDir(PathBuf);
@@ -167,8 +173,7 @@ impl IdentityDir {
     pub fn renew(&self, identity: &Identity) -> Result<(), IdentityError> {
         for (name, der) in [("authority.pem", &identity.authority), ("cert.pem", &identity.certificate)] {
             let path = self.0.join(name);
-            replace(&path, pem(der).as_bytes(), Keep::Power)
-                .map_err(|source| IdentityError::Os { path, source })?;
+            replace(&path, pem(der).as_bytes(), Keep::Power).map_err(|source| IdentityError::Os { path, source })?;
         }
         Ok(())
     }
@@ -191,8 +196,7 @@ pub fn check_mode(path: &Path, wanted: u32) -> Result<(), IdentityError> {
 /// A certificate as PEM (RFC 7468).
 fn pem(der: &CertificateDer<'_>) -> String {
     let text = STANDARD.encode(der);
-    let lines: Vec<&str> =
-        text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    let lines: Vec<&str> = text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 

@@ -144,9 +144,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], keep: Keep) -> std::io::Result<
     let parent = path.parent().unwrap_or(Path::new("."));
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
-    let open = || {
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)
-    };
+    let open = || std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
     let mut file = match open() {
         Err(e) if e.kind() == ErrorKind::NotFound => {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;

@@ -37,7 +37,7 @@ pub mod web;
 mod world;
 
 pub use agent::{Agent, AgentError};
-pub use builds::{BuildProgress, Builder, Built};
+pub use builds::{BaseBuilder, BuildProgress, Builder, Built};
 pub use health::Health;
 pub use journal::{DirJournal, Journal, MemoryJournal};
 pub use parts::{CachedParts, Parts, PartsError};

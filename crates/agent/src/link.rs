@@ -85,7 +85,9 @@ fn wait_after(world: &World, end: &LinkEnd, failures: u32) -> Duration {
             let asked = Duration::from_millis(*ms).min(RECONNECT_MAX * 10);
             asked + world.clock.jitter(RECONNECT_FIRST)
         }
-        LinkEnd::Refused(_, None) | LinkEnd::Uplink(UplinkError::Refused(_)) => RECONNECT_MAX / 2 + world.clock.jitter(RECONNECT_MAX / 2),
+        LinkEnd::Refused(_, None) | LinkEnd::Uplink(UplinkError::Refused(_)) => {
+            RECONNECT_MAX / 2 + world.clock.jitter(RECONNECT_MAX / 2)
+        }
         LinkEnd::Uplink(_) | LinkEnd::NoAnswer | LinkEnd::Ended | LinkEnd::OldReign { .. } => {
             world.clock.jitter(doubled.min(RECONNECT_MAX))
         }

@@ -95,9 +95,7 @@ impl Outbox {
             while let Some(key) = s.unsaid.pop_first() {
                 let message = match key {
                     Key::Guest(id) => s.guests.get(&id).cloned().map(FromAgent::Guest),
-                    Key::Execution(id) => {
-                        s.executions.get(&id).cloned().map(|r| FromAgent::Execution(Box::new(r)))
-                    }
+                    Key::Execution(id) => s.executions.get(&id).cloned().map(|r| FromAgent::Execution(Box::new(r))),
                     Key::Build(id) => s.builds.get(&id).cloned().map(FromAgent::Build),
                 };
                 if message.is_some() {

@@ -122,12 +122,8 @@ mod tests {
     #[test]
     fn memory_is_in_bytes() {
         let text = "MemTotal:       16384256 kB\nMemFree: 12 kB\nHugePages_Total: 3\nOdd: 1 MB\n";
-        let table = [
-            ("MemTotal", Some(16_384_256 * 1024)),
-            ("HugePages_Total", Some(3)),
-            ("Odd", None),
-            ("Absent", None),
-        ];
+        let table =
+            [("MemTotal", Some(16_384_256 * 1024)), ("HugePages_Total", Some(3)), ("Odd", None), ("Absent", None)];
         for (field, bytes) in table {
             assert_eq!(meminfo_bytes(text, field), bytes, "{field}");
         }

@@ -35,8 +35,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let authority = Arc::new(Authority::open(&config.data_dir, clock.clone())?);
     let blobs = BlobDir::at(place.path("blobs"))?;
 
-    let http = TcpListener::bind(config.listen).await.with_context(|| in_use("listen", config.listen))?;
-    let agents = grpc::bind(config.agents).await.with_context(|| in_use("agents", config.agents))?;
+    let (http, agents) = listen(&config, &place).await?;
     let (http_at, agents_at) = (http.local_addr()?, agents.local_addr()?);
     let (http_url, agents_url) = (format!("http://{http_at}"), format!("https://{agents_at}"));
 
@@ -83,6 +82,28 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     store.close().await;
     tracing::info!("perigeed ended");
     ended
+}
+
+/// Binds both addresses. A free port, once taken, is taken again at the next start if it can be:
+/// agents and people come back to the address they know.
+async fn listen(config: &Config, place: &Place) -> anyhow::Result<(TcpListener, TcpListener)> {
+    let held = place.read("ports").unwrap_or_default();
+    let mut held = held.split_whitespace().map(|port| port.parse::<u16>().unwrap_or(0));
+    let (http_port, agents_port) = (held.next().unwrap_or(0), held.next().unwrap_or(0));
+    let http = bind_again(config.listen, http_port).await.with_context(|| in_use("listen", config.listen))?;
+    let agents = bind_again(config.agents, agents_port).await.with_context(|| in_use("agents", config.agents))?;
+    place.write("ports", &format!("{} {}\n", http.local_addr()?.port(), agents.local_addr()?.port()))?;
+    Ok((http, agents))
+}
+
+async fn bind_again(address: SocketAddr, port: u16) -> std::io::Result<TcpListener> {
+    if address.port() == 0 && port != 0 {
+        let known = SocketAddr::new(address.ip(), port);
+        if let Ok(listener) = TcpListener::bind(known).await {
+            return Ok(listener);
+        }
+    }
+    TcpListener::bind(address).await
 }
 
 async fn open_store(config: &Config, place: &Place) -> anyhow::Result<Arc<dyn Store>> {

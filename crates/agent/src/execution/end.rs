@@ -3,8 +3,8 @@
 use super::Document;
 use crate::spool::{Spool, Stream};
 use perigee_agent_api::{Excerpt, ExecutionEnd};
-use perigee_hypervisor::ExecEnd;
 use perigee_guest::protocol::ExecOutcome;
+use perigee_hypervisor::ExecEnd;
 use perigee_model::guest::Problem;
 use perigee_model::limits::{OUTPUT_EXCERPT_BYTES, TEXT_BYTES_MAX};
 use perigee_model::{ExecutionId, Outcome, Timestamp};
@@ -46,9 +46,7 @@ impl Ending {
                 stderr.truncated |= end.stderr_truncated;
                 (outcome(end.outcome), Some(end.duration_ms), None)
             }
-            Self::NotStarted(problem) => {
-                (Outcome::FailedToStart { text: problem.text.clone() }, None, Some(problem))
-            }
+            Self::NotStarted(problem) => (Outcome::FailedToStart { text: problem.text.clone() }, None, Some(problem)),
             Self::Lost(problem) => (Outcome::Lost, None, Some(problem)),
         };
         ExecutionEnd { outcome, at: now, duration_ms, stdout, stderr, problem }

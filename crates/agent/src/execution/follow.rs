@@ -18,11 +18,7 @@ pub(crate) struct PeerLeft;
 ///
 /// # Errors
 /// `PeerLeft`; the execution goes on.
-pub(crate) async fn follow(
-    world: &World,
-    live: &Live,
-    tx: &mpsc::Sender<TunnelFrame>,
-) -> Result<(), PeerLeft> {
+pub(crate) async fn follow(world: &World, live: &Live, tx: &mpsc::Sender<TunnelFrame>) -> Result<(), PeerLeft> {
     let mut progress = live.progress.subscribe();
     let (mut started, mut at) = (false, [0, 0]);
     loop {

@@ -82,8 +82,7 @@ impl Run {
 
     async fn save(&self) -> bool {
         let key = self.live.id.to_string();
-        let written =
-            journal::write(self.world.journal.as_ref(), SHELF, &key, &self.document, Keep::Process).await;
+        let written = journal::write(self.world.journal.as_ref(), SHELF, &key, &self.document, Keep::Process).await;
         self.world.health.journal(written.as_ref().err());
         written.inspect_err(|e| warn!(execution = %key, error = %crate::chain(e), "document not written")).is_ok()
     }
@@ -211,9 +210,7 @@ impl Run {
             HypervisorError::GuestRefused { code, text } if code == "offset_gone" => {
                 Some(Ending::Lost(problem(Code::ExecutionLost, text)))
             }
-            HypervisorError::GuestRefused { text, .. } => {
-                Some(Ending::NotStarted(problem(Code::BadRequest, text)))
-            }
+            HypervisorError::GuestRefused { text, .. } => Some(Ending::NotStarted(problem(Code::BadRequest, text))),
             other => {
                 info!(execution = %self.live.id, error = %crate::chain(&other), "not attached, once more");
                 None
@@ -221,11 +218,7 @@ impl Run {
         }
     }
 
-    async fn events(
-        &mut self,
-        mut stream: Box<dyn ExecStream>,
-        reach: &mut watch::Receiver<Reach>,
-    ) -> Option<Ending> {
+    async fn events(&mut self, mut stream: Box<dyn ExecStream>, reach: &mut watch::Receiver<Reach>) -> Option<Ending> {
         if let Some(stdin) = stream.stdin() {
             let (bytes, live) = (self.stdin.take(), self.live.clone());
             self.world.nursery.spawn(async move {

@@ -134,7 +134,7 @@ impl Actor {
     /// Takes what was left in the mailbox; a newer order is written down before anything is done.
     pub(super) async fn take_mail(&mut self) {
         let mail = self.handle.take();
-        if self.alive || self.document.observed.phase == Phase::Booting {
+        if self.alive || matches!(self.document.observed.phase, Phase::Booting | Phase::Running) {
             self.fell = mail.ended.or(self.fell.take());
         }
         self.forget |= mail.forget;

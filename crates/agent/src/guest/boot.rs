@@ -1,7 +1,7 @@
 //! Bringing a guest up: parts, slot, VMM, hello.
 
-use super::actor::{Actor, Stoppable, Waited, bounded};
 use super::Reach;
+use super::actor::{Actor, Stoppable, Waited, bounded};
 use crate::parts::PartsError;
 use perigee_hypervisor::{HypervisorError, Pace, Plan, Session};
 use perigee_model::guest::Problem;

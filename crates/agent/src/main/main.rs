@@ -1,1 +1,28 @@
-fn main() {}
+//! `perigee-agent`: the host agent's program.
+#![forbid(unsafe_code)]
+
+mod config;
+mod driver;
+mod log;
+mod run;
+
+use clap::Parser as _;
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let line = config::Line::parse();
+    log::start(line.log());
+    let ended = match line.into_order() {
+        Ok(config::Order::Join(join)) => run::join(join).await,
+        Ok(config::Order::Run(config)) => run::run(*config).await,
+        Err(e) => Err(e),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!(error = format!("{e:#}"), "perigee-agent ends");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -38,8 +38,7 @@ pub(super) async fn put(
     check(&path)?;
     let session = session_of(world, guest).await?;
     let (tx, source) = mpsc::channel(CHUNKS);
-    let mut write =
-        world.nursery.effect(async move { session.put_file(&path, mode & 0o7777, source).await });
+    let mut write = world.nursery.effect(async move { session.put_file(&path, mode & 0o7777, source).await });
     let mut bytes = 0u64;
     let mut fault = None;
     loop {

@@ -16,6 +16,7 @@ use perigee_model::Digest;
 use perigee_model::limits::LINK_MESSAGE_BYTES_MAX;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
@@ -31,6 +32,8 @@ const FRAMES: usize = 8;
 /// Bytes around a message.
 const ENVELOPE_SLACK: usize = 64 << 10;
 const CHUNK_BYTES: usize = 256 << 10;
+/// A tunnel whose end was said is held open this long for it to arrive.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// The real way to the control plane.
 pub struct GrpcUplink {
@@ -62,16 +65,20 @@ impl GrpcUplink {
         let channel = tls::connect(&self.server, config).await?;
         let first = envelope(&FromAgent::Hello(hello)).map_err(|e| UplinkError::Refused(e.to_string()))?;
         let (tx, rx) = mpsc::channel::<FromAgent>(QUEUE);
-        let later = ReceiverStream::new(rx).filter_map(|message| {
-            envelope(&message).inspect_err(|error| warn!(%error, "a message was not sent")).ok()
-        });
+        let later = ReceiverStream::new(rx)
+            .filter_map(|message| envelope(&message).inspect_err(|error| warn!(%error, "a message was not sent")).ok());
         let outgoing = tokio_stream::once(first).chain(later);
         let answer = client_of(channel.clone()).control(outgoing).await.map_err(|s| of_status(&s))?;
         *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
         let (tell, rx) = mpsc::channel(QUEUE);
-        tokio::spawn(pump(answer.into_inner(), tell, |envelope: Envelope| {
-            message::<FromServer>(&envelope).inspect_err(|error| warn!(%error, "a message was not understood")).ok()
-        }));
+        let mut incoming = answer.into_inner();
+        tokio::spawn(async move {
+            let understand = |envelope: Envelope| {
+                let read = message::<FromServer>(&envelope);
+                read.inspect_err(|error| warn!(%error, "a message was not understood")).ok()
+            };
+            pump(&mut incoming, tell, understand).await;
+        });
         Ok(Session { tx, rx })
     }
 }
@@ -105,7 +112,7 @@ pub(crate) fn of_status(status: &Status) -> UplinkError {
 }
 
 /// Carries a stream into a queue until either ends. What cannot be read is left out.
-async fn pump<W, T>(mut from: Streaming<W>, to: mpsc::Sender<T>, read: impl Fn(W) -> Option<T>) {
+async fn pump<W, T>(from: &mut Streaming<W>, to: mpsc::Sender<T>, read: impl Fn(W) -> Option<T>) {
     loop {
         let item = tokio::select! {
             item = from.message() => item,
@@ -117,6 +124,14 @@ async fn pump<W, T>(mut from: Streaming<W>, to: mpsc::Sender<T>, read: impl Fn(W
             return;
         }
     }
+}
+
+/// Carries a tunnel's answers. Dropping them resets the whole stream, with what we still have to
+/// say on it, so they are held until the other end is done too.
+async fn pump_tunnel(mut from: Streaming<WireFrame>, to: mpsc::Sender<TunnelFrame>) {
+    pump(&mut from, to, |frame: WireFrame| TunnelFrame::try_from(frame).ok()).await;
+    let rest = async { while let Ok(Some(_)) = from.message().await {} };
+    let _ = tokio::time::timeout(LINGER, rest).await;
 }
 
 #[async_trait]
@@ -134,7 +149,7 @@ impl Uplink for GrpcUplink {
         request.metadata_mut().insert(TUNNEL_KEY, name);
         let answer = client.tunnel(request).await.map_err(|s| of_status(&s))?;
         let (tell, rx) = mpsc::channel(FRAMES);
-        tokio::spawn(pump(answer.into_inner(), tell, |frame: WireFrame| TunnelFrame::try_from(frame).ok()));
+        tokio::spawn(pump_tunnel(answer.into_inner(), tell));
         Ok(Tunnel { tx, rx })
     }
 

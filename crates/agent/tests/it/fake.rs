@@ -59,7 +59,13 @@ pub struct Fake {
 impl Fake {
     pub fn new() -> Self {
         let changed = Arc::new(watch::Sender::new(0));
-        Self { state: Arc::default(), events: broadcast::channel(64).0, changed, boot: Duration::from_millis(500), slots: 2 }
+        Self {
+            state: Arc::default(),
+            events: broadcast::channel(64).0,
+            changed,
+            boot: Duration::from_millis(500),
+            slots: 2,
+        }
     }
     pub fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         let answer = f(&mut self.state.lock().unwrap());
@@ -100,9 +106,7 @@ impl Hypervisor for Fake {
     }
     async fn inventory(&self) -> Result<Vec<Found>, HypervisorError> {
         tokio::task::yield_now().await;
-        Ok(self.with(|s| {
-            s.guests.iter().map(|(id, g)| Found { guest: *id, alive: g.alive, pid: None }).collect()
-        }))
+        Ok(self.with(|s| s.guests.iter().map(|(id, g)| Found { guest: *id, alive: g.alive, pid: None }).collect()))
     }
     async fn start(&self, plan: &Plan) -> Result<Found, HypervisorError> {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -118,7 +122,8 @@ impl Hypervisor for Fake {
                 Boots::Never => false,
             };
             let hello_at = says.then(|| Instant::now() + boot);
-            let guest = FakeGuest { alive: true, hello_at, said_hello: false, execs: BTreeMap::new(), sessions: vec![] };
+            let guest =
+                FakeGuest { alive: true, hello_at, said_hello: false, execs: BTreeMap::new(), sessions: vec![] };
             s.guests.insert(plan.guest, guest);
             let booting = s.guests.values().filter(|g| g.alive && !g.said_hello).count();
             s.booting_most = s.booting_most.max(booting);
@@ -182,6 +187,15 @@ struct FakeSession {
 }
 
 impl FakeSession {
+    /// Without waking anybody: two streams that look must not wake each other for ever.
+    fn peek(&self, id: Uuid) -> Result<Seen, HypervisorError> {
+        if self.closed.is_cancelled() {
+            return Err(HypervisorError::Channel("closed".into()));
+        }
+        let state = self.fake.state.lock().unwrap();
+        let exec = state.guests.get(&self.guest).and_then(|g| g.execs.get(&id));
+        exec.map(look).ok_or(HypervisorError::UnknownExecution)
+    }
     fn exec_with<T>(&self, id: Uuid, f: impl FnOnce(&mut FakeExec) -> T) -> Result<T, HypervisorError> {
         if self.closed.is_cancelled() {
             return Err(HypervisorError::Channel("closed".into()));
@@ -231,7 +245,11 @@ impl Session for FakeSession {
         })?;
         tokio::time::sleep(Duration::from_millis(1)).await;
         let session = FakeSession { fake: self.fake.clone(), guest: self.guest, closed: self.closed.clone() };
-        let stdin = start.stdin.then(|| FakeSession { fake: self.fake.clone(), guest: self.guest, closed: self.closed.clone() });
+        let stdin = start.stdin.then(|| FakeSession {
+            fake: self.fake.clone(),
+            guest: self.guest,
+            closed: self.closed.clone(),
+        });
         let changed = self.fake.changed.subscribe();
         let at = usize::try_from(start.stdout_offset).unwrap();
         Ok(Box::new(FakeStream { session, id: start.id, at, started: false, ended: false, stdin, changed }))
@@ -280,8 +298,10 @@ struct FakeStream {
     changed: watch::Receiver<u64>,
 }
 
+type Seen = (Vec<u8>, Option<Instant>, Option<ExecOutcome>);
+
 /// What a program has written by now, when it writes next, and how it ended.
-fn look(exec: &FakeExec) -> (Vec<u8>, Option<Instant>, Option<ExecOutcome>) {
+fn look(exec: &FakeExec) -> Seen {
     let word = |n: usize| exec.argv.get(n).cloned().unwrap_or_default();
     let number = word(1).parse::<u64>().unwrap_or(0);
     let seconds = exec.began.elapsed().as_secs();
@@ -314,11 +334,11 @@ impl ExecStream for FakeStream {
             return Some(Ok(ExecEvent::Started));
         }
         loop {
-            let (out, next, end) = match self.session.exec_with(self.id, |e| look(e)) {
+            self.changed.mark_unchanged();
+            let (out, next, end) = match self.session.peek(self.id) {
                 Ok(seen) => seen,
                 Err(e) => return Some(Err(e)),
             };
-            self.changed.mark_unchanged();
             if out.len() > self.at {
                 let bytes = Bytes::copy_from_slice(&out[self.at..]);
                 self.at = out.len();

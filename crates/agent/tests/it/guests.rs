@@ -272,7 +272,9 @@ async fn a_living_guest_without_a_document_is_left_alone() {
     assert!(rig.health.unknown_guests().contains(&lost));
     // Once it is ordered again it is adopted, not started.
     rig.plane.want(wanted(lost, 2, Power::Running));
-    rig.plane.until("adopted", |s| s.observed[&lost].generation == 2 && s.observed[&lost].phase == Phase::Running).await;
+    rig.plane
+        .until("adopted", |s| s.observed[&lost].generation == 2 && s.observed[&lost].phase == Phase::Running)
+        .await;
     assert_eq!(rig.fake.with(|s| s.starts[&lost]), 1);
 }
 

@@ -1,5 +1,7 @@
 //! The agent against a fake hypervisor and a control plane in memory, in virtual time.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says what went wrong by panicking")]
+
 mod crash;
 mod executions;
 mod fake;
@@ -26,7 +28,11 @@ use uuid::Uuid;
 struct Instant;
 #[async_trait]
 impl Parts for Instant {
-    async fn ensure(&self, _: &[Part], _: watch::Sender<Option<Progress>>) -> Result<Vec<(PartRole, PathBuf)>, PartsError> {
+    async fn ensure(
+        &self,
+        _: &[Part],
+        _: watch::Sender<Option<Progress>>,
+    ) -> Result<Vec<(PartRole, PathBuf)>, PartsError> {
         Ok(vec![])
     }
 }

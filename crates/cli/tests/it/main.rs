@@ -10,4 +10,5 @@ mod files;
 mod formats;
 mod grammar;
 mod local;
+mod real;
 mod tasks;

@@ -82,7 +82,8 @@ pub fn arguments(plan: &Plan, machine: &Machine, fds: &Descriptors) -> Vec<Strin
     for (number, disk) in fds.disks.iter().enumerate() {
         let set = number + FIRST_DISK_SET;
         line.option("-add-fd", format!("fd={disk},set={set}"));
-        line.option("-drive", format!("id=d{number},file=/dev/fdset/{set},format=raw,if=none,file.locking=on"));
+        let file = format!("file.driver=file,file.filename=/dev/fdset/{set},file.auto-read-only=off,file.locking=on");
+        line.option("-blockdev", format!("driver=raw,node-name=d{number},auto-read-only=off,{file}"));
         line.option("-device", format!("virtio-blk-device,drive=d{number}"));
     }
     line.0

@@ -85,15 +85,15 @@ impl Link for LinkRpc {
             loop {
                 tokio::select! {
                     frame = rx.recv() => {
-                        let Some(frame) = frame else { break };
+                        // Nobody on our side any more: nothing that still comes is wanted.
+                        let Some(frame) = frame else { return reader.abort() };
                         let frame = WireFrame::try_from(frame).map_err(|e| Status::internal(e.to_string()));
-                        if out.send(frame).await.is_err() { break }
+                        if out.send(frame).await.is_err() { return }
                     }
-                    // The agent is gone from this tunnel: its reader ends first.
-                    () = out.closed() => break,
+                    // The agent wants no more frames; its own last ones may still be on their way.
+                    () = out.closed() => return,
                 }
             }
-            reader.abort();
         });
         Ok(Response::new(ReceiverStream::new(outgoing).boxed()))
     }

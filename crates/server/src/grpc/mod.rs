@@ -12,7 +12,7 @@ use perigee_control::Control;
 use perigee_images::blobs::BlobDir;
 use perigee_model::limits::LINK_MESSAGE_BYTES_MAX;
 use perigee_model::{Code, HostId, Kind, Refusal};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -20,14 +20,6 @@ use tonic::{Request, Status};
 
 /// Bytes of overhead that a message's frame may add.
 const ENVELOPE_SLACK: usize = 64 << 10;
-
-/// Binds the agent link; the address tells the port.
-///
-/// # Errors
-/// When the address cannot be bound.
-pub async fn bind(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
-    tokio::net::TcpListener::bind(address).await
-}
 
 /// Serves the agent link until cancelled.
 ///

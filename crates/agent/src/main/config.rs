@@ -1,0 +1,258 @@
+//! Configuration of the agent: flags over `PERIGEE_*` variables over the file over defaults.
+//! The only place of this crate that reads any of them.
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use perigee_agent::tls::ServerUrl;
+use perigee_model::InstanceId;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+const SYSTEM_DIR: &str = "/var/lib/perigee/agent";
+const SYSTEM_FILE: &str = "/etc/perigee/agent.toml";
+const SYSTEM_HEALTH: u16 = 9092;
+
+/// The Perigee host agent.
+#[derive(Debug, Parser)]
+#[command(name = "perigee-agent", version, about)]
+pub struct Line {
+    /// What is logged: `info`, `debug`, `perigee_agent=debug`.
+    #[arg(long, env = "PERIGEE_LOG", default_value = "info", global = true)]
+    log: String,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make this machine a host of a control plane.
+    Join(JoinFlags),
+    /// Run the agent.
+    Run(RunFlags),
+}
+
+#[derive(Debug, Args)]
+struct JoinFlags {
+    /// The control plane's agent link: https://HOST:8443.
+    url: ServerUrl,
+    /// File that holds the join token (`perigee host token`).
+    #[arg(long)]
+    token_file: PathBuf,
+    /// Where everything is kept.
+    #[arg(long, env = "PERIGEE_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Args)]
+struct RunFlags {
+    /// Where everything is kept; with it, ports that are not given are free ones.
+    #[arg(long, env = "PERIGEE_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// The control plane's agent link; the one that was joined, unless given.
+    #[arg(long, env = "PERIGEE_SERVER")]
+    server: Option<ServerUrl>,
+    /// File that holds a join token, used when the host has not joined yet.
+    #[arg(long, env = "PERIGEE_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// Address of the health pages (default 127.0.0.1:9092).
+    #[arg(long, env = "PERIGEE_HEALTH")]
+    health: Option<SocketAddr>,
+    /// What runs guests.
+    #[arg(long, env = "PERIGEE_DRIVER", value_enum)]
+    driver: Option<Driver>,
+    /// Eight hex digits that mark everything made on this host; made at the first start.
+    #[arg(long, env = "PERIGEE_INSTANCE", value_parser = instance)]
+    instance: Option<InstanceId>,
+    /// QEMU's program (default: qemu-system-x86_64 of the path).
+    #[arg(long, env = "PERIGEE_QEMU")]
+    qemu: Option<PathBuf>,
+    /// The static perigee-guest that goes into images (default: beside this program).
+    #[arg(long, env = "PERIGEE_GUEST_BINARY")]
+    guest_binary: Option<PathBuf>,
+    /// A kernel package (.deb) for images instead of the one that apt offers.
+    #[arg(long, env = "PERIGEE_KERNEL_DEB")]
+    kernel_deb: Option<PathBuf>,
+    /// Boots at once; what the driver can bear, unless given.
+    #[arg(long, env = "PERIGEE_BOOTS")]
+    boots: Option<u32>,
+    /// Configuration file.
+    #[arg(long, env = "PERIGEE_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+/// What runs guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Driver {
+    /// The best there is on this machine.
+    Auto,
+    /// Nothing real: guests made of a few bytes of memory.
+    Simulated,
+}
+
+/// The file's shape.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    data_dir: Option<PathBuf>,
+    server: Option<String>,
+    token_file: Option<PathBuf>,
+    health: Option<SocketAddr>,
+    driver: Option<Driver>,
+    qemu: Option<PathBuf>,
+    guest_binary: Option<PathBuf>,
+    kernel_deb: Option<PathBuf>,
+    boots: Option<u32>,
+}
+
+/// What is to be done.
+pub enum Order {
+    /// Enrol, then end.
+    Join(Join),
+    /// Serve.
+    Run(Box<Config>),
+}
+
+/// How to join.
+pub struct Join {
+    /// The control plane.
+    pub server: ServerUrl,
+    /// Where the token is.
+    pub token_file: PathBuf,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+}
+
+/// How to run.
+#[derive(Debug)]
+pub struct Config {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// The control plane, when given.
+    pub server: Option<ServerUrl>,
+    /// Where a token is, when given.
+    pub token_file: Option<PathBuf>,
+    /// Address of the health pages; port 0 takes a free one.
+    pub health: SocketAddr,
+    /// What runs guests.
+    pub driver: Driver,
+    /// The instance id, when given.
+    pub instance: Option<InstanceId>,
+    /// QEMU's program.
+    pub qemu: PathBuf,
+    /// The static perigee-guest.
+    pub guest_binary: PathBuf,
+    /// A kernel package.
+    pub kernel_deb: Option<PathBuf>,
+    /// Boots at once.
+    pub boots: Option<u32>,
+    /// Where this user's sockets may be, when the system says so.
+    pub runtime_dir: Option<PathBuf>,
+}
+
+impl Line {
+    /// What is logged.
+    pub fn log(&self) -> &str {
+        &self.log
+    }
+
+    /// Puts flags, variables and the file together.
+    ///
+    /// # Errors
+    /// When the file cannot be read or has an unknown entry.
+    pub fn into_order(self) -> anyhow::Result<Order> {
+        Ok(match self.verb {
+            Verb::Join(flags) => {
+                let data_dir = flags.data_dir.unwrap_or_else(|| PathBuf::from(SYSTEM_DIR));
+                let data_dir = std::path::absolute(data_dir)?;
+                Order::Join(Join { server: flags.url, token_file: flags.token_file, data_dir })
+            }
+            Verb::Run(flags) => {
+                let file = read(flags.config.as_deref())?;
+                Order::Run(Box::new(combine(flags, file)?))
+            }
+        })
+    }
+}
+
+fn combine(flags: RunFlags, file: File) -> anyhow::Result<Config> {
+    let given_dir = flags.data_dir.or(file.data_dir);
+    let port = if given_dir.is_some() { 0 } else { SYSTEM_HEALTH };
+    let server = match (flags.server, file.server) {
+        (Some(url), _) => Some(url),
+        (None, Some(text)) => Some(text.parse().with_context(|| format!("server = {text:?}"))?),
+        (None, None) => None,
+    };
+    Ok(Config {
+        data_dir: std::path::absolute(given_dir.unwrap_or_else(|| PathBuf::from(SYSTEM_DIR)))?,
+        server,
+        token_file: flags.token_file.or(file.token_file),
+        health: flags.health.or(file.health).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port))),
+        driver: flags.driver.or(file.driver).unwrap_or(Driver::Auto),
+        instance: flags.instance,
+        qemu: flags.qemu.or(file.qemu).unwrap_or_else(|| on_path("qemu-system-x86_64")),
+        guest_binary: flags.guest_binary.or(file.guest_binary).unwrap_or_else(|| beside("perigee-guest")),
+        kernel_deb: flags.kernel_deb.or(file.kernel_deb),
+        boots: flags.boots.or(file.boots),
+        runtime_dir: std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute()),
+    })
+}
+
+fn instance(text: &str) -> Result<InstanceId, String> {
+    InstanceId::parse(text).ok_or_else(|| "an instance id is eight lower-case hex digits".to_owned())
+}
+
+/// A program of the search path; by its bare name when it is not there, so that the error names it.
+fn on_path(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
+    found.unwrap_or_else(|| PathBuf::from(name))
+}
+
+/// A file in the folder of this program.
+fn beside(name: &str) -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    program.parent().unwrap_or(Path::new("/usr/bin")).join(name)
+}
+
+fn read(path: Option<&Path>) -> anyhow::Result<File> {
+    let (path, must) = path.map_or((Path::new(SYSTEM_FILE), false), |p| (p, true));
+    match std::fs::read_to_string(path) {
+        Ok(text) => toml::from_str(&text).with_context(|| format!("{} is not understood", path.display())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !must => Ok(File::default()),
+        Err(e) => Err(e).with_context(|| format!("{} cannot be read", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_file_and_a_data_dir_brings_free_ports() {
+        let file: File = toml::from_str("driver = \"simulated\"\nserver = \"https://a:1\"\nboots = 3").unwrap();
+        let flags = RunFlags { data_dir: Some("/tmp/x".into()), boots: Some(5), ..RunFlags::default() };
+        let config = combine(flags, file).unwrap();
+        assert_eq!((config.driver, config.boots, config.health.port()), (Driver::Simulated, Some(5), 0));
+        assert_eq!(config.server.unwrap().to_string(), "https://a:1");
+        let system = combine(RunFlags::default(), File::default()).unwrap();
+        assert_eq!((system.health.port(), system.driver), (9092, Driver::Auto));
+    }
+
+    #[test]
+    fn mistakes_are_refused() {
+        assert!(toml::from_str::<File>("drivr = \"auto\"").is_err());
+        let file = File { server: Some("http://a".into()), ..File::default() };
+        assert!(combine(RunFlags::default(), file).is_err());
+        for bad in ["", "1234567", "DEADBEEF", "../../et"] {
+            assert!(instance(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory as _;
+        Line::command().debug_assert();
+    }
+}

@@ -1,0 +1,136 @@
+//! Which driver runs guests here, and what the machine is.
+
+use crate::config::{Config, Driver};
+use anyhow::Context as _;
+use nix::unistd::geteuid;
+use perigee_agent::Describe;
+use perigee_agent::home::Home;
+use perigee_clock::Clock;
+use perigee_hypervisor::Hypervisor;
+use perigee_hypervisor::microvm::{Microvm, MicrovmConfig, UIDS};
+use perigee_hypervisor::simulated::{Knobs, Simulated, SimulatedConfig, SimulatedHost};
+use perigee_model::{Abilities, InstanceId, Inventory};
+use perigee_probe::Machine;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Users of guests begin here: far from what distributions give out, below 2^31.
+const UID_FIRST: u32 = 0x4000_0000;
+/// Instances that can have users of their own on one machine.
+const UID_RANGES: u32 = 16_384;
+
+/// A driver, and what it lacks here.
+pub struct Chosen {
+    /// The driver.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// For people; empty when nothing is missing.
+    pub missing: Vec<String>,
+}
+
+/// Chooses the driver.
+///
+/// # Errors
+/// When QEMU is wanted and cannot be used.
+pub fn choose(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Chosen> {
+    match config.driver {
+        Driver::Simulated => {
+            let simulated = SimulatedConfig {
+                instance: home.instance.clone(),
+                clock: clock.clone(),
+                boot: Duration::from_millis(50)..=Duration::from_millis(150),
+                knobs: Arc::new(Knobs::default()),
+                boots_in_flight_max: 16,
+            };
+            let hypervisor = Arc::new(Simulated::new(simulated, SimulatedHost::new()));
+            Ok(Chosen { hypervisor, missing: Vec::new() })
+        }
+        Driver::Auto => {
+            let root = geteuid().is_root();
+            let microvm = MicrovmConfig {
+                instance: home.instance.clone(),
+                dir: home.path().join("guests"),
+                run_dir: run_dir(config.runtime_dir.as_deref(), &home.instance),
+                qemu: config.qemu.clone(),
+                uid_base: root.then(|| uid_base(&home.instance)),
+                clock: clock.clone(),
+            };
+            let microvm = Microvm::new(microvm).context("guests cannot be run here; `perigee doctor` says why")?;
+            let missing = microvm.reduced().to_vec();
+            Ok(Chosen { hypervisor: Arc::new(microvm), missing })
+        }
+    }
+}
+
+/// The first of the instance's users.
+fn uid_base(instance: &InstanceId) -> u32 {
+    UID_FIRST + (instance.bits() % UID_RANGES) * UIDS
+}
+
+/// Sockets live on a short path: 107 bytes is all the kernel takes.
+fn run_dir(runtime_dir: Option<&Path>, instance: &InstanceId) -> PathBuf {
+    let base = match (geteuid().is_root(), runtime_dir) {
+        (true, _) => PathBuf::from("/run/perigee"),
+        (false, Some(dir)) if dir.as_os_str().len() < 50 => dir.join("perigee"),
+        (false, _) => PathBuf::from(format!("/tmp/perigee-{}", geteuid())),
+    };
+    base.join(instance.as_str())
+}
+
+/// Reads the inventory, each time anew.
+pub fn describe(data_dir: PathBuf, abilities: Abilities, missing: &[String]) -> Arc<Describe> {
+    let privileges = match missing {
+        [] if geteuid().is_root() => "root".to_owned(),
+        [] => "reduced: not root".to_owned(),
+        missing => format!("reduced: {}", missing.join("; ")),
+    };
+    Arc::new(move || inventory(&data_dir, &abilities, &privileges))
+}
+
+fn inventory(data_dir: &Path, abilities: &Abilities, privileges: &str) -> Inventory {
+    let nothing = || Machine {
+        hostname: String::new(),
+        arch: std::env::consts::ARCH.to_owned(),
+        kernel_release: String::new(),
+        os: String::new(),
+        cpus: 0,
+        cpu_model: String::new(),
+        memory_bytes: 0,
+    };
+    let machine = perigee_probe::machine().unwrap_or_else(|_| nothing());
+    let disk = perigee_probe::disk(data_dir).unwrap_or(perigee_probe::Disk { bytes: 0, free_bytes: 0 });
+    Inventory {
+        hostname: machine.hostname,
+        arch: machine.arch,
+        kernel_release: machine.kernel_release,
+        os: machine.os,
+        cpus: machine.cpus,
+        cpu_model: machine.cpu_model,
+        memory_bytes: machine.memory_bytes,
+        disk_bytes: disk.bytes,
+        disk_free_bytes: disk.free_bytes,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        privileges: privileges.to_owned(),
+        drivers: vec![abilities.clone()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instances_have_users_of_their_own() {
+        let of = |bits| uid_base(&InstanceId::from_bits(bits));
+        assert_eq!(of(0), UID_FIRST);
+        assert_eq!(of(1) - of(0), UIDS);
+        assert!(u64::from(of(16_383)) + u64::from(UIDS) <= 1 << 31);
+    }
+
+    #[test]
+    fn sockets_stay_short() {
+        let instance = InstanceId::from_bits(0xdead_beef);
+        let long = PathBuf::from(format!("/{}", "x".repeat(200)));
+        assert!(run_dir(Some(&long), &instance).as_os_str().len() <= 72);
+    }
+}

@@ -1,0 +1,148 @@
+//! The program's two verbs.
+
+use crate::config::{Config, Join};
+use crate::{driver, log};
+use anyhow::Context as _;
+use perigee_agent::enrol::{self, EnrolError, JoinToken};
+use perigee_agent::home::Home;
+use perigee_agent::identity::{CurrentIdentity, Identity, IdentityDir};
+use perigee_agent::tls::ServerUrl;
+use perigee_agent::uplink::grpc::GrpcUplink;
+use perigee_agent::{Agent, BaseBuilder, CachedParts, DirJournal, DirSpool, Health, UplinkError, web};
+use perigee_clock::Clock;
+use perigee_images::{BaseBuild, BlobDir, KernelSource};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// A control plane that is away is asked again after this, with jitter.
+const JOIN_AGAIN: Duration = Duration::from_secs(1);
+
+/// Makes this machine a host.
+///
+/// # Errors
+/// When it is one already, the token is bad, or the control plane refuses.
+pub async fn join(order: Join) -> anyhow::Result<()> {
+    let home = Home::open(&order.data_dir, None, &Clock::real())?;
+    log::set_instance(home.instance.as_str());
+    enrol_here(&home, &order.server, &token_in(&order.token_file)?).await?;
+    home.keep_server(&order.server.to_string())?;
+    Ok(())
+}
+
+fn token_in(file: &Path) -> anyhow::Result<JoinToken> {
+    let text = std::fs::read_to_string(file);
+    Ok(text.with_context(|| format!("{} cannot be read", file.display()))?.parse()?)
+}
+
+async fn enrol_here(home: &Home, server: &ServerUrl, token: &JoinToken) -> Result<Identity, EnrolError> {
+    let hostname = perigee_probe::machine().map(|m| m.hostname).unwrap_or_default();
+    let identity = enrol::join(server, token, &IdentityDir::of(home.path()), &hostname).await?;
+    tracing::info!(host = %identity.host, server = %server, "joined");
+    Ok(identity)
+}
+
+/// Runs the agent until SIGTERM.
+///
+/// # Errors
+/// When it cannot start, or ends by itself.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let clock = Clock::real();
+    let home = Home::open(&config.data_dir, config.instance.clone(), &clock)?;
+    log::set_instance(home.instance.as_str());
+    let cancel = CancellationToken::new();
+    tokio::spawn(end_on_signal(cancel.clone())?);
+
+    let health = Arc::new(Health::default());
+    let listener = web::bind(config.health).await?;
+    home.tell_endpoints(listener.local_addr()?)?;
+    let pages = tokio::spawn(web::serve(listener, health.clone(), home.token.clone(), cancel.clone()));
+
+    let known = tokio::select! {
+        known = identity(&config, &home, &clock, &health) => known?,
+        () = cancel.cancelled() => {
+            home.forget_endpoints();
+            return Ok(());
+        }
+    };
+    let (server, identity) = known;
+    tracing::info!(host = %identity.host, server = %server, pid = std::process::id(), "starting");
+    let host = identity.host;
+    let current = Arc::new(CurrentIdentity::new(identity));
+    let folder = IdentityDir::of(home.path());
+    let fresh = enrol::keep_fresh(server.clone(), folder, current.clone(), clock.clone(), health.clone());
+    let fresh = tokio::spawn(fresh);
+
+    let chosen = driver::choose(&config, &home, &clock)?;
+    let uplink = Arc::new(GrpcUplink::new(server, current));
+    let blobs = BlobDir::at(home.path().join("cache"))?;
+    let mut base = BaseBuild::new(home.path().join("build"), &config.guest_binary);
+    if let Some(package) = &config.kernel_deb {
+        base.kernel = KernelSource::Package(package.clone());
+    }
+    let agent = Agent {
+        host,
+        clock,
+        describe: driver::describe(home.path().to_owned(), chosen.hypervisor.abilities(), &chosen.missing),
+        hypervisor: chosen.hypervisor,
+        journal: Arc::new(DirJournal::open(home.path().join("journal"))?),
+        spool: Arc::new(DirSpool::open(home.path().join("spool"))?),
+        parts: Arc::new(CachedParts::new(blobs, uplink.clone())),
+        uplink,
+        builder: Arc::new(BaseBuilder::new(base)),
+        health,
+        boots_in_flight_max: config.boots,
+    };
+    let ended = agent.run(cancel.clone()).await;
+    cancel.cancel();
+    fresh.abort();
+    let _ = pages.await;
+    home.forget_endpoints();
+    tracing::info!("stopped; guests live on");
+    Ok(ended?)
+}
+
+/// Who we are; joins first when we are nobody yet.
+async fn identity(
+    config: &Config,
+    home: &Home,
+    clock: &Clock,
+    health: &Health,
+) -> anyhow::Result<(ServerUrl, Identity)> {
+    let known = IdentityDir::of(home.path()).load()?;
+    let kept = home.server().and_then(|url| url.parse().ok());
+    let server = config.server.clone().or(kept);
+    let server = server.context("the control plane is not known: give --server https://HOST:8443, or join first")?;
+    home.keep_server(&server.to_string())?;
+    if let Some(identity) = known {
+        return Ok((server, identity));
+    }
+    let token_file = config.token_file.as_deref();
+    let token_file = token_file.context("this machine has not joined: give --token-file, or join first")?;
+    let token = token_in(token_file)?;
+    loop {
+        match enrol_here(home, &server, &token).await {
+            Ok(identity) => return Ok((server, identity)),
+            Err(EnrolError::Uplink(UplinkError::Away(why))) => {
+                tracing::warn!(%why, "not joined, once more");
+                health.set("link", false, format!("not joined: {why}"));
+                tokio::time::sleep(JOIN_AGAIN + clock.jitter(JOIN_AGAIN)).await;
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+fn end_on_signal(cancel: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        cancel.cancel();
+    })
+}

@@ -1,0 +1,186 @@
+//! One Perigee instance in a folder of its own, and what its user types.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Long enough for a cold boot beside a busy neighbour; a test that waits this long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+pub struct Instance {
+    dir: tempfile::TempDir,
+}
+
+/// How a command ended.
+pub struct Said {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Said {
+    pub fn fine(self) -> String {
+        assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.out, self.err);
+        self.out
+    }
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// The folder with our programs.
+pub fn programs() -> PathBuf {
+    let dir = Path::new(env!("CARGO_BIN_EXE_perigee")).parent().unwrap().to_owned();
+    for name in ["perigeed", "perigee-agent"] {
+        assert!(dir.join(name).exists(), "{name} is not built: cargo build --bins");
+    }
+    dir
+}
+
+impl Instance {
+    /// An instance that runs and has the image `base`. The image's kernel is downloaded once for
+    /// all tests of this checkout.
+    pub fn new() -> Self {
+        let instance = Self::empty();
+        instance.up();
+        instance.perigee(&["image", "build", "base"]).fine();
+        instance
+    }
+
+    /// A folder in which nothing runs yet.
+    pub fn empty() -> Self {
+        let dir = tempfile::Builder::new().prefix("pg-").tempdir_in("/tmp").unwrap();
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        Self { dir }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_perigee"));
+        command.args(arguments).env("PERIGEE_DATA_DIR", self.path()).env("PERIGEE_IMAGE_WORK", image_work());
+        command.stdin(Stdio::null());
+        command
+    }
+
+    pub fn perigee(&self, arguments: &[&str]) -> Said {
+        self.command(arguments).output().unwrap().into()
+    }
+
+    pub fn start(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let arguments = [arguments, &["-o", "json"]].concat();
+        serde_json::from_str(&self.perigee(&arguments).fine()).unwrap()
+    }
+
+    pub fn up(&self) {
+        self.perigee(&["up", "--detach"]).fine();
+    }
+
+    /// Creates a sandbox and waits until it runs.
+    pub fn create(&self, name: &str) {
+        self.perigee(&["sandbox", "create", "--name", name, "--image", "base"]).fine();
+    }
+
+    pub fn exec(&self, name: &str, command: &[&str]) -> Said {
+        self.perigee(&[&["sandbox", "exec", name, "--"], command].concat())
+    }
+
+    pub fn sandbox(&self, name: &str) -> Option<Value> {
+        let all = self.json(&["sandbox", "list"]);
+        all.as_array().unwrap().iter().find(|s| s["name"] == name).cloned()
+    }
+
+    /// Waits for a condition.
+    pub fn until<T>(&self, what: &str, mut is_so: impl FnMut() -> Option<T>) -> T {
+        let begun = Instant::now();
+        loop {
+            if let Some(found) = is_so() {
+                return found;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{what} did not come to be; {}", self.logs());
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    }
+
+    /// Processes of this instance whose program has this name.
+    pub fn pids(&self, program: &str) -> Vec<i32> {
+        let marks = [self.path().to_str().unwrap().to_owned(), format!("guest=perigee-{}-", self.agent_instance())];
+        processes()
+            .into_iter()
+            .filter(|(_, line)| Path::new(&line[0]).file_name().is_some_and(|f| f == program))
+            .filter(|(_, line)| line.iter().any(|word| marks.iter().any(|m| word.contains(m.as_str()))))
+            .map(|(pid, _)| pid)
+            .collect()
+    }
+
+    /// kill -9, and it is gone.
+    pub fn kill(&self, program: &str) {
+        for pid in self.pids(program) {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).ok();
+        }
+        self.until("the end of the killed process", || self.pids(program).is_empty().then_some(()));
+    }
+
+    pub fn agent_instance(&self) -> String {
+        let text = std::fs::read_to_string(self.path().join("agent/instance"));
+        text.map(|t| t.trim().to_owned()).unwrap_or_else(|_| "none".to_owned())
+    }
+
+    fn logs(&self) -> String {
+        let tail = |name: &str| {
+            let text = std::fs::read_to_string(self.path().join(name)).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().rev().take(15).collect();
+            lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+        };
+        format!("perigeed: {}\nagent: {}", tail("perigeed.log"), tail("agent/agent.log"))
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        let _ = self.perigee(&["down", "--guests", "stop"]);
+        for program in ["perigee-agent", "perigeed", "qemu-system-x86_64"] {
+            for pid in self.pids(program) {
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            }
+        }
+    }
+}
+
+/// Every process with its arguments.
+pub fn processes() -> Vec<(i32, Vec<String>)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<String> =
+            line.split(|b| *b == 0).filter(|w| !w.is_empty()).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+        if !words.is_empty() {
+            all.push((pid, words));
+        }
+    }
+    all
+}
+
+/// Where the image's downloads are kept between tests.
+fn image_work() -> PathBuf {
+    programs().parent().unwrap().join("test-image-work")
+}
