@@ -14,7 +14,7 @@ use crate::spool::Spool;
 use crate::uplink::Uplink;
 use crate::world::{Describe, Guests, World};
 use perigee_clock::Clock;
-use perigee_hypervisor::{GuestEvent, Hypervisor, HypervisorError};
+use perigee_hypervisor::{Found, GuestEvent, Hypervisor};
 use perigee_model::{GuestId, HostId, RunId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,6 +25,8 @@ use tracing::{info, warn};
 
 /// The host is compared with what is known this often, events or not.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// A host that cannot be read at the start is read again after this.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Everything an agent is made of. The same parts make the next life after a crash.
 #[derive(Clone)]
@@ -59,9 +61,6 @@ pub enum AgentError {
     /// The journal cannot be read.
     #[error("the journal cannot be read")]
     Journal(#[from] JournalError),
-    /// The host's guests cannot be read.
-    #[error("the host's guests cannot be read")]
-    Hypervisor(#[from] HypervisorError),
     /// A task panicked. The next life takes everything up.
     #[error("a task panicked")]
     Panicked,
@@ -72,7 +71,7 @@ impl Agent {
     /// sudden as `kill -9` and as harmless.
     ///
     /// # Errors
-    /// `Journal` and `Hypervisor` at the beginning, `Panicked` later.
+    /// `Journal` at the beginning, `Panicked` later.
     pub async fn run(self, cancel: CancellationToken) -> Result<(), AgentError> {
         let (nursery, owner) = Nursery::new();
         let most = self.boots_in_flight_max.unwrap_or(self.hypervisor.abilities().boots_in_flight_max);
@@ -97,9 +96,15 @@ impl Agent {
         });
         // Before the inventory: nothing that ends from now on is missed.
         world.nursery.spawn(hear(world.clone(), world.hypervisor.events()));
-        inherit(&world).await?;
-        execution::inherit(&world).await?;
-        builds::inherit(&world).await?;
+        let inherited = async {
+            inherit(&world).await?;
+            execution::inherit(&world).await?;
+            builds::inherit(&world).await
+        };
+        tokio::select! {
+            inherited = inherited => inherited?,
+            () = cancel.cancelled() => return Ok(()),
+        }
         world.nursery.spawn(look(world.clone()));
         world.nursery.spawn(link::run(world.clone()));
         let ended = tokio::select! {
@@ -112,9 +117,8 @@ impl Agent {
 }
 
 /// Adopts the guests that live, and clears up after those nobody knows.
-async fn inherit(world: &Arc<World>) -> Result<(), AgentError> {
-    let found = world.hypervisor.inventory().await?;
-    world.health.set("driver", true, world.hypervisor.abilities().driver);
+async fn inherit(world: &Arc<World>) -> Result<(), JournalError> {
+    let found = first_inventory(world).await;
     let mut alive: BTreeMap<GuestId, bool> = found.into_iter().map(|f| (f.guest, f.alive)).collect();
     let mut documents = Vec::new();
     for key in world.journal.list(guest::SHELF).await? {
@@ -144,6 +148,23 @@ async fn inherit(world: &Arc<World>) -> Result<(), AgentError> {
     }
     world.health.set_unknown_guests(unknown);
     Ok(())
+}
+
+/// Without knowing what lives here nothing may be done: it is asked until it is known.
+async fn first_inventory(world: &World) -> Vec<Found> {
+    loop {
+        match world.hypervisor.inventory().await {
+            Ok(found) => {
+                world.health.set("driver", true, world.hypervisor.abilities().driver);
+                return found;
+            }
+            Err(e) => {
+                warn!(error = %crate::chain(&e), "the host's guests cannot be read, once more");
+                world.health.set("driver", false, e.to_string());
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        }
+    }
 }
 
 /// Hands the driver's hints on.

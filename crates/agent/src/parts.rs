@@ -7,7 +7,7 @@
 
 use crate::uplink::{Uplink, UplinkError};
 use async_trait::async_trait;
-use perigee_images::{BlobDir, BlobError};
+use perigee_blobs::{BlobDir, BlobError};
 use perigee_model::{Digest, Part, PartRole};
 use std::collections::BTreeMap;
 use std::fmt;

@@ -10,7 +10,7 @@
 //! A key is the digest of everything that went in: the same inputs are built once, and the same
 //! inputs give the same bytes everywhere.
 
-use crate::blobs::{Locked, digest_bytes, digest_file};
+use perigee_blobs::{Locked, digest_bytes, digest_file};
 use crate::error::ImageError;
 use crate::initramfs::{self, Parts};
 use crate::kernel::{self, CLOUD_KERNEL, Kernel, KernelSource};

@@ -1,6 +1,6 @@
 //! Why an image was not built, and what to do about it.
 
-use crate::blobs::BlobError;
+use perigee_blobs::BlobError;
 use crate::cpio::CpioError;
 use std::io;
 use std::path::{Path, PathBuf};

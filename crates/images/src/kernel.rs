@@ -4,7 +4,7 @@
 //! kernel is a directory named by its package's digest; it appears by rename, whole or not at all.
 
 use crate::base::{Work, save};
-use crate::blobs::{digest_bytes, digest_file};
+use perigee_blobs::{digest_bytes, digest_file};
 use crate::error::ImageError;
 use crate::payload;
 use perigee_model::Digest;

@@ -1,8 +1,7 @@
 //! Images: what a guest starts from.
 //!
-//! Owns: building the image `base` (Debian's cloud kernel, its virtio modules, busybox and
-//! perigee-guest), and [`BlobDir`], the directory of bytes named by their SHA-256 that both the
-//! control plane's blobs and a host's cache are.
+//! Owns: building the image `base` out of Debian's cloud kernel, its virtio modules, busybox and
+//! perigee-guest.
 //! Refuses: root, mounts and loop devices (archives are written by our own code), the network
 //! beyond apt, and bytes whose digest is not the one asked for.
 //!
@@ -13,7 +12,6 @@
 #![forbid(unsafe_code)]
 
 pub mod base;
-pub mod blobs;
 pub mod cpio;
 mod error;
 mod initramfs;
@@ -21,6 +19,5 @@ mod kernel;
 mod payload;
 
 pub use base::{BaseBuild, BuiltImage, BuiltPart, Progress, build_base};
-pub use blobs::{Blob, BlobDir, BlobError, Partial};
 pub use error::ImageError;
 pub use kernel::KernelSource;

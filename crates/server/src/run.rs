@@ -8,7 +8,7 @@ use crate::rest::{self, Parts, Requests, Server};
 use anyhow::Context;
 use perigee_clock::Clock;
 use perigee_control::{Cause, Control};
-use perigee_images::blobs::BlobDir;
+use perigee_blobs::BlobDir;
 use perigee_model::limits::DRAIN;
 use perigee_model::{Role, Tenant, Who};
 use perigee_store::{SqlStore, Store};

@@ -8,6 +8,7 @@ mod fake;
 mod guests;
 mod identity;
 mod plane;
+mod simulated;
 
 use async_trait::async_trait;
 use fake::Fake;
@@ -33,7 +34,7 @@ impl Parts for Instant {
         _: &[Part],
         _: watch::Sender<Option<Progress>>,
     ) -> Result<Vec<(PartRole, PathBuf)>, PartsError> {
-        Ok(vec![])
+        Ok(vec![(PartRole::Kernel, PathBuf::from("kernel"))])
     }
 }
 #[async_trait]
@@ -55,6 +56,8 @@ struct Rig {
     clock: Clock,
     boots: Option<u32>,
     health: Arc<Health>,
+    /// The driver of simulations instead of the fake.
+    simulated: Option<simulated::Machine>,
 }
 
 /// A running agent; dropping it is `kill -9`.
@@ -75,6 +78,7 @@ impl Rig {
             clock: Clock::simulated(7),
             boots: None,
             health: Arc::default(),
+            simulated: None,
         }
     }
     fn start(&self) -> Running {
@@ -95,7 +99,10 @@ impl Rig {
         let agent = Agent {
             host: HostId::new(Uuid::from_u128(1)),
             clock: self.clock.clone(),
-            hypervisor: Arc::new(self.fake.clone()),
+            hypervisor: match &self.simulated {
+                Some(machine) => machine.driver(&self.clock),
+                None => Arc::new(self.fake.clone()),
+            },
             journal: Arc::new(self.journal.clone()),
             spool: Arc::new(self.spool.clone()),
             uplink: Arc::new(self.plane.clone()),

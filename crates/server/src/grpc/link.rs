@@ -7,7 +7,7 @@ use perigee_agent_api::wire::link::{BlobChunk, BlobRange, BlobStored, Envelope, 
 use perigee_agent_api::wire::{TUNNEL_KEY, envelope, message};
 use perigee_agent_api::{FromAgent, FromServer, TunnelFrame, TunnelId};
 use perigee_control::{Control, LinkEnd, Tunnel};
-use perigee_images::blobs::BlobDir;
+use perigee_blobs::BlobDir;
 use perigee_model::guest::Problem;
 use perigee_model::{Code, Digest, HostId, Refusal};
 use std::pin::Pin;

@@ -9,7 +9,7 @@ use crate::authority::{Authority, host_of};
 use perigee_agent_api::wire::link::enrolment_server::EnrolmentServer;
 use perigee_agent_api::wire::link::link_server::LinkServer;
 use perigee_control::Control;
-use perigee_images::blobs::BlobDir;
+use perigee_blobs::BlobDir;
 use perigee_model::limits::LINK_MESSAGE_BYTES_MAX;
 use perigee_model::{Code, HostId, Kind, Refusal};
 use std::net::IpAddr;

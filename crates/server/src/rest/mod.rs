@@ -28,7 +28,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use perigee_control::Control;
-use perigee_images::blobs::BlobDir;
+use perigee_blobs::BlobDir;
 use perigee_model::{Code, Refusal};
 use refuse::Refused;
 use std::collections::HashSet;

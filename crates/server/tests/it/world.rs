@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, Request, StatusCode, header};
 use perigee_agent_api::{FromAgent, FromServer, GuestReport, Hello, VERSIONS};
 use perigee_clock::Clock;
 use perigee_control::{Cause, Control, LinkEnd};
-use perigee_images::blobs::BlobDir;
+use perigee_blobs::BlobDir;
 use perigee_model::{
     Abilities, Acceleration, Digest, GuestId, HostId, Image, ImageId, ImageState, InstanceId, Inventory, Name,
     Observed, Part, PartRole, Phase, Role, RunId, Tenant, Who,

@@ -9,6 +9,7 @@
 //! Refuses: bytes of another digest, two writers of one partial.
 //! Deliberately absent: reference counts and eviction; whoever owns the directory knows what is in
 //! use and calls `list` and `remove`.
+#![forbid(unsafe_code)]
 
 use perigee_model::Digest;
 use sha2::{Digest as _, Sha256};
@@ -299,7 +300,7 @@ impl Partial {
 /// Unlocked when dropped, not merely closed: a process forked meanwhile shares the lock until its
 /// exec, and would keep it for that long.
 #[derive(Debug)]
-pub(crate) struct Locked(pub(crate) File);
+pub struct Locked(pub File);
 impl Drop for Locked {
     fn drop(&mut self) {
         _ = self.0.unlock();
