@@ -14,10 +14,21 @@ pub fn programs() -> Result<()> {
 
 /// perigee-guest as it travels in images; also put beside the other programs, where they look.
 pub fn guest() -> Result<PathBuf> {
-    cargo(["build", "--quiet", "--package", "perigee-guest", "--bin", "perigee-guest", "--features", "program", "--profile", "guest"])
-        .args(["--target", GUEST_TARGET, "--target-dir", "target-guest"])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .go()?;
+    cargo([
+        "build",
+        "--quiet",
+        "--package",
+        "perigee-guest",
+        "--bin",
+        "perigee-guest",
+        "--features",
+        "program",
+        "--profile",
+        "guest",
+    ])
+    .args(["--target", GUEST_TARGET, "--target-dir", "target-guest"])
+    .env("RUSTFLAGS", "-C target-feature=+crt-static")
+    .go()?;
     let built = guest_path();
     let beside = debug_dir().join("perigee-guest");
     std::fs::create_dir_all(debug_dir())?;

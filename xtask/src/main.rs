@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
+mod bench;
 mod build;
 mod ci;
 mod codegen;
@@ -23,6 +24,8 @@ cargo xtask COMMAND
   demo                from nothing to a command's output out of a microVM
   up [ARGS...]        builds, then `perigee up`
   sim [ARGS...]       the seeded world: --seed N --story
+  bench [ROW...]      numbers into bench/results: N9 N10 N11 N13, or the named rows;
+                      --quick takes a tenth of the runs
   soak                what does not fit in the budget of `ci`
   cover               line coverage, as HTML and as a table
   clean               ends the demo's instance and removes what was built";
@@ -52,6 +55,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "demo" => demo::run(),
         "up" => demo::up(rest),
         "sim" => shell::cargo(["run", "--quiet", "--package", "perigee-sim", "--"]).args(rest).go(),
+        "bench" => bench::run(rest),
         "soak" => ci::soak(),
         "cover" => shell::cargo(["llvm-cov", "nextest", "--workspace", "--html"])
             .go()

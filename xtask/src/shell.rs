@@ -12,10 +12,16 @@ pub fn root() -> PathBuf {
 
 /// Where cargo puts the dev profile's programs.
 pub fn debug_dir() -> PathBuf {
-    match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(dir) => PathBuf::from(dir).join("debug"),
-        None => root().join("target/debug"),
-    }
+    target_dir().join("debug")
+}
+
+/// Where cargo puts the release profile's programs.
+pub fn release_dir() -> PathBuf {
+    target_dir().join("release")
+}
+
+fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// A program to run.

@@ -102,12 +102,14 @@ impl Agent {
             builds::inherit(&world).await
         };
         tokio::select! {
+            biased;
             inherited = inherited => inherited?,
             () = cancel.cancelled() => return Ok(()),
         }
         world.nursery.spawn(look(world.clone()));
         world.nursery.spawn(link::run(world.clone()));
         let ended = tokio::select! {
+            biased;
             () = cancel.cancelled() => Ok(()),
             () = world.nursery.panicked() => Err(AgentError::Panicked),
         };

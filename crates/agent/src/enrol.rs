@@ -194,6 +194,7 @@ pub async fn keep_fresh(
         health.set("certificate", identity.valid.1 > now, format!("valid until {}", identity.valid.1));
         if !left.is_zero() {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(left.min(LOOK_EVERY)) => continue,
                 () = current.was_refused() => {}
             }

@@ -13,6 +13,8 @@
 //!            └── tunnels ──────────────┴─────────────┘
 //!                                 hypervisor · journal · spool
 //! ```
+//! One seed gives one story in a simulation, so nothing here iterates over a hash map, and every
+//! `select!` is `biased`: the order of its arms is part of the code.
 #![forbid(unsafe_code)]
 
 pub mod admission;

@@ -140,6 +140,7 @@ async fn converse(world: &Arc<World>, epoch: &mut u64, up: &mut bool) -> LinkEnd
     let Session { tx, rx } = session;
     // Each half owns its end: neither waits for the other, so two full queues cannot lock up.
     tokio::select! {
+        biased;
         end = listen(world, *epoch, rx) => end,
         end = speak(world, inventory, heartbeat, tx) => end,
     }
@@ -155,7 +156,7 @@ async fn speak(world: &World, mut said: Inventory, every: Duration, tx: mpsc::Se
             }
         }
         tokio::select! {
-            () = world.outbox.changed() => {}
+            biased;
             () = tx.closed() => return LinkEnd::Ended,
             _ = beat.tick() => {
                 let now = (world.describe)();
@@ -165,6 +166,7 @@ async fn speak(world: &World, mut said: Inventory, every: Duration, tx: mpsc::Se
                     return LinkEnd::Ended;
                 }
             }
+            () = world.outbox.changed() => {}
         }
     }
 }

@@ -85,6 +85,7 @@ async fn follow(world: &Arc<World>, execute: &Execute, live: Option<Arc<executio
     };
     let stdin = live.take_stdin();
     tokio::select! {
+        biased;
         _ = execution::follow(world, &live, &tx) => {}
         () = listen(world, live.id, stdin, rx) => {}
     }

@@ -51,6 +51,7 @@ pub async fn serve(listener: TcpListener, health: Arc<Health>, token: String, ca
     let token: Arc<str> = token.into();
     loop {
         let accepted = tokio::select! {
+            biased;
             accepted = listener.accept() => accepted,
             () = cancel.cancelled() => return,
         };

@@ -30,9 +30,7 @@ pub async fn run(options: &Options, session: &Session) -> Result<Exit, Failure> 
     let method = Method::from_bytes(options.method.to_ascii_uppercase().as_bytes())
         .map_err(|_| Failure::usage(format!("{:?} is not a method", options.method)))?;
     if !options.path.starts_with('/') {
-        return Err(
-            Failure::usage(format!("{:?} is not a path", options.path)).hint("perigee api GET /api/v1/hosts")
-        );
+        return Err(Failure::usage(format!("{:?} is not a path", options.path)).hint("perigee api GET /api/v1/hosts"));
     }
     let body = options.data.as_deref().map(body).transpose()?;
     let answer = session.client()?.raw(method, &options.path, body).await?;

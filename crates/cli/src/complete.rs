@@ -34,8 +34,8 @@ pub fn help(words: &[String], session: &Session) -> Result<Exit, Failure> {
     command.build();
     for word in words {
         let found = command.find_subcommand(word).cloned();
-        command = found
-            .ok_or_else(|| Failure::usage(format!("There is no help on {word:?}")).hint("perigee --help"))?;
+        command =
+            found.ok_or_else(|| Failure::usage(format!("There is no help on {word:?}")).hint("perigee --help"))?;
     }
     session.out.text(&format!("{}\n", command.render_long_help().to_string().trim_end()))?;
     Ok(Exit::OK)

@@ -68,8 +68,9 @@ pub async fn run(session: &Session, source: &str, destination: &str) -> Result<E
                 .hint("perigee sandbox cp A:/file - | perigee sandbox cp - B:/file"));
         }
         (Place::Local(_) | Place::Stream, Place::Local(_) | Place::Stream) => {
-            return Err(Failure::usage("One side must be a guest, as NAME:/path")
-                .hint("perigee sandbox cp FILE NAME:/path"));
+            return Err(
+                Failure::usage("One side must be a guest, as NAME:/path").hint("perigee sandbox cp FILE NAME:/path")
+            );
         }
     }
     Ok(Exit::OK)
@@ -80,10 +81,8 @@ async fn from_file(session: &Session, from: &Path, name: &str, path: &str) -> Re
     let file = fs::File::open(from).await.map_err(unread)?;
     let found = file.metadata().await.map_err(unread)?;
     if found.is_dir() {
-        return Err(Failure::usage(format!("{} is a directory", from.display())).hint(format!(
-            "tar -C {} -c . | perigee sandbox exec {name} -- tar -C {path} -x",
-            from.display()
-        )));
+        return Err(Failure::usage(format!("{} is a directory", from.display()))
+            .hint(format!("tar -C {} -c . | perigee sandbox exec {name} -- tar -C {path} -x", from.display())));
     }
     let base = from.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let path = if path.ends_with('/') { format!("{path}{base}") } else { path.to_owned() };

@@ -110,9 +110,7 @@ async fn control_plane(session: &Session) -> Vec<Check> {
         Err(failure) => return vec![Check::fail("server", failure.what, failure.tries.join("; "))],
     };
     let ready = timeout(PATIENCE, client.ready()).await;
-    match ready
-        .unwrap_or(Err(ClientError::TimedOut { address: client.address().to_string(), within: PATIENCE }))
-    {
+    match ready.unwrap_or(Err(ClientError::TimedOut { address: client.address().to_string(), within: PATIENCE })) {
         Ok(view) => {
             let mut checks =
                 vec![Check::ok("server", format!("{} answers, version {}", client.address(), view.version))];

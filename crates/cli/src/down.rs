@@ -47,12 +47,13 @@ pub async fn run(options: &Options, session: &Session) -> Result<Exit, Failure> 
 pub async fn end(session: &Session, guests: Guests, force: bool) -> Result<(), Failure> {
     let root = session.settings.data_dir.as_path();
     if guests == Guests::Stop {
-        if Program::ControlPlane.alive(root).await.is_none() {
-            return Err(Failure::new(
-                Exit::UNREACHABLE,
-                "Guests can only be stopped while the control plane runs",
-            )
-            .hint("perigee up --detach; perigee down --guests stop"));
+        for program in [Program::ControlPlane, Program::Agent] {
+            if program.alive(root).await.is_none() {
+                let text = format!("Guests can only be stopped while {} runs", program.name());
+                return Err(
+                    Failure::new(Exit::UNREACHABLE, text).hint("perigee up --detach; perigee down --guests stop")
+                );
+            }
         }
         remove_all(session).await?;
     }

@@ -59,8 +59,7 @@ impl Failure {
     pub fn problem(problem: &ProblemView) -> Self {
         let known = Code::parse(&problem.code);
         let title = known.map_or_else(|| "Something failed".to_owned(), |c| c.title().to_owned());
-        let mut failure =
-            Self::new(Exit::of_problem(&problem.code, 500), title).cause(problem.detail.clone());
+        let mut failure = Self::new(Exit::of_problem(&problem.code, 500), title).cause(problem.detail.clone());
         failure.tries.extend(known.and_then(next_step).map(str::to_owned));
         failure.code = Some(problem.code.clone());
         failure

@@ -57,8 +57,7 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
     match verb {
         Verb::List { limit } => {
             let hint = "No hosts; join one: perigee host token";
-            return listing::all(session, ListQuery::default(), limit, hint, async |q| client.hosts(q).await)
-                .await;
+            return listing::all(session, ListQuery::default(), limit, hint, async |q| client.hosts(q).await).await;
         }
         Verb::Get { name } => {
             let id = resolve(session, Kind::Host, &name).await?;
@@ -94,11 +93,7 @@ fn keep(session: &Session, file: &Path, token: &JoinTokenView) -> Result<(), Fai
 impl Shown for JoinTokenView {
     const COLUMNS: &'static [Column] = &[column("TOKEN"), column("URL"), column("EXPIRES")];
     fn cells(&self) -> Vec<Cell> {
-        vec![
-            Cell::Text(self.token.clone()),
-            Cell::Text(self.url.clone()),
-            Cell::Time(self.expires_at.clone()),
-        ]
+        vec![Cell::Text(self.token.clone()), Cell::Text(self.url.clone()), Cell::Time(self.expires_at.clone())]
     }
     fn name(&self) -> String {
         self.token.clone()

@@ -55,10 +55,7 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
         }
         Verb::List { limit } => {
             let hint = "No images; build one: perigee image build base";
-            return listing::all(session, ListQuery::default(), limit, hint, async |q| {
-                client.images(q).await
-            })
-            .await;
+            return listing::all(session, ListQuery::default(), limit, hint, async |q| client.images(q).await).await;
         }
         Verb::Get { name } => {
             let id = resolve(session, Kind::Image, &name).await?;

@@ -75,12 +75,9 @@ impl Program {
     /// The process with this number is this program of this instance, and lives.
     pub fn is(self, root: &Path, pid: i32) -> bool {
         let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
-        let words: Vec<String> =
-            line.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+        let words: Vec<String> = line.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
         let program = words.first().and_then(|w| Path::new(w).file_name());
-        program.is_some_and(|name| name == self.name())
-            && names_dir(&words[1..], &self.dir(root))
-            && !is_zombie(pid)
+        program.is_some_and(|name| name == self.name()) && names_dir(&words[1..], &self.dir(root)) && !is_zombie(pid)
     }
 
     /// What it wrote, if it is running now and answers.

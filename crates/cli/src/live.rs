@@ -56,10 +56,7 @@ pub fn exit_of(session: &Session, ended: &ExecutionView) -> Result<Exit, Failure
         ("lost", _) | (_, None) => Err(ended
             .problem
             .as_ref()
-            .map_or_else(
-                || Failure::new(Exit::FAILURE, "What became of the command is not known"),
-                Failure::problem,
-            )
+            .map_or_else(|| Failure::new(Exit::FAILURE, "What became of the command is not known"), Failure::problem)
             .hint(format!("perigee execution get {}", ended.id))),
         (state, Some(code)) => {
             if state == "timed_out" {

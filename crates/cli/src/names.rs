@@ -66,8 +66,7 @@ pub async fn resolve(session: &Session, kind: Kind, text: &str) -> Result<String
         (count, Some(last)) => {
             matching.push(last);
             let word = kind.word();
-            let mut failure =
-                Failure::usage(format!("{text} is the beginning of {count} ids, of a {word} each"));
+            let mut failure = Failure::usage(format!("{text} is the beginning of {count} ids, of a {word} each"));
             let shown = matching.into_iter().take(CANDIDATES_MAX);
             failure.causes.extend(shown.map(|(id, name)| format!("{id} {name}").trim_end().to_owned()));
             Err(failure.hint(format!("perigee {word} list -o wide")))
@@ -77,8 +76,7 @@ pub async fn resolve(session: &Session, kind: Kind, text: &str) -> Result<String
 
 /// Whether a text can only be a name or a whole id.
 fn may_be_prefix(text: &str) -> bool {
-    (PREFIX_CHARS_MIN..ID_CHARS).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+    (PREFIX_CHARS_MIN..ID_CHARS).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
 }
 
 async fn exists(client: &Client, kind: Kind, text: &str) -> Result<(), ClientError> {

@@ -143,9 +143,7 @@ impl Output {
         let text = match self.format {
             Format::Json => serde_json::to_string_pretty(&failure.document()).unwrap_or_default() + "\n",
             Format::Jsonl => failure.document().to_string() + "\n",
-            Format::Table | Format::Wide | Format::Yaml | Format::Csv | Format::Name => {
-                told(failure, self.color_err)
-            }
+            Format::Table | Format::Wide | Format::Yaml | Format::Csv | Format::Name => told(failure, self.color_err),
         };
         let _ = io::stderr().lock().write_all(text.as_bytes());
         failure.exit
@@ -217,9 +215,7 @@ impl<T: Shown> Listing<'_, T> {
             }
             // A reader of columns wants to see them even when there is nothing in them.
             Format::Csv if !self.any => out.text(&table::csv(&out.head::<T>())),
-            Format::Table | Format::Wide if !self.any && !out.terminal => {
-                out.text(&table::tabbed(&out.head::<T>()))
-            }
+            Format::Table | Format::Wide if !self.any && !out.terminal => out.text(&table::tabbed(&out.head::<T>())),
             Format::Table | Format::Wide | Format::Jsonl | Format::Csv | Format::Name => Ok(()),
         }
     }

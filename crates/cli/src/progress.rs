@@ -131,8 +131,7 @@ fn told(task: &TaskView, what: &str) -> String {
 
 /// Ctrl-C or SIGTERM. Without signals to hear, never.
 pub async fn interrupted() {
-    let (Ok(mut ctrl_c), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
+    let (Ok(mut ctrl_c), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
         return std::future::pending().await;
     };
     tokio::select! { _ = ctrl_c.recv() => {}, _ = term.recv() => {} }

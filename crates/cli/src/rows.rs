@@ -121,8 +121,7 @@ impl Shown for ImageView {
         wide("ID"),
     ];
     fn cells(&self) -> Vec<Cell> {
-        let part =
-            |p: &perigee_api::PartView| format!("{}:{}", p.role, p.digest.get(..12).unwrap_or(&p.digest));
+        let part = |p: &perigee_api::PartView| format!("{}:{}", p.role, p.digest.get(..12).unwrap_or(&p.digest));
         vec![
             words(&self.name),
             words(&self.state),

@@ -162,8 +162,7 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
         Verb::Run { guest, command, keep } => running::run(session, &guest.request(), &command, keep).await,
         Verb::Create { guest, no_wait } => create(session, guest, no_wait).await,
         Verb::List { status, label, name, limit } => {
-            let query =
-                ListQuery::default().filter("status", status).filter("label", label).filter("name", name);
+            let query = ListQuery::default().filter("status", status).filter("label", label).filter("name", name);
             let client = session.client()?;
             let hint = "No sandboxes; make one: perigee sandbox create";
             listing::all(session, query, limit, hint, async |q| client.sandboxes(q).await).await
@@ -198,8 +197,7 @@ async fn create(session: &Session, guest: GuestOptions, no_wait: bool) -> Result
 
 /// The sandbox that a task is about.
 pub fn subject(task: &TaskView) -> Result<&str, Failure> {
-    let missing =
-        || Failure::new(Exit::FAILURE, format!("The task {} does not say which sandbox it makes", task.id));
+    let missing = || Failure::new(Exit::FAILURE, format!("The task {} does not say which sandbox it makes", task.id));
     task.sandbox_id.as_deref().ok_or_else(missing)
 }
 

@@ -63,8 +63,7 @@ impl Settings {
         let data_dir = data_dir.unwrap_or_else(|| PathBuf::from(SYSTEM_DATA_DIR));
         let absolute = std::path::absolute(&data_dir)
             .map_err(|e| Failure::io(format!("{} cannot be made absolute", data_dir.display()), &e))?;
-        let no_color =
-            globals.no_color || text("NO_COLOR").is_some() || text("TERM").as_deref() == Some("dumb");
+        let no_color = globals.no_color || text("NO_COLOR").is_some() || text("TERM").as_deref() == Some("dumb");
         Ok(Self {
             system: system || absolute == Path::new(SYSTEM_DATA_DIR),
             data_dir: absolute,
@@ -97,8 +96,9 @@ impl Settings {
         let (url, token) = match (&self.url, token) {
             (Some(url), Some(token)) => (url.clone(), token),
             (Some(_), None) => {
-                return Err(Failure::usage("An address without a token")
-                    .hint("give --token-file FILE, or PERIGEE_TOKEN_FILE"));
+                return Err(
+                    Failure::usage("An address without a token").hint("give --token-file FILE, or PERIGEE_TOKEN_FILE")
+                );
             }
             (None, given) => {
                 let file = self.cli_file()?;
@@ -111,12 +111,11 @@ impl Settings {
     fn cli_file(&self) -> Result<CliFile, Failure> {
         let path = self.data_dir.join("cli.toml");
         let text = fs::read_to_string(&path).map_err(|fault| match fault.kind() {
-            std::io::ErrorKind::NotFound => Failure::new(
-                Exit::UNREACHABLE,
-                format!("No control plane is known: {} is not there", path.display()),
-            )
-            .hint("perigee up --detach")
-            .hint("perigee --data-dir DIR …, or perigee --url URL --token-file FILE …"),
+            std::io::ErrorKind::NotFound => {
+                Failure::new(Exit::UNREACHABLE, format!("No control plane is known: {} is not there", path.display()))
+                    .hint("perigee up --detach")
+                    .hint("perigee --data-dir DIR …, or perigee --url URL --token-file FILE …")
+            }
             _ => Failure::io(format!("{} cannot be read", path.display()), &fault),
         })?;
         closed_to_others(&path)?;
@@ -133,9 +132,8 @@ fn format(globals: &Globals, env: Option<String>) -> Result<Format, Failure> {
     match (globals.output, env) {
         (Some(format), _) => Ok(format),
         (None, None) => Ok(Format::Table),
-        (None, Some(name)) => Format::from_str(&name, true).map_err(|_| {
-            Failure::usage(format!("PERIGEE_OUTPUT={name} is not a format")).hint("perigee --help")
-        }),
+        (None, Some(name)) => Format::from_str(&name, true)
+            .map_err(|_| Failure::usage(format!("PERIGEE_OUTPUT={name} is not a format")).hint("perigee --help")),
     }
 }
 

@@ -76,11 +76,7 @@ pub fn tabbed(rows: &[Vec<String>]) -> String {
 /// RFC 4180, with plain newlines.
 pub fn csv(rows: &[Vec<String>]) -> String {
     let field = |text: &String| {
-        if text.contains([',', '"', '\n', '\r']) {
-            format!("\"{}\"", text.replace('"', "\"\""))
-        } else {
-            text.clone()
-        }
+        if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.clone() }
     };
     rows.iter().map(|row| row.iter().map(field).collect::<Vec<_>>().join(",") + "\n").collect()
 }

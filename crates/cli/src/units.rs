@@ -141,9 +141,7 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, ms) in
-            [("90s", 90_000), ("1h30m", 5_400_000), ("250ms", 250), ("2d", 172_800_000), ("0", 0)]
-        {
+        for (text, ms) in [("90s", 90_000), ("1h30m", 5_400_000), ("250ms", 250), ("2d", 172_800_000), ("0", 0)] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
         for bad in ["", "90", "s", "1m1h", "1h1h", "1.5h", "-1s", "1w", "99999999999999999999d"] {

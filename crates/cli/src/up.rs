@@ -37,6 +37,10 @@ pub struct Options {
     /// Address of the API [default: 127.0.0.1 and a free port; 127.0.0.1:8080 without --data-dir]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
+    /// Address that agents of other machines dial [default: 127.0.0.1 and a free port; 127.0.0.1:8443
+    /// without --data-dir]
+    #[arg(long, value_name = "ADDRESS")]
+    agents: Option<String>,
     /// Come back as soon as it is ready
     #[arg(long)]
     detach: bool,
@@ -107,8 +111,7 @@ async fn bring_up(
 ) -> Result<Endpoints, Failure> {
     let settings = &session.settings;
     let root = settings.data_dir.as_path();
-    let server =
-        half(Program::ControlPlane, settings, server_arguments(options, settings), halves, deadline).await?;
+    let server = half(Program::ControlPlane, settings, server_arguments(options, settings), halves, deadline).await?;
     let link = server.agents.clone().ok_or_else(|| {
         Failure::new(Exit::FAILURE, "perigeed does not say where agents dial").hint("perigee version")
     })?;
@@ -171,7 +174,7 @@ fn server_arguments(options: &Options, settings: &Settings) -> Vec<OsString> {
     let fixed = |address: &str| settings.system.then(|| address.to_owned());
     for (flag, address) in [
         ("--listen", options.listen.clone().or_else(|| fixed("127.0.0.1:8080"))),
-        ("--agents", fixed("127.0.0.1:8443")),
+        ("--agents", options.agents.clone().or_else(|| fixed("127.0.0.1:8443"))),
     ] {
         if let Some(address) = address {
             arguments.extend([flag.into(), address.into()]);
@@ -233,8 +236,7 @@ fn report(session: &Session, endpoints: &Endpoints, halves: &[Half], began: Inst
         started: halves.iter().filter(|h| h.started.is_some()).map(|h| h.program.name()).collect(),
         took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     })?;
-    let given =
-        if session.settings.system { String::new() } else { format!(" --data-dir {}", root.display()) };
+    let given = if session.settings.system { String::new() } else { format!(" --data-dir {}", root.display()) };
     session.out.note("next:");
     session.out.note(&format!("  perigee{given} image build base"));
     session.out.note(&format!("  perigee{given} sandbox run --image base -- uname -r"));
@@ -312,11 +314,8 @@ mod tests {
     use perigee_api::ReadyPart;
 
     fn ready(parts: &[(&str, bool)]) -> bool {
-        let part = |(name, ready): &(&str, bool)| ReadyPart {
-            name: (*name).into(),
-            ready: *ready,
-            text: String::new(),
-        };
+        let part =
+            |(name, ready): &(&str, bool)| ReadyPart { name: (*name).into(), ready: *ready, text: String::new() };
         let parts = parts.iter().map(part).collect();
         is_ready(&ReadyView { ready: false, parts, version: String::new(), instance: String::new() })
     }

@@ -15,8 +15,7 @@ impl Address {
     /// # Errors
     /// `Unreachable` when it is no such URL, or is `https`.
     pub fn parse(url: &str) -> Result<Self, ClientError> {
-        let refuse =
-            |cause: &str| ClientError::Unreachable { address: url.to_owned(), cause: cause.to_owned() };
+        let refuse = |cause: &str| ClientError::Unreachable { address: url.to_owned(), cause: cause.to_owned() };
         let uri: Uri = url.parse().map_err(|_| refuse("this is not a URL"))?;
         match uri.scheme_str() {
             Some("http") => {}
@@ -100,8 +99,7 @@ mod tests {
         for good in ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:1/"] {
             assert!(Address::parse(good).is_ok(), "{good}");
         }
-        for bad in ["", "127.0.0.1:8080", "https://a", "http://a/b", "http://u:p@a", "ftp://a", "http://a/?q"]
-        {
+        for bad in ["", "127.0.0.1:8080", "https://a", "http://a/b", "http://u:p@a", "ftp://a", "http://a/?q"] {
             assert!(Address::parse(bad).is_err(), "{bad}");
         }
         assert_eq!(Address::parse("http://[::1]:9").unwrap().socket(), ("::1".to_owned(), 9));

@@ -77,12 +77,7 @@ impl Client {
     ///
     /// # Errors
     /// When no answer came.
-    pub async fn raw(
-        &self,
-        method: Method,
-        path: &str,
-        json: Option<Bytes>,
-    ) -> Result<RawAnswer, ClientError> {
+    pub async fn raw(&self, method: Method, path: &str, json: Option<Bytes>) -> Result<RawAnswer, ClientError> {
         let mut ask = Ask::new(method, path);
         if let Some(body) = json {
             ask = ask.json(body);
@@ -117,11 +112,7 @@ impl Client {
         let answer = self.accepted(ask).await?;
         let taken = answer.status() == StatusCode::ACCEPTED;
         let body = self.read(answer).await?;
-        if taken {
-            Ok(Answer::Accepted(Box::new(decoded(&body)?)))
-        } else {
-            Ok(Answer::Done(decoded(&body)?))
-        }
+        if taken { Ok(Answer::Accepted(Box::new(decoded(&body)?))) } else { Ok(Answer::Done(decoded(&body)?)) }
     }
 
     /// Work whose end has no body (204), or that became a task (202).
@@ -198,10 +189,7 @@ impl Client {
     }
 
     /// Sends a request with a streamed body; how long that takes is the caller's to bound.
-    pub(crate) async fn send_streamed(
-        &self,
-        request: Request<Body>,
-    ) -> Result<Response<Incoming>, ClientError> {
+    pub(crate) async fn send_streamed(&self, request: Request<Body>) -> Result<Response<Incoming>, ClientError> {
         self.pool.request(request).await.map_err(|broken| self.unreachable(&broken))
     }
 

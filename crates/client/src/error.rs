@@ -46,8 +46,7 @@ impl ClientError {
         if let Ok(problem) = serde_json::from_slice::<ProblemDocument>(body) {
             return Self::Refused(Box::new(problem));
         }
-        let said: String =
-            String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(200).collect();
+        let said: String = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(200).collect();
         Self::BadAnswer(format!("HTTP {status} without a problem document: {said:?}"))
     }
 }

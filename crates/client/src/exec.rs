@@ -51,15 +51,10 @@ impl Client {
     ///
     /// # Errors
     /// `Refused` when the guest cannot run it; else see [`ClientError`].
-    pub async fn exec(
-        &self,
-        sandbox: &str,
-        open: &ExecOpen,
-    ) -> Result<(ExecSender, ExecReceiver), ClientError> {
+    pub async fn exec(&self, sandbox: &str, open: &ExecOpen) -> Result<(ExecSender, ExecReceiver), ClientError> {
         let url = self.address.websocket(&path(sandbox, "/exec"));
         let uri: Uri = url.parse().map_err(|_| ClientError::BadAnswer(format!("{url} is not a URL")))?;
-        let mut request =
-            ClientRequestBuilder::new(uri).with_header("x-request-id", self.clock.uuid().to_string());
+        let mut request = ClientRequestBuilder::new(uri).with_header("x-request-id", self.clock.uuid().to_string());
         if let Some(token) = &self.token {
             request = request.with_header("authorization", token.header());
         }

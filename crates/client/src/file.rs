@@ -63,13 +63,7 @@ impl Client {
     ///
     /// # Errors
     /// `TimedOut` when for 30 s no byte went out and no answer came; else see [`ClientError`].
-    pub async fn write_file<S>(
-        &self,
-        sandbox: &str,
-        file: &str,
-        mode: u32,
-        content: S,
-    ) -> Result<(), ClientError>
+    pub async fn write_file<S>(&self, sandbox: &str, file: &str, mode: u32, content: S) -> Result<(), ClientError>
     where
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
     {

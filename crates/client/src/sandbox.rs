@@ -50,11 +50,7 @@ impl Client {
     }
 
     /// Deletes a sandbox, waiting up to `wait` until nothing of it is left.
-    pub async fn delete_sandbox(
-        &self,
-        sandbox: &str,
-        wait: Option<Duration>,
-    ) -> Result<Answer<()>, ClientError> {
+    pub async fn delete_sandbox(&self, sandbox: &str, wait: Option<Duration>) -> Result<Answer<()>, ClientError> {
         self.removal(&Ask::new(Method::DELETE, path(sandbox, "")).waiting(wait)).await
     }
 

@@ -110,7 +110,7 @@ impl Control {
             let orders: Vec<FromServer> = rows
                 .open_tasks()
                 .filter(|t| t.host == Some(host) && t.state == perigee_model::TaskState::Running)
-                .filter_map(|t| self.order_of(&rows, t))
+                .flat_map(|t| self.orders_of(&rows, t))
                 .collect();
             (guests, orders)
         };

@@ -12,7 +12,8 @@ use perigee_model::guest::Problem;
 use perigee_model::placement::{Candidate, Wanted, place};
 use perigee_model::task::{TaskEvent, TaskVerdict};
 use perigee_model::{
-    Code, ExecutionId, Guest, GuestId, GuestStatus, HostId, ImageId, Name, Power, Task, TaskKind, TaskState, Timestamp,
+    Code, Execution, ExecutionId, Guest, GuestId, GuestStatus, HostId, ImageId, Name, Power, Task, TaskKind, TaskState,
+    Timestamp,
 };
 use perigee_store::{Batch, Record, StoreError};
 use std::collections::HashMap;
@@ -274,17 +275,19 @@ impl Control {
     }
 
     /// What a running task's host is to do, for a resync.
-    pub(crate) fn order_of(&self, rows: &crate::view::Rows, task: &Task) -> Option<FromServer> {
+    pub(crate) fn orders_of(&self, rows: &crate::view::Rows, task: &Task) -> Vec<FromServer> {
         match task.kind {
-            TaskKind::GuestCreate { .. } | TaskKind::GuestDelete { .. } => None,
-            TaskKind::GuestExecute { execution, .. } if task.cancel_asked => {
-                Some(FromServer::CancelExecution { execution })
-            }
+            TaskKind::GuestCreate { .. } | TaskKind::GuestDelete { .. } => Vec::new(),
             TaskKind::GuestExecute { guest, execution } => {
-                let (guest, execution) = (rows.guests.get(&guest)?, rows.executions.get(&execution)?);
-                Some(FromServer::Execute(Box::new(order(execution, guest, false))))
+                let found = rows.guests.get(&guest).zip(rows.executions.get(&execution));
+                let cancel = task.cancel_asked.then_some(FromServer::CancelExecution { execution });
+                // A host that never heard of the execution cannot tell of its end: it hears of both.
+                let unheard = |e: &&Arc<Execution>| !task.cancel_asked || e.started_at.is_none();
+                let start = found.filter(|(_, e)| unheard(e));
+                let start = start.map(|(g, e)| FromServer::Execute(Box::new(order(e, g, false))));
+                start.into_iter().chain(cancel).collect()
             }
-            TaskKind::ImageBuild { image } => build_order(image),
+            TaskKind::ImageBuild { image } => build_order(image).into_iter().collect(),
         }
     }
 }

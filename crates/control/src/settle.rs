@@ -30,7 +30,9 @@ impl Control {
                 };
                 let mut next = guest.as_ref().clone();
                 if !next.take_report(&report.observed, self.clock().now()) {
-                    return Ok((Batch::default(), None));
+                    // A late order brought a gone guest back: its host hears again that it is gone.
+                    let back = guest.is_gone() && report.observed.phase != Phase::Gone;
+                    return Ok((Batch::default(), back.then(|| desired(&guest))));
                 }
                 let mut batch = Batch::default();
                 self.settle_tasks_of(&mut next, &report.observed, &mut batch);
@@ -54,8 +56,11 @@ impl Control {
             let rows = self.view().read();
             rows.open_tasks_of(guest.id).cloned().collect()
         };
+        // Gone is final: nothing newer will be heard, whatever generation was asked for meanwhile.
+        let is_final = observed.phase == Phase::Gone;
         for task in tasks {
-            if task.state != TaskState::Running || task.generation.is_some_and(|g| observed.generation < g) {
+            let behind = task.generation.is_some_and(|g| observed.generation < g);
+            if task.state != TaskState::Running || (behind && !is_final) {
                 continue;
             }
             if let Some(event) = event_of(&task, guest, observed) {

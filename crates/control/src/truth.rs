@@ -28,11 +28,19 @@ impl Cause {
 }
 
 impl Control {
-    /// Writes a batch and shows it to everybody.
+    /// Writes a batch and shows it to everybody. Both happen even when the caller is dropped
+    /// half-way (a client or a link that goes): a record that is stored and never shown would
+    /// refuse every later write as stale.
     pub(crate) async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
         if batch.is_empty() {
             return Ok(());
         }
+        let control = self.clone();
+        let written = tokio::spawn(async move { control.write(batch).await }).await;
+        written.unwrap_or_else(|error| Err(StoreError::Engine(Box::new(error))))
+    }
+
+    async fn write(&self, batch: Batch) -> Result<(), StoreError> {
         let changes = batch.changes.clone();
         self.0.store.commit(batch).await?;
         for change in changes {

@@ -88,6 +88,7 @@ pub fn prepare(console: &mut Console) -> CommandLine {
     let line = CommandLine::read();
     if let Some(hostname) = &line.hostname
         && let Err(error) = std::fs::write("/proc/sys/kernel/hostname", hostname)
+            .and_then(|()| std::fs::write("/etc/hostname", format!("{hostname}\n")))
     {
         console.say(&format!("no host name: {error}"));
     }

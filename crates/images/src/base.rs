@@ -10,10 +10,10 @@
 //! A key is the digest of everything that went in: the same inputs are built once, and the same
 //! inputs give the same bytes everywhere.
 
-use perigee_blobs::{Locked, digest_bytes, digest_file};
 use crate::error::ImageError;
 use crate::initramfs::{self, Parts};
 use crate::kernel::{self, CLOUD_KERNEL, Kernel, KernelSource};
+use perigee_blobs::{Locked, digest_bytes, digest_file};
 use perigee_model::{Digest, Part, PartRole};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};

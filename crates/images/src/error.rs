@@ -1,7 +1,7 @@
 //! Why an image was not built, and what to do about it.
 
-use perigee_blobs::BlobError;
 use crate::cpio::CpioError;
+use perigee_blobs::BlobError;
 use std::io;
 use std::path::{Path, PathBuf};
 

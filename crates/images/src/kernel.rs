@@ -4,9 +4,9 @@
 //! kernel is a directory named by its package's digest; it appears by rename, whole or not at all.
 
 use crate::base::{Work, save};
-use perigee_blobs::{digest_bytes, digest_file};
 use crate::error::ImageError;
 use crate::payload;
+use perigee_blobs::{digest_bytes, digest_file};
 use perigee_model::Digest;
 use std::path::{Path, PathBuf};
 use tokio::process::Command;

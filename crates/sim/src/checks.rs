@@ -91,8 +91,4 @@ impl Checks {
     pub fn tally(&self) -> Tally {
         self.with(|t| t.clone())
     }
-    /// The story violations are written into.
-    pub fn story(&self) -> &Arc<Story> {
-        &self.story
-    }
 }

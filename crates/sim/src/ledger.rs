@@ -26,8 +26,6 @@ pub struct MadeGuest {
 /// What users know of a command they ran.
 #[derive(Clone, Debug)]
 pub struct RanCommand {
-    /// In which guest.
-    pub guest: GuestId,
     /// What.
     pub argv: Vec<String>,
     /// By which task; none when somebody waited for it.

@@ -82,12 +82,7 @@ async fn refuse(to_agent: &mpsc::Sender<FromServer>, code: Code) {
     let _ = to_agent.send(FromServer::Refused { problem, retry_after_ms: Some(500) }).await;
 }
 
-async fn up(
-    line: &Line,
-    control: &Control,
-    from_agent: &mut mpsc::Receiver<FromAgent>,
-    pipe: &mut Pipe<FromAgent>,
-) {
+async fn up(line: &Line, control: &Control, from_agent: &mut mpsc::Receiver<FromAgent>, pipe: &mut Pipe<FromAgent>) {
     let mut open = true;
     loop {
         tokio::select! {
@@ -199,7 +194,6 @@ fn forged(order: &DesiredGuest) -> Box<DesiredGuest> {
     forged.desired.expires_at = None;
     Box::new(forged)
 }
-
 
 async fn deliver(line: &Line, message: FromServer) {
     if let Some(agent) = line.agent() {

@@ -35,7 +35,6 @@ pub struct Network {
 pub struct Line {
     pub(crate) network: Arc<Network>,
     pub(crate) host: HostId,
-    pub(crate) name: String,
     /// Wakes whoever waits for the next order that arrives at the host.
     pub heard: Notify,
     state: Mutex<State>,
@@ -63,7 +62,6 @@ impl Network {
         let line = Arc::new(Line {
             network: self.clone(),
             host,
-            name: name.to_owned(),
             heard: Notify::new(),
             state: Mutex::default(),
             draw: Mutex::new(Draw::new(self.scene.settings.seed, &format!("line {name}"))),

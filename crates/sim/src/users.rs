@@ -139,7 +139,7 @@ impl User {
         let Some((execution, task)) = ran.await else { return };
         let named = self.scene.story.name_execution(execution.id, &argv);
         self.scene.checks.deed("queued commands");
-        self.ledger.ran(execution.id, RanCommand { guest: id, argv, task: Some(task.id), seen: None });
+        self.ledger.ran(execution.id, RanCommand { argv, task: Some(task.id), seen: None });
         self.scene.story.tell(format!("user {}: queues {named} in {}", self.number, guest.name));
     }
 
@@ -154,7 +154,7 @@ impl User {
         let Some((execution, tunnel)) = ran.await else { return };
         let named = self.scene.story.name_execution(execution.id, &argv);
         self.scene.checks.deed("direct commands");
-        self.ledger.ran(execution.id, RanCommand { guest: id, argv, task: None, seen: None });
+        self.ledger.ran(execution.id, RanCommand { argv, task: None, seen: None });
         self.scene.story.tell(format!("user {}: runs {named} now in {}", self.number, guest.name));
         let patience = self.draw.millis(200, 12_000);
         let signals = self.draw.chance(20);
@@ -218,7 +218,8 @@ impl User {
 
     async fn wait(&mut self) {
         let Some(id) = self.some_task() else { return };
-        let waited = self.ask("wait for a task", async move |c: Control, _| c.wait_task(id, Duration::from_secs(5)).await);
+        let waited =
+            self.ask("wait for a task", async move |c: Control, _| c.wait_task(id, Duration::from_secs(5)).await);
         let Some(task) = waited.await else { return };
         if task.state.is_final() {
             self.ledger.ended(id, task.state);

@@ -8,7 +8,7 @@ use crate::ledger::{Ledger, MadeGuest, RanCommand};
 use crate::scene::Scene;
 use perigee_control::{Control, View};
 use perigee_model::limits::TASK_DEADLINE;
-use perigee_model::{Execution, ExecutionId, Guest, GuestId, Outcome, Phase, Power, Task, TaskState};
+use perigee_model::{Code, Execution, ExecutionId, Guest, GuestId, Outcome, Phase, Power, Task, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,8 +60,8 @@ impl Verdict<'_> {
         self.that(in_time, "every task ends within its deadline", || {
             format!("{} is {:?} after {took:?}, note {:?}", about(), task.state, task.note)
         });
-        // Faults lasted minutes: only a task that waits for room may take much longer.
-        let overdue = task.problem.as_ref().is_some_and(|p| p.code == perigee_model::Code::TaskDeadline.number());
+        // Faults lasted minutes: only what was never claimed, for want of room, may wait so long.
+        let overdue = task.attempts > 0 && task.problem.as_ref().is_some_and(|p| p.code == Code::TaskDeadline.number());
         self.that(!overdue, "no task is forgotten until its deadline", || {
             format!("{} failed at its deadline, attempt {}, started {:?}", about(), task.attempts, task.started_at)
         });
@@ -101,7 +101,9 @@ impl Verdict<'_> {
         let rows = self.control.view().read();
         for (id, told) in self.ledger.guests() {
             let Some(guest) = rows.guests.get(&id) else {
-                self.that(false, "an acknowledged verb is not lost", || format!("{} was made and is unknown", told.name));
+                self.that(false, "an acknowledged verb is not lost", || {
+                    format!("{} was made and is unknown", told.name)
+                });
                 continue;
             };
             self.guest_is_as_told(guest, &told, rows.tasks.get(&told.task));
@@ -118,7 +120,9 @@ impl Verdict<'_> {
         if told.deleted {
             self.that(guest.is_gone(), "an acknowledged delete is done", || format!("{} is there", told.name));
             let homes = self.scene.homes(guest.id);
-            self.that(homes.is_empty(), "an acknowledged delete is done", || format!("{} lives on {homes:?}", told.name));
+            self.that(homes.is_empty(), "an acknowledged delete is done", || {
+                format!("{} lives on {homes:?}", told.name)
+            });
         }
         let made = create.is_some_and(|t| t.state == TaskState::Succeeded);
         if made && !told.touched && !told.expires {

@@ -150,8 +150,7 @@ impl World {
         }
         self.scene.story.tell("all has settled");
         let control = self.plane.reigning().await;
-        let verdict =
-            Verdict { scene: &self.scene, control: &control, hosts: &self.hosts, ledger: &self.ledger };
+        let verdict = Verdict { scene: &self.scene, control: &control, hosts: &self.hosts, ledger: &self.ledger };
         verdict.speak().await;
     }
 
@@ -165,8 +164,7 @@ impl World {
         self.judge().await;
         if !self.scene.settings.real_time {
             sleep(RETENTION).await;
-            let verdict =
-                Verdict { scene: &self.scene, control: &control, hosts: &self.hosts, ledger: &self.ledger };
+            let verdict = Verdict { scene: &self.scene, control: &control, hosts: &self.hosts, ledger: &self.ledger };
             verdict.nothing_is_kept();
         }
     }

@@ -34,8 +34,9 @@ pub(crate) async fn follow(world: &World, live: &Live, tx: &mpsc::Sender<TunnelF
             return send(tx, TunnelFrame::Ended(Box::new((*report).clone()))).await;
         }
         tokio::select! {
-            changed = progress.changed() => changed.map_err(|_| PeerLeft)?,
+            biased;
             () = tx.closed() => return Err(PeerLeft),
+            changed = progress.changed() => changed.map_err(|_| PeerLeft)?,
         }
     }
 }

@@ -146,6 +146,7 @@ impl Run {
                 }
             };
             tokio::select! {
+                biased;
                 changed = reach.changed() => if changed.is_err() { return Err(self.no_guest()) },
                 () = paused => if let Some((_, session)) = pause { return Ok(session) },
                 () = cancelled.cancelled(), if !self.document.sent => {
@@ -166,6 +167,7 @@ impl Run {
         let start = self.start(attach_only);
         let mut effect = self.world.nursery.effect(async move { session.exec(start).await });
         let answer = tokio::select! {
+            biased;
             answer = effect.wait() => answer?,
             // The guest ends: nothing is lost by not waiting.
             _ = reach.wait_for(|r| matches!(r, Reach::Down)) => return Some(self.no_guest()),
@@ -223,6 +225,7 @@ impl Run {
             let (bytes, live) = (self.stdin.take(), self.live.clone());
             self.world.nursery.spawn(async move {
                 tokio::select! {
+                    biased;
                     () = pump(bytes, stdin) => {}
                     () = live.ended() => {}
                 }
@@ -230,6 +233,7 @@ impl Run {
         }
         loop {
             let event = tokio::select! {
+                biased;
                 event = stream.next() => event,
                 // The stream is given up with the guest.
                 _ = reach.wait_for(|r| matches!(r, Reach::Down)) => return Some(self.no_guest()),
@@ -285,8 +289,9 @@ impl Run {
         self.document.end = Some(end);
         let written = self.save().await;
         let report: ExecutionReport = self.document.report();
-        self.world.outbox.execution(report.clone());
-        self.live.progress.send_modify(|p| p.ended = Some(Arc::new(report)));
+        // In this order: an answer to the report finds it ended.
+        self.live.progress.send_modify(|p| p.ended = Some(Arc::new(report.clone())));
+        self.world.outbox.execution(report);
         if let (true, true, Some(session)) = (written, told, &self.last) {
             // Not acknowledged is no harm: the guest keeps it until it ends.
             if let Err(e) = session.acknowledge(self.live.id.uuid()).await {

@@ -43,6 +43,7 @@ pub(crate) fn cancel(world: &Arc<World>, id: ExecutionId) {
     let world = world.clone();
     world.clone().nursery.spawn(async move {
         tokio::select! {
+            biased;
             () = live.ended() => {}
             () = terminate(&world, &live) => {}
         }

@@ -194,6 +194,7 @@ impl Actor {
             }
             let until = self.document.order.desired.expires_at.filter(|_| running);
             tokio::select! {
+                biased;
                 answer = effect.wait() => match answer {
                     Some(answer) => return Waited::Done(answer),
                     None => std::future::pending().await, // the agent ends
@@ -222,6 +223,7 @@ impl Actor {
             }
         };
         tokio::select! {
+            biased;
             () = self.handle.wake.notified() => {}
             () = self.world.sleep_until(until, LOOK_AGAIN) => return,
             () = closed => {
@@ -296,6 +298,7 @@ impl Actor {
             self.observe(Phase::Running, |o| o.note = Some(note)).await;
         }
         tokio::select! {
+            biased;
             () = self.handle.wake.notified() => self.take_mail().await,
             () = tokio::time::sleep(clock.jitter(wait)) => {}
         }

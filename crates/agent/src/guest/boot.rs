@@ -184,8 +184,9 @@ impl Actor {
             }
             let expires = self.document.order.desired.expires_at;
             tokio::select! {
-                () = ticket.changed() => {}
+                biased;
                 () = handle.wake.notified() => self.take_mail().await,
+                () = ticket.changed() => {}
                 () = tokio::time::sleep_until(next_note.into_tokio()), if told != Some(before) => {}
                 () = self.world.sleep_until(expires, Duration::from_secs(30)) => {}
             }

@@ -115,6 +115,7 @@ pub(crate) fn of_status(status: &Status) -> UplinkError {
 async fn pump<W, T>(from: &mut Streaming<W>, to: mpsc::Sender<T>, read: impl Fn(W) -> Option<T>) {
     loop {
         let item = tokio::select! {
+            biased;
             item = from.message() => item,
             () = to.closed() => return,
         };

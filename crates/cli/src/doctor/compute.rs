@@ -30,16 +30,12 @@ fn kvm_finding(opened: Result<(), ErrorKind>, flag: Option<&str>) -> Check {
             format!("the CPU shows neither vmx nor svm; {SLOW}"),
             "enable virtualisation in the firmware, or nested virtualisation on the machine below",
         ),
-        (Err(ErrorKind::NotFound), Some(_)) => Check::warn(
-            "kvm",
-            format!("there is no /dev/kvm; {SLOW}"),
-            "modprobe kvm_intel || modprobe kvm_amd",
-        ),
-        (Err(ErrorKind::PermissionDenied), Some(_)) => Check::warn(
-            "kvm",
-            format!("/dev/kvm may not be opened; {SLOW}"),
-            "usermod -aG kvm USER, and log in again",
-        ),
+        (Err(ErrorKind::NotFound), Some(_)) => {
+            Check::warn("kvm", format!("there is no /dev/kvm; {SLOW}"), "modprobe kvm_intel || modprobe kvm_amd")
+        }
+        (Err(ErrorKind::PermissionDenied), Some(_)) => {
+            Check::warn("kvm", format!("/dev/kvm may not be opened; {SLOW}"), "usermod -aG kvm USER, and log in again")
+        }
         (Err(kind), Some(_)) => {
             Check::warn("kvm", format!("/dev/kvm does not open ({kind}); {SLOW}"), "dmesg | grep -i kvm")
         }
@@ -55,8 +51,7 @@ pub async fn qemu(search_path: &OsStr) -> Check {
     };
     match version(&file).await {
         Some(said) => {
-            let number =
-                said.split_whitespace().skip_while(|w| *w != "version").nth(1).unwrap_or(&said).to_owned();
+            let number = said.split_whitespace().skip_while(|w| *w != "version").nth(1).unwrap_or(&said).to_owned();
             Check::ok("qemu", format!("{} {number}", file.display()))
         }
         None => Check::fail("qemu", format!("{} does not say its version", file.display()), fix),
@@ -68,11 +63,9 @@ pub fn libvirt() -> Check {
     let there = LIBVIRT_SOCKETS.iter().find(|path| Path::new(path).exists());
     match there {
         Some(path) if UnixStream::connect(path).is_ok() => Check::ok("libvirt", format!("{path} answers")),
-        Some(path) => Check::warn(
-            "libvirt",
-            format!("{path} does not answer; needed for full VMs"),
-            "systemctl restart libvirtd",
-        ),
+        Some(path) => {
+            Check::warn("libvirt", format!("{path} does not answer; needed for full VMs"), "systemctl restart libvirtd")
+        }
         None => Check::warn(
             "libvirt",
             "no socket; needed for full VMs, not for sandboxes",
@@ -100,11 +93,7 @@ pub fn cgroup() -> Check {
         return Check::ok("cgroup", format!("{kind}; the memory controller is writable"));
     }
     let fix = "run as root, outside a container that mounts cgroups read-only";
-    Check::warn(
-        "cgroup",
-        format!("{kind}; the memory controller cannot be used, guests get no memory limit"),
-        fix,
-    )
+    Check::warn("cgroup", format!("{kind}; the memory controller cannot be used, guests get no memory limit"), fix)
 }
 
 #[cfg(test)]

@@ -46,11 +46,7 @@ pub fn clock(now: Timestamp) -> Check {
 /// Room where the data directory is or will be.
 pub fn disk(data_dir: &Path) -> Check {
     let Some(there) = data_dir.ancestors().find(|dir| dir.is_dir()) else {
-        return Check::fail(
-            "disk",
-            format!("{} has no parent", data_dir.display()),
-            "perigee --data-dir DIR …",
-        );
+        return Check::fail("disk", format!("{} has no parent", data_dir.display()), "perigee --data-dir DIR …");
     };
     let Ok(found) = nix::sys::statvfs::statvfs(there) else {
         return Check::warn("disk", format!("{} cannot be asked", there.display()), "df -h");
@@ -82,14 +78,9 @@ fn available(meminfo: &str) -> Option<u64> {
 
 fn memory_finding(available: Option<u64>) -> Check {
     let Some(available) = available else {
-        return Check::warn(
-            "memory",
-            "/proc/meminfo does not say how much is available",
-            "mount -t proc proc /proc",
-        );
+        return Check::warn("memory", "/proc/meminfo does not say how much is available", "mount -t proc proc /proc");
     };
-    let finding =
-        format!("{} available; a sandbox takes 256MiB unless told otherwise", show_bytes(available));
+    let finding = format!("{} available; a sandbox takes 256MiB unless told otherwise", show_bytes(available));
     let fix = "end something, or use smaller guests: --memory 128MiB";
     match available {
         a if a < MEMORY_MIN => Check::fail("memory", finding, fix),
@@ -105,11 +96,9 @@ pub fn image_tools(search_path: &OsStr) -> Check {
         Some(file) if is_static(&file) => {
             Check::ok("image-tools", format!("{} is static; only image build needs it", file.display()))
         }
-        Some(file) => Check::warn(
-            "image-tools",
-            format!("{} is not static; image build needs that", file.display()),
-            FIX,
-        ),
+        Some(file) => {
+            Check::warn("image-tools", format!("{} is not static; image build needs that", file.display()), FIX)
+        }
         None => Check::warn("image-tools", "no busybox; image build needs it, nothing else does", FIX),
     }
 }
@@ -161,10 +150,7 @@ mod tests {
         assert_eq!([grade(0), grade(2 << 30), grade(9 << 30)], [Grade::Fail, Grade::Warn, Grade::Ok]);
         assert_eq!(available("MemTotal: 9 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
         let grade = |free| memory_finding(free).grade;
-        assert_eq!(
-            [grade(Some(0)), grade(None), grade(Some(9 << 30))],
-            [Grade::Fail, Grade::Warn, Grade::Ok]
-        );
+        assert_eq!([grade(Some(0)), grade(None), grade(Some(9 << 30))], [Grade::Fail, Grade::Warn, Grade::Ok]);
     }
 
     #[test]

@@ -14,19 +14,11 @@ const PORTS: [u16; 5] = [8080, 8443, 9090, 9091, 9092];
 /// The filter of guests' networks.
 pub async fn nft(search_path: &OsStr) -> Check {
     let Some(file) = program("nft", search_path) else {
-        return Check::warn(
-            "nft",
-            "not installed; needed for networks of guests",
-            "apt-get install nftables",
-        );
+        return Check::warn("nft", "not installed; needed for networks of guests", "apt-get install nftables");
     };
     match version(&file).await {
         Some(said) => Check::ok("nft", said),
-        None => Check::warn(
-            "nft",
-            format!("{} does not say its version", file.display()),
-            "apt-get install nftables",
-        ),
+        None => Check::warn("nft", format!("{} does not say its version", file.display()), "apt-get install nftables"),
     }
 }
 
@@ -39,10 +31,7 @@ pub async fn ports(settings: &Settings) -> Check {
         for program in [Program::ControlPlane, Program::Agent] {
             if let Some(endpoints) = program.alive(root).await {
                 ours.extend(
-                    [endpoints.http, endpoints.agents, endpoints.health]
-                        .into_iter()
-                        .flatten()
-                        .filter_map(port_of),
+                    [endpoints.http, endpoints.agents, endpoints.health].into_iter().flatten().filter_map(port_of),
                 );
             }
         }
@@ -57,8 +46,7 @@ fn finding(taken: &[u16], ours: &[u16]) -> Check {
         let fix = "perigee up --data-dir DIR takes free ports; or see who it is: ss -ltnp";
         return Check::warn("ports", format!("taken by another program: {}", list(&foreign)), fix);
     }
-    let held =
-        if taken.is_empty() { String::new() } else { format!("; held by this instance: {}", list(taken)) };
+    let held = if taken.is_empty() { String::new() } else { format!("; held by this instance: {}", list(taken)) };
     let free: Vec<u16> = PORTS.into_iter().filter(|p| !taken.contains(p)).collect();
     Check::ok("ports", format!("free: {}{held}", list(&free)))
 }
@@ -77,9 +65,7 @@ mod tests {
         assert_eq!(finding(&[], &[]).grade, Grade::Ok);
         assert_eq!(finding(&[8080], &[8080, 8443]).grade, Grade::Ok);
         let check = finding(&[8080, 9092], &[8080]);
-        assert!(
-            check.grade == Grade::Warn && check.finding.contains("9092") && !check.finding.contains("8080")
-        );
+        assert!(check.grade == Grade::Warn && check.finding.contains("9092") && !check.finding.contains("8080"));
         assert_eq!(port_of("http://127.0.0.1:8080".to_owned()), Some(8080));
     }
 }

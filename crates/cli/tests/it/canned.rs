@@ -3,8 +3,8 @@
 use crate::fake::{Reply, Seen, json, refusal};
 use perigee_api::problem::ProblemView;
 use perigee_api::{
-    AbilitiesView, EventView, ExecutionView, HostView, ImageView, InventoryView, JoinTokenView, Page,
-    PartView, ReadyPart, ReadyView, SandboxView, TaskView,
+    AbilitiesView, EventView, ExecutionView, HostView, ImageView, InventoryView, JoinTokenView, Page, PartView,
+    ReadyPart, ReadyView, SandboxView, TaskView,
 };
 use perigee_model::Code;
 use std::collections::BTreeMap;
@@ -196,9 +196,7 @@ pub fn answers(seen: &Seen) -> Reply {
     match (seen.method.as_str(), segments.as_slice()) {
         ("GET", ["sandboxes"]) => sandboxes(query),
         ("POST", ["sandboxes"]) => json(202, &running("vm:create")),
-        ("GET", ["sandboxes", name]) if [*name == "web", *name == id(0xa1)].contains(&true) => {
-            json(200, &sandbox())
-        }
+        ("GET", ["sandboxes", name]) if [*name == "web", *name == id(0xa1)].contains(&true) => json(200, &sandbox()),
         ("GET", ["sandboxes", _, "exec"]) => Reply { status: 101, media: "", body: Vec::new() },
         ("GET", ["sandboxes", _, "files"]) => {
             Reply { status: 200, media: "application/octet-stream", body: b"content\n".to_vec() }

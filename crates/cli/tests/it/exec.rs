@@ -44,16 +44,13 @@ pub async fn play(upgraded: Upgraded) {
         "lost" => {
             end.exit_code = None;
             end.state = "lost".to_owned();
-            end.problem =
-                Some(ProblemView { code: "PRG-7002".to_owned(), detail: "the guest restarted".to_owned() });
+            end.problem = Some(ProblemView { code: "PRG-7002".to_owned(), detail: "the guest restarted".to_owned() });
         }
         "missing" => {
             end.exit_code = Some(127);
             end.state = "failed_to_start".to_owned();
-            end.problem = Some(ProblemView {
-                code: "PRG-1002".to_owned(),
-                detail: "missing: no such program".to_owned(),
-            });
+            end.problem =
+                Some(ProblemView { code: "PRG-1002".to_owned(), detail: "missing: no such program".to_owned() });
         }
         _ => return,
     }
@@ -80,10 +77,7 @@ async fn cat(socket: &mut Socket, stdin: bool) -> i32 {
         match socket.next().await {
             Some(Ok(Message::Binary(bytes))) if bytes[0] == STDIN => write(socket, STDOUT, &bytes[1..]).await,
             Some(Ok(Message::Text(text))) => {
-                assert_eq!(
-                    serde_json::from_str::<ExecControl>(text.as_str()).unwrap(),
-                    ExecControl::StdinEnd(true)
-                );
+                assert_eq!(serde_json::from_str::<ExecControl>(text.as_str()).unwrap(), ExecControl::StdinEnd(true));
                 return 0;
             }
             _ => return 1,
@@ -117,13 +111,8 @@ fn run_creates_and_deletes_around_it() {
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (7, "out\n", "err\n"));
     let task = format!("GET /api/v1/tasks/{}", id(0xd1));
     let own = format!("/api/v1/sandboxes/{}", id(0xa1));
-    let told = [
-        "POST /api/v1/sandboxes".to_owned(),
-        task.clone(),
-        format!("GET {own}/exec"),
-        format!("DELETE {own}"),
-        task,
-    ];
+    let told =
+        ["POST /api/v1/sandboxes".to_owned(), task.clone(), format!("GET {own}/exec"), format!("DELETE {own}"), task];
     assert_eq!(fake.lines(), told);
     let ran = fake.run(&["sandbox", "run", "--keep", "--", "both"]);
     assert!(ran.code == 7 && ran.err.contains("perigee: kept"), "{ran:?}");
@@ -137,8 +126,7 @@ fn input_goes_in_and_bytes_come_out_unchanged() {
     let ran = fake.run_with_input(&["sandbox", "exec", "web", "--", "cat"], &input);
     assert_eq!((ran.code, ran.out.len()), (0, input.len()), "{}", ran.err);
     assert_eq!(ran.out.as_bytes(), input);
-    let output =
-        fake.command(&["sandbox", "exec", "web", "--", "flood"]).stdin(Stdio::null()).output().unwrap();
+    let output = fake.command(&["sandbox", "exec", "web", "--", "flood"]).stdin(Stdio::null()).output().unwrap();
     assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 200 * (32 << 10)));
     assert!(output.stdout.iter().all(|b| *b == 0xff));
 }
@@ -157,8 +145,7 @@ fn what_did_not_end_well_is_told() {
 /// Waits until the command in the guest said it is there.
 fn started(fake: &Fake, arguments: &[&str]) -> Child {
     let mut command = fake.command(arguments);
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = [0; 6];
     child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
     assert_eq!(&said, b"ready\n");

@@ -83,11 +83,7 @@ fn an_answer_of_something_else_is_told() {
     let fake = Fake::start(|_| Reply { status: 200, media: "text/html", body: b"<html>hello".to_vec() });
     let ran = fake.run(&["sandbox", "list"]);
     assert_eq!(ran.code, 1, "{}", ran.err);
-    let fake = Fake::start(|_| Reply {
-        status: 502,
-        media: "text/html",
-        body: b"<html>\x1b[31mbad gateway".to_vec(),
-    });
+    let fake = Fake::start(|_| Reply { status: 502, media: "text/html", body: b"<html>\x1b[31mbad gateway".to_vec() });
     let ran = fake.run(&["sandbox", "list"]);
     assert!(ran.code == 1 && ran.err.contains("502") && !ran.err.contains('\u{1b}'), "{}", ran.err);
 }

@@ -127,8 +127,7 @@ pub fn perigee(arguments: &[&str]) -> Command {
 }
 
 pub fn write_private(path: &Path, text: &str) {
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
     file.write_all(text.as_bytes()).unwrap();
 }
 
@@ -162,11 +161,8 @@ async fn answer(
     routes: Routes,
     seen: Arc<Mutex<Vec<Seen>>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let upgrade = request
-        .headers()
-        .get("sec-websocket-key")
-        .cloned()
-        .map(|key| (key, hyper::upgrade::on(&mut request)));
+    let upgrade =
+        request.headers().get("sec-websocket-key").cloned().map(|key| (key, hyper::upgrade::on(&mut request)));
     let (head, body) = request.into_parts();
     let path = head.uri.path_and_query().unwrap().to_string();
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
@@ -183,7 +179,6 @@ async fn answer(
             .header("sec-websocket-accept", accept);
         return Ok(switching.body(Full::default()).unwrap());
     }
-    let answer =
-        Response::builder().status(reply.status).header("content-type", reply.media).header("etag", "\"3\"");
+    let answer = Response::builder().status(reply.status).header("content-type", reply.media).header("etag", "\"3\"");
     Ok(answer.body(Full::new(Bytes::from(reply.body))).unwrap())
 }

@@ -26,8 +26,7 @@ fn told(lines: &[&[&str]]) -> String {
 
 #[test]
 fn sandboxes() {
-    expect_file!["./snapshots/sandbox.txt"]
-        .assert_eq(&told(&[&["sandbox", "list"], &["sandbox", "get", "web"]]));
+    expect_file!["./snapshots/sandbox.txt"].assert_eq(&told(&[&["sandbox", "list"], &["sandbox", "get", "web"]]));
 }
 
 #[test]

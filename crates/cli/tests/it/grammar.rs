@@ -11,10 +11,7 @@ fn walk(command: &Command, path: &str, seen: &mut Vec<String>) {
     seen.push(path.to_owned());
     assert!(command.get_about().is_some(), "{path} has no help");
     let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-    assert!(
-        after.contains("Example:\n  ") && after.contains(path.split(' ').next().unwrap()),
-        "{path} has no example"
-    );
+    assert!(after.contains("Example:\n  ") && after.contains(path.split(' ').next().unwrap()), "{path} has no example");
     for argument in command.get_arguments() {
         assert!(argument.get_help().is_some(), "{path} {} has no help", argument.get_id());
         let secret = argument.get_long().is_some_and(|l| l.contains("token") && l != "token-file");
@@ -51,9 +48,7 @@ fn examples_are_themselves_in_the_grammar() {
 
 #[test]
 fn help_is_data() {
-    for arguments in
-        [&["--help"][..], &["sandbox", "run", "--help"], &["help", "sandbox", "run"], &["--version"]]
-    {
+    for arguments in [&["--help"][..], &["sandbox", "run", "--help"], &["help", "sandbox", "run"], &["--version"]] {
         let ran = Ran::of(perigee(arguments).output().unwrap());
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{arguments:?}");
         assert!(ran.out.contains("perigee") && !ran.out.contains('\u{1b}'), "{arguments:?}");

@@ -78,11 +78,7 @@ fn doctor_judges_and_mends() {
     for line in ran.out.lines() {
         assert!(["ok", "warn", "fail", "fix:"].contains(&words(line).as_str()), "{line}");
     }
-    assert!(
-        ran.out.contains("kvm") && ran.out.contains("cgroup") && ran.out.contains("store"),
-        "{}",
-        ran.out
-    );
+    assert!(ran.out.contains("kvm") && ran.out.contains("cgroup") && ran.out.contains("store"), "{}", ran.out);
     // The played instance has a host that is not connected.
     assert!(ran.code == 1 && ran.out.lines().any(|l| l.starts_with("fail  host host-1")), "{}", ran.out);
     let ran = fake.run(&["doctor", "-o", "json"]);

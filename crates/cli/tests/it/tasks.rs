@@ -9,20 +9,13 @@ use std::process::Stdio;
 #[test]
 fn create_waits_and_prints_the_sandbox() {
     let fake = Fake::start(answers);
-    let ran = fake
-        .run(&["sandbox", "create", "--memory", "512MiB", "--ttl", "1h30m", "--env", "A=b=c", "-o", "name"]);
+    let ran = fake.run(&["sandbox", "create", "--memory", "512MiB", "--ttl", "1h30m", "--env", "A=b=c", "-o", "name"]);
     assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "web\n", ""));
     let seen = fake.seen();
     let body: serde_json::Value = serde_json::from_slice(&seen[0].body).unwrap();
-    assert_eq!(
-        body,
-        serde_json::json!({"memory_bytes": 512 << 20, "ttl_ms": 5_400_000, "env": {"A": "b=c"}})
-    );
+    assert_eq!(body, serde_json::json!({"memory_bytes": 512 << 20, "ttl_ms": 5_400_000, "env": {"A": "b=c"}}));
     assert!(!seen[0].header("idempotency-key").is_empty() && !seen[0].header("x-request-id").is_empty());
-    assert_eq!(
-        (seen[1].line(), seen[1].header("prefer")),
-        (format!("GET /api/v1/tasks/{}", id(0xd1)), "wait=1")
-    );
+    assert_eq!((seen[1].line(), seen[1].header("prefer")), (format!("GET /api/v1/tasks/{}", id(0xd1)), "wait=1"));
     let ran = fake.run(&["sandbox", "create", "--no-wait"]);
     assert_eq!(ran.out, format!("{}\n", id(0xd1)));
     assert_ne!(seen[0].header("idempotency-key"), fake.seen().last().unwrap().header("idempotency-key"));
@@ -32,12 +25,8 @@ fn create_waits_and_prints_the_sandbox() {
 fn a_task_that_fails_says_why() {
     let fake = Fake::start(|seen: &Seen| {
         if seen.path.contains("/tasks/") {
-            let problem =
-                ProblemView { code: "PRG-5001".to_owned(), detail: "host-1 lacks 9 GiB".to_owned() };
-            return json(
-                200,
-                &perigee_api::TaskView { problem: Some(problem), ..task(0xd1, "vm:create", "failed") },
-            );
+            let problem = ProblemView { code: "PRG-5001".to_owned(), detail: "host-1 lacks 9 GiB".to_owned() };
+            return json(200, &perigee_api::TaskView { problem: Some(problem), ..task(0xd1, "vm:create", "failed") });
         }
         answers(seen)
     });
@@ -86,8 +75,7 @@ fn many_deletes_may_succeed_in_part() {
     let ran = fake.run(&["sandbox", "delete", "--all"]);
     assert!(ran.code == 2 && ran.err.contains("--all --yes"), "{ran:?}");
     assert_eq!(fake.run(&["sandbox", "delete", "--all", "--yes"]).code, 0);
-    let deleted =
-        fake.lines().into_iter().filter(|l| l.ends_with(&format!("DELETE /api/v1/sandboxes/{}", id(0xa2))));
+    let deleted = fake.lines().into_iter().filter(|l| l.ends_with(&format!("DELETE /api/v1/sandboxes/{}", id(0xa2))));
     assert_eq!(deleted.count(), 1);
 }
 
@@ -112,11 +100,7 @@ fn join_tokens_go_into_private_files() {
     assert!(ran.err.contains("perigee-agent join https://127.0.0.1:8443") && !ran.err.contains("join-me"));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "join-me\n");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(
-        fake.run(&["host", "token", "--file", file.to_str().unwrap()]).code,
-        1,
-        "never over another file"
-    );
+    assert_eq!(fake.run(&["host", "token", "--file", file.to_str().unwrap()]).code, 1, "never over another file");
 }
 
 #[test]

@@ -55,11 +55,17 @@ pub struct Cgroups {
 }
 
 impl Cgroups {
-    /// Looks at what is mounted.
+    /// Looks at what is mounted, and tries whether we may make groups there.
     pub fn find(instance: &InstanceId) -> Self {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let available = |mount: &Path| fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
-        Self { trees: trees(&mounts, available), instance: format!("perigee-{instance}") }
+        let instance = format!("perigee-{instance}");
+        let mut trees = trees(&mounts, available);
+        for tree in &mut trees {
+            tree.keep_usable(&instance);
+        }
+        trees.retain(|tree| !tree.controllers.is_empty());
+        Self { trees, instance }
     }
 
     /// For those who may not make groups.
@@ -136,6 +142,22 @@ impl Tree {
                 }
             }
         }
+    }
+
+    /// Forgets what we may not use: a container often shows a tree that it cannot change.
+    fn keep_usable(&mut self, instance: &str) {
+        let parent = self.mount.join(instance);
+        if make_dir(&parent).is_err() {
+            self.controllers.clear();
+            return;
+        }
+        if self.version == Version::Two {
+            self.hand_down(&parent);
+            let handed = fs::read_to_string(parent.join("cgroup.subtree_control")).unwrap_or_default();
+            self.controllers.retain(|wanted| handed.split_ascii_whitespace().any(|one| one == *wanted));
+        }
+        // Not empty: guests are there.
+        _ = fs::remove_dir(parent);
     }
 
     fn set(&self, group: &Path, limits: Limits) -> io::Result<()> {

@@ -7,10 +7,11 @@
 
 use super::arguments::{self, Descriptors, TRANSLATION_MIB};
 use super::cgroups::Limits;
+use super::host::Host;
 use super::place::{os, room_or_os};
 use super::record::{CONSOLE_BYTES, ERRORS_BYTES, Record};
+use super::sys;
 use super::vmm::Vmm;
-use super::{Host, sys};
 use crate::{HypervisorError, Plan};
 use perigee_model::{Acceleration, PartRole};
 use std::fs::{self, File};

@@ -5,21 +5,19 @@ use perigee_model::PartRole;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
-
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
-/// Builds perigee-guest as `cargo xtask` does, or finds it built.
+/// The static perigee-guest: the one CI built, or else the one `cargo xtask guest` builds or finds.
 fn guest_binary() -> PathBuf {
-    let folder = workspace().join("target-guest");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(workspace()).env("RUSTFLAGS", "-C target-feature=+crt-static");
-    cargo.args(["build", "--quiet", "--package", "perigee-guest", "--bin", "perigee-guest", "--profile", "guest"]);
-    cargo.args(["--target", GUEST_TARGET, "--target-dir"]).arg(&folder);
-    assert!(cargo.status().unwrap().success(), "perigee-guest does not build");
-    folder.join(GUEST_TARGET).join("guest/perigee-guest")
+    if let Some(path) = std::env::var_os("PERIGEE_GUEST_BINARY") {
+        return path.into();
+    }
+    let build = Command::new(env!("CARGO")).args(["xtask", "guest"]).current_dir(workspace()).output().unwrap();
+    let said = String::from_utf8_lossy(&build.stderr);
+    assert!(build.status.success(), "perigee-guest does not build: {said}");
+    String::from_utf8(build.stdout).unwrap().trim().into()
 }
 
 /// Kernel and initrd of `base`.

@@ -284,8 +284,7 @@ async fn configuration_changes_need_the_tag_that_was_read() {
     assert_eq!((done.status.as_u16(), &done.json()["labels"]["team"]), (200, &json!("web")));
     refused("old tag", &patch(&[("if-match", &tag)]).await, 412, "PRG-1012");
     assert_eq!(patch(&[("if-match", "*")]).await.status, 200);
-    let removed = world
-        .send(Method::PATCH, path, &world.admin, &[("if-match", "*")], br#"{"labels":{"team":null}}"#)
-        .await;
+    let removed =
+        world.send(Method::PATCH, path, &world.admin, &[("if-match", "*")], br#"{"labels":{"team":null}}"#).await;
     assert_eq!(removed.json()["labels"], json!({}));
 }

@@ -2,7 +2,7 @@
 
 use crate::world::World;
 use http::Method;
-use perigee_agent_api::{ExecutionEnd, ExecutionReport, Excerpt, FromAgent, FromServer};
+use perigee_agent_api::{Excerpt, ExecutionEnd, ExecutionReport, FromAgent, FromServer};
 use perigee_model::{Outcome, Phase};
 use serde_json::json;
 use std::time::Duration;

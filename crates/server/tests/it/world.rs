@@ -5,9 +5,9 @@ use axum::Router;
 use axum::body::Body;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use perigee_agent_api::{FromAgent, FromServer, GuestReport, Hello, VERSIONS};
+use perigee_blobs::BlobDir;
 use perigee_clock::Clock;
 use perigee_control::{Cause, Control, LinkEnd};
-use perigee_blobs::BlobDir;
 use perigee_model::{
     Abilities, Acceleration, Digest, GuestId, HostId, Image, ImageId, ImageState, InstanceId, Inventory, Name,
     Observed, Part, PartRole, Phase, Role, RunId, Tenant, Who,

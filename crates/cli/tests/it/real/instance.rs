@@ -46,8 +46,7 @@ pub fn programs() -> PathBuf {
 }
 
 impl Instance {
-    /// An instance that runs and has the image `base`. The image's kernel is downloaded once for
-    /// all tests of this checkout.
+    /// An instance that runs and has the image `base`.
     pub fn new() -> Self {
         let instance = Self::empty();
         instance.up();
@@ -69,7 +68,7 @@ impl Instance {
 
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_perigee"));
-        command.args(arguments).env("PERIGEE_DATA_DIR", self.path()).env("PERIGEE_IMAGE_WORK", image_work());
+        command.args(arguments).env("PERIGEE_DATA_DIR", self.path());
         command.stdin(Stdio::null());
         command
     }
@@ -156,7 +155,9 @@ impl Drop for Instance {
         if std::thread::panicking() {
             eprintln!("{}", self.logs());
         }
+        // Refused when a half was killed: then what is left is ended below.
         let _ = self.perigee(&["down", "--guests", "stop"]);
+        let _ = self.perigee(&["down"]);
         for program in ["perigee-agent", "perigeed", "qemu-system-x86_64"] {
             for pid in self.pids(program) {
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
@@ -171,16 +172,14 @@ pub fn processes() -> Vec<(i32, Vec<String>)> {
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let words: Vec<String> =
-            line.split(|b| *b == 0).filter(|w| !w.is_empty()).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+        let words: Vec<String> = line
+            .split(|b| *b == 0)
+            .filter(|w| !w.is_empty())
+            .map(|w| String::from_utf8_lossy(w).into_owned())
+            .collect();
         if !words.is_empty() {
             all.push((pid, words));
         }
     }
     all
-}
-
-/// Where the image's downloads are kept between tests.
-fn image_work() -> PathBuf {
-    programs().parent().unwrap().join("test-image-work")
 }

@@ -41,7 +41,11 @@ fn real_kill_in_the_middle_of_exec() {
             assert_eq!(end["state"], "lost", "{end:#}");
             assert_eq!(instance.json(&["task", "get", task["id"].as_str().unwrap()])["state"], "failed");
         } else {
-            assert_eq!((end["state"].as_str(), end["exit_code"].as_i64()), (Some("exited"), Some(3)), "{victim} {end:#}");
+            assert_eq!(
+                (end["state"].as_str(), end["exit_code"].as_i64()),
+                (Some("exited"), Some(3)),
+                "{victim} {end:#}"
+            );
             let all: String = (1..=6).map(|i| format!("line {i}\n")).collect();
             assert_eq!(end["stdout"], all, "{victim}: every byte exactly once");
             assert_eq!(instance.exec("e", &["cat", "/tmp/runs"]).fine(), "run\n", "{victim}: run once");

@@ -31,7 +31,11 @@ impl Inventory {
             }
         });
         let mut files = BTreeSet::new();
-        for root in [instance.path().join("agent/guests"), format!("/run/perigee/{id}").into(), instance.path().join("agent/run")] {
+        for root in [
+            instance.path().join("agent/guests"),
+            format!("/run/perigee/{id}").into(),
+            instance.path().join("agent/run"),
+        ] {
             walk(&root, 6, &mut |path| {
                 files.insert(path.display().to_string());
             });

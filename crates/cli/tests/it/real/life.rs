@@ -14,7 +14,8 @@ fn real_a_sandbox_lives() {
     let instance = Instance::new();
     let before = Inventory::of(&instance);
 
-    let run = instance.perigee(&["sandbox", "run", "--image", "base", "--", "sh", "-c", "uname -r; echo oops >&2; exit 7"]);
+    let run =
+        instance.perigee(&["sandbox", "run", "--image", "base", "--", "sh", "-c", "uname -r; echo oops >&2; exit 7"]);
     assert_eq!((run.code, run.err.contains("oops")), (7, true), "{} {}", run.out, run.err);
     assert_ne!(run.out.trim(), own_kernel());
     assert_eq!(run.out.trim(), instance.json(&["image", "get", "base"])["kernel_release"].as_str().unwrap());
@@ -28,9 +29,10 @@ fn real_a_sandbox_lives() {
     let tasks = instance.json(&["task", "list"]);
     assert!(tasks.as_array().unwrap().iter().all(|t| t["state"] == "succeeded"), "{tasks:#}");
 
-    let dead = { instance.kill("qemu-system-x86_64"); instance.until("failed", || {
-        instance.sandbox("web").filter(|s| s["status"] == "failed")
-    }) };
+    let dead = {
+        instance.kill("qemu-system-x86_64");
+        instance.until("failed", || instance.sandbox("web").filter(|s| s["status"] == "failed"))
+    };
     assert_eq!(dead["status"], "failed");
     assert_eq!(instance.exec("web", &["true"]).code, 125);
     instance.perigee(&["sandbox", "delete", "--all", "--yes"]).fine();

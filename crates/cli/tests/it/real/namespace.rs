@@ -1,8 +1,8 @@
 //! A second host in a network namespace of its own: it joins with a token, works, loses its link
 //! for 20 s and comes back.
 
-use super::instance::{PATIENCE, programs};
 use super::Instance;
+use super::instance::{PATIENCE, programs};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,8 @@ struct Ended(Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0.id() as i32), nix::sys::signal::Signal::SIGTERM);
+        let _ =
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0.id() as i32), nix::sys::signal::Signal::SIGTERM);
         let _ = self.0.wait();
     }
 }
@@ -71,7 +72,17 @@ fn real_a_second_host_joins_and_survives_a_cut() {
     let dir = instance.path().join("second");
     let agent = Ended(space.spawn(
         &programs().join("perigee-agent"),
-        &["run", "--data-dir", dir.to_str().unwrap(), "--server", url, "--token-file", token.to_str().unwrap(), "--health", "127.0.0.1:0"],
+        &[
+            "run",
+            "--data-dir",
+            dir.to_str().unwrap(),
+            "--server",
+            url,
+            "--token-file",
+            token.to_str().unwrap(),
+            "--health",
+            "127.0.0.1:0",
+        ],
     ));
     let second = || {
         let hosts = instance.json(&["host", "list"]);

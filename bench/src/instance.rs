@@ -1,0 +1,116 @@
+//! One Perigee instance in a folder of its own, gone afterwards whatever happens.
+
+use crate::Options;
+use crate::say;
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use perigee_client::{Address, Client, Token};
+use serde::Deserialize;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+pub struct Instance {
+    dir: tempfile::TempDir,
+    programs: PathBuf,
+    guest_binary: PathBuf,
+    is_up: bool,
+}
+
+/// `cli.toml`: what `perigeed` leaves for its callers.
+#[derive(Deserialize)]
+pub struct Door {
+    pub url: String,
+    pub token: String,
+}
+
+impl Instance {
+    /// Up, with the image `base`.
+    pub fn start(options: &Options) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("pg-bench-").tempdir()?;
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700))?;
+        let programs = std::path::absolute(&options.programs)?;
+        let guest_binary = std::path::absolute(&options.guest_binary)?;
+        ensure!(guest_binary.is_file(), "{} is not built", guest_binary.display());
+        let mut instance = Self { dir, programs, guest_binary, is_up: true };
+        instance.perigee(&["up", "--detach"])?;
+        instance.perigee(&["image", "build", "base"])?;
+        instance.is_up = true;
+        Ok(instance)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+
+    /// Where the control plane is now, and its token.
+    pub fn door(&self) -> Result<Door> {
+        let path = self.path().join("cli.toml");
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        toml::from_str(&text).context("cli.toml")
+    }
+
+    pub fn client(&self) -> Result<Client> {
+        let door = self.door()?;
+        Ok(Client::new(Address::parse(&door.url)?, Some(Token::new(&door.token))))
+    }
+
+    /// Ends guests, agent and control plane.
+    pub fn down(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.is_up, false) {
+            self.perigee(&["down", "--guests", "stop"])?;
+        }
+        Ok(())
+    }
+
+    /// What the agent logged.
+    pub fn agent_log(&self) -> String {
+        fs::read_to_string(self.path().join("agent/agent.log")).unwrap_or_default()
+    }
+
+    fn perigee(&self, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new(self.program("perigee"));
+        command.args(arguments).stdin(Stdio::null());
+        command.env("PERIGEE_DATA_DIR", self.path()).env("PERIGEE_GUEST_BINARY", &self.guest_binary);
+        for other in ["PERIGEE_URL", "PERIGEE_TOKEN", "PERIGEE_TOKEN_FILE", "PERIGEE_OUTPUT"] {
+            command.env_remove(other);
+        }
+        let said = command.output().with_context(|| self.program("perigee").display().to_string())?;
+        let text = String::from_utf8_lossy(&said.stderr);
+        ensure!(said.status.success(), "perigee {}: {}", arguments.join(" "), text.trim());
+        Ok(())
+    }
+
+    /// Processes that have our folder, or our agent's mark, among their arguments.
+    fn leftovers(&self) -> Vec<i32> {
+        let mark = fs::read_to_string(self.path().join("agent/instance")).unwrap_or_default();
+        let guest = format!("guest=perigee-{}-", mark.trim());
+        let dir = self.path().display().to_string();
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let ours = |entry: fs::DirEntry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let line = fs::read(entry.path().join("cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line);
+            let marked = line.contains(&dir) || (!mark.trim().is_empty() && line.contains(&guest));
+            (marked && pid != i32::try_from(std::process::id()).ok()?).then_some(pid)
+        };
+        processes.filter_map(ours).collect()
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if let Err(error) = self.down() {
+            say::failure(&format!("bench: {error:#}"));
+        }
+        for pid in self.leftovers() {
+            say::failure(&format!("bench: process {pid} had to be killed"));
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}

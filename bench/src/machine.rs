@@ -1,0 +1,99 @@
+//! The machine the numbers are from: what it is, how busy it is, what its disk costs.
+
+use crate::numbers::Sample;
+use crate::say;
+use anyhow::{Context as _, Result};
+use perigee_clock::Clock;
+use serde::Serialize;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// Linux counts processor time in these on x86_64, whatever the kernel's own tick is (times(2)).
+const TICK: Duration = Duration::from_millis(10);
+
+/// How busy it is; the bench's own work counts, too.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Load {
+    /// Of the last minute.
+    pub average: f64,
+    /// Compilers that run now: numbers beside them are noise.
+    pub compilers: usize,
+}
+
+impl Load {
+    pub fn now() -> Self {
+        let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let average = text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(f64::NAN);
+        Self { average, compilers: compilers() }
+    }
+}
+
+fn compilers() -> usize {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let name = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+    all.map(name).filter(|name| matches!(name.trim(), "rustc" | "cc1" | "ld" | "rust-lld" | "collect2")).count()
+}
+
+/// Waits until nothing compiles, but no longer than this.
+pub async fn await_quiet(most: Duration) {
+    let look = Duration::from_secs(1);
+    let mut waited = Duration::ZERO;
+    while compilers() > 0 && waited < most {
+        if waited.is_zero() {
+            say::progress("waiting for compilers to end");
+        }
+        tokio::time::sleep(look).await;
+        waited += look;
+    }
+}
+
+/// Name and value of what matters here.
+pub fn describe() -> Vec<(&'static str, String)> {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory = memory.lines().next().and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    vec![
+        ("processor", format!("{}, {cores} cores", model.trim_start_matches([':', ' ', '\t']))),
+        ("memory", format!("{} MiB", memory.unwrap_or(0) / 1024)),
+        ("kernel", kernel.trim().to_owned()),
+    ]
+}
+
+/// The commit, and whether the files differ from it.
+pub fn commit() -> (String, bool) {
+    let git = |arguments: &[&str]| {
+        let said = Command::new("git").args(arguments).output().ok().filter(|said| said.status.success())?;
+        Some(String::from_utf8_lossy(&said.stdout).trim().to_owned())
+    };
+    let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_none_or(|files| !files.is_empty());
+    (git(&["rev-parse", "--short=7", "HEAD"]).unwrap_or_else(|| "unknown".to_owned()), changed)
+}
+
+/// Processor time that a process took so far, all threads together.
+pub fn processor_time(pid: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
+    let (_, rest) = stat.rsplit_once(") ").context("/proc/PID/stat")?;
+    let ticks = rest.split(' ').skip(11).take(2).map(|field| field.parse::<u32>().unwrap_or(0)).sum::<u32>();
+    Ok(TICK * ticks)
+}
+
+/// The least that a durable write costs: 4 KiB appended and on the disk.
+pub fn durable_writes(dir: &Path, runs: usize, clock: &Clock) -> Result<Sample> {
+    let path = dir.join("durable");
+    let mut file = fs::File::create(&path)?;
+    let mut sample = Sample::default();
+    for _ in 0..runs {
+        let began = clock.instant();
+        file.write_all(&[7; 4096])?;
+        file.sync_data()?;
+        sample.push(began.elapsed());
+    }
+    fs::remove_file(&path)?;
+    Ok(sample)
+}

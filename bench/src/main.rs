@@ -1,0 +1,127 @@
+//! `make bench`: the house's numbers, each beside a bare peer measured in the same run.
+//!
+//! ```text
+//!   perigee up ── rows N9, N10, N11 against real guests ── perigee down ── N13 against perigeed alone
+//!        └── the bench's own microVMs, by the same driver with the same plan: the peers
+//! ```
+//! Owns: rows, spreads, the files in bench/results. Refuses: opinions; a target that is missed is
+//! printed as missed and the program still ends well. It ends badly when a row could not be measured.
+#![forbid(unsafe_code)]
+
+mod api;
+mod bare;
+mod create;
+mod exec;
+mod instance;
+mod lab;
+mod load;
+mod machine;
+mod numbers;
+mod open_loop;
+mod pinned;
+mod queue;
+mod report;
+mod say;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+use lab::Lab;
+use perigee_clock::Clock;
+use report::Report;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// All rows, in the order in which they run. N13 ends the instance and therefore comes last.
+const ROWS: [&str; 4] = ["N9", "N10", "N11", "N13"];
+/// The whole bench, without building.
+const WITHIN: Duration = Duration::from_secs(360);
+
+/// Measures, prints a table, and writes it to a file.
+#[derive(Debug, Parser)]
+#[command(name = "perigee-bench")]
+pub struct Options {
+    /// Only these rows: N9, N10, N11, N13
+    rows: Vec<String>,
+    /// A tenth of the runs
+    #[arg(long)]
+    quick: bool,
+    /// Folder with perigee, perigeed and perigee-agent
+    #[arg(long)]
+    programs: PathBuf,
+    /// The static perigee-guest
+    #[arg(long)]
+    guest_binary: PathBuf,
+    /// Where results are written
+    #[arg(long, default_value = "bench/results")]
+    out: PathBuf,
+    /// How the programs were built, for the results
+    #[arg(long, default_value = "unknown")]
+    built: String,
+    /// Wait this long for compilers to end first
+    #[arg(long, default_value_t = 120)]
+    quiet_wait_s: u64,
+}
+
+fn main() -> ExitCode {
+    match begin(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say::failure(&format!("bench: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn begin(options: &Options) -> Result<()> {
+    let unknown: Vec<_> = options.rows.iter().filter(|row| !ROWS.contains(&row.as_str())).collect();
+    ensure!(unknown.is_empty(), "there is no row {unknown:?}; there are {ROWS:?}");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(run(options))
+}
+
+async fn run(options: &Options) -> Result<()> {
+    let clock = Clock::real();
+    machine::await_quiet(Duration::from_secs(options.quiet_wait_s)).await;
+    let mut report = Report::new(&clock, options);
+    let began = clock.instant();
+    let mut lab = Lab::open(options, clock.clone()).await?;
+    report.describe(&lab);
+    let measured = tokio::select! {
+        measured = tokio::time::timeout(WITHIN, rows(options, &mut lab, &mut report)) => {
+            measured.with_context(|| format!("it took longer than {} s", WITHIN.as_secs())).flatten()
+        }
+        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into).and(Err(anyhow::anyhow!("interrupted"))),
+    };
+    let closed = lab.close().await;
+    report.took(began.elapsed());
+    say::line(&report.markdown());
+    for path in report.write(&options.out)? {
+        say::line(&format!("written: {}", path.display()));
+    }
+    measured?;
+    closed
+}
+
+/// A row that cannot be measured is noted, and the next one runs all the same.
+async fn rows(options: &Options, lab: &mut Lab, report: &mut Report) -> Result<()> {
+    let mut failed = Vec::new();
+    for row in ROWS {
+        if !options.rows.is_empty() && !options.rows.iter().any(|wanted| wanted == row) {
+            continue;
+        }
+        say::progress(&format!("{row} …"));
+        let measured = match row {
+            "N9" => exec::run(lab, report).await,
+            "N10" => create::run(lab, report).await,
+            "N11" => queue::run(lab, report).await,
+            _ => load::run(lab, report).await,
+        };
+        if let Err(error) = measured {
+            report.note(row, format!("NOT MEASURED: {error:#}"));
+            failed.push(row);
+        }
+    }
+    ensure!(failed.is_empty(), "not measured: {}", failed.join(", "));
+    Ok(())
+}
