@@ -50,6 +50,8 @@ struct Parts {
     worker: String,
     epoch: u64,
     queue_wake: Notify,
+    /// Tells that the view has something new.
+    shown: Notify,
     tasks_done: tasks::Waiters,
 }
 
@@ -76,6 +78,7 @@ impl Control {
             worker,
             epoch,
             queue_wake: Notify::new(),
+            shown: Notify::new(),
             tasks_done: tasks::Waiters::default(),
         })))
     }

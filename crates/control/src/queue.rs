@@ -82,6 +82,7 @@ impl Control {
     /// One of the claims met another writer: each on its own, computed afresh.
     async fn claim_singly(&self, claims: Vec<(Arc<Task>, Claim)>) -> bool {
         let mut again = false;
+        let shown = self.0.shown.notified();
         for (task, _) in claims {
             let Some(task) = self.view().task(task.id).filter(|t| t.state == TaskState::Pending) else { continue };
             let Some(claim) = self.claim(&task, &mut Room::default()) else { continue };
@@ -92,7 +93,7 @@ impl Control {
             }
         }
         if again {
-            tokio::task::yield_now().await;
+            self.let_show(shown).await;
         }
         again
     }

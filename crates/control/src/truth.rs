@@ -6,9 +6,13 @@
 use crate::{Control, refuse_store};
 use perigee_model::{Event, EventId, Refusal, Subject, Tenant};
 use perigee_store::{Batch, Change, IdempotencyRow, Record, StoreError};
+use std::time::Duration;
+use tokio::sync::futures::Notified;
 
 /// Tries of one verb against a record that others write too.
 const STALE_TRIES_MAX: u32 = 8;
+/// A writer whose record was stored first shows it within this time, or it is looked at again.
+const SHOWN_WITHIN: Duration = Duration::from_millis(100);
 
 /// Who caused a change, for its audit event.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +53,15 @@ impl Control {
                 Change::Delete(noun, id) => self.0.view.remove(noun, &id),
             }
         }
+        self.0.shown.notify_waiters();
         Ok(())
+    }
+
+    /// After a `Stale`: the other writer is between its commit and its view. `shown` was made
+    /// before the view was read, so that nothing shown since is missed.
+    pub(crate) async fn let_show(&self, shown: Notified<'_>) {
+        // Too late: then the view is read again as it is.
+        drop(tokio::time::timeout(SHOWN_WITHIN, shown).await);
     }
 
     /// Computes and commits until no other write comes between. `decide` reads the view afresh each
@@ -59,11 +71,11 @@ impl Control {
         mut decide: impl FnMut() -> Result<(Batch, T), Refusal>,
     ) -> Result<T, Refusal> {
         for _ in 0..STALE_TRIES_MAX {
+            let shown = self.0.shown.notified();
             let (batch, answer) = decide()?;
             match self.commit(batch).await {
                 Ok(()) => return Ok(answer),
-                // The other writer is between its commit and its view: let it show its work.
-                Err(StoreError::Stale { .. }) => tokio::task::yield_now().await,
+                Err(StoreError::Stale { .. }) => self.let_show(shown).await,
                 Err(other) => return Err(refuse_store(other)),
             }
         }

@@ -80,10 +80,11 @@ impl WatchedJournal {
 impl Journal for WatchedJournal {
     async fn put(&self, shelf: &str, key: &str, json: Vec<u8>, keep: Keep) -> Result<(), JournalError> {
         self.slowness.wait().await;
+        self.inner.put(shelf, key, json.clone(), keep).await?;
+        // Only what is really there counts: a crash may have come before.
         if shelf == GUESTS {
             self.watch(key, &json);
         }
-        self.inner.put(shelf, key, json, keep).await?;
         self.slowness.wait().await;
         Ok(())
     }

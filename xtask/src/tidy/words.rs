@@ -12,8 +12,9 @@ const NO_NAMES: &[&str] = &[
 /// Crates that call into C or the kernel themselves.
 const MAY_BE_UNSAFE: &[&str] = &["guest", "hypervisor", "probe", "cli"];
 
-/// Only `clock` asks the operating system for time or randomness; these run where no simulation does.
-const MAY_ASK_OUTSIDE: &[&str] = &["clock", "guest", "cli", "xtask"];
+/// Only `clock` asks the operating system for time or randomness; these run where no simulation does,
+/// or (`sim`) on the paused clock of the simulation itself.
+const MAY_ASK_OUTSIDE: &[&str] = &["clock", "guest", "cli", "sim", "bench", "xtask"];
 const OUTSIDE: &[&str] = &["SystemTime::now", "Instant::now", "thread_rng", "rand::rng()"];
 
 pub fn names(tree: &Tree) -> Vec<Finding> {

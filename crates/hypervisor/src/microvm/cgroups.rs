@@ -9,7 +9,7 @@
 //! Refuses: to fail for a limit the host cannot set; [`Cgroups::missing`] says which.
 
 use perigee_model::{GuestId, InstanceId};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -79,15 +79,32 @@ impl Cgroups {
         CONTROLLERS.into_iter().filter(|wanted| !offered(wanted)).collect()
     }
 
-    /// Makes the guest's groups and opens their `cgroup.procs`.
-    pub fn make(&self, guest: GuestId, limits: Limits) -> io::Result<Vec<File>> {
-        let mut doors = Vec::new();
+    /// Makes the guest's groups.
+    pub fn make(&self, guest: GuestId, limits: Limits) -> io::Result<()> {
         for tree in &self.trees {
-            let group = self.make_group(tree, guest)?;
-            tree.set(&group, limits)?;
-            doors.push(File::options().write(true).open(group.join("cgroup.procs"))?);
+            tree.set(&self.make_group(tree, guest)?, limits)?;
         }
-        Ok(doors)
+        Ok(())
+    }
+
+    /// Puts a process and all its threads into the guest's groups, where it is not yet. The first
+    /// move after a quiet time waits some 10 ms for the kernel. Fine when the process is dead or
+    /// there are no groups.
+    pub fn join(&self, guest: GuestId, pid: u32) -> io::Result<()> {
+        let inside = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let own = format!("/{}/{guest}", self.instance);
+        if inside.lines().filter(|line| line.ends_with(&own)).count() >= self.trees.len() {
+            return Ok(());
+        }
+        for tree in &self.trees {
+            let group = tree.mount.join(&self.instance).join(guest.to_string());
+            match fs::write(group.join("cgroup.procs"), pid.to_string()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {}
+                joined => joined?,
+            }
+        }
+        Ok(())
     }
 
     fn make_group(&self, tree: &Tree, guest: GuestId) -> io::Result<PathBuf> {

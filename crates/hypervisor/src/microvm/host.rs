@@ -100,16 +100,31 @@ impl Host {
     async fn launch(self: &Arc<Self>, plan: Plan, began: Instant) -> Result<(Arc<Vmm>, Duration), HypervisorError> {
         let (host, guest) = (self.clone(), plan.guest);
         let vmm = Arc::new(off_thread(move || launch::launch(&host, &plan)).await?);
-        self.watch(vmm.clone());
         let ours = began.elapsed();
-        let socket = self.places.qmp(guest);
+        let (host, pid) = (self.clone(), vmm.pid);
+        let join = off_thread(move || host.cgroups.join(guest, pid).map_err(place::os("joining a control group")));
+        // While QEMU makes the machine. Not reaped before, so that the pid stays its own.
+        let limited = async {
+            let joined = join.await;
+            self.watch(vmm.clone());
+            joined
+        };
+        let (limited, greeted) = tokio::join!(limited, self.greeting(&vmm));
+        limited.and(greeted)?;
+        vmm.expect_end(false);
+        if vmm.has_ended() {
+            return Err(did_not_start(vmm.ended().await));
+        }
+        Ok((vmm, ours))
+    }
+
+    /// Waits until the VMM has made its machine, or is dead.
+    async fn greeting(&self, vmm: &Vmm) -> Result<(), HypervisorError> {
+        let socket = self.places.qmp(vmm.guest);
         let deadline = self.clock.instant().after(GREETING_WITHIN).into_tokio();
         tokio::select! {
             greeted = Qmp::connect(&socket, deadline) => match greeted {
-                Ok(_) => {
-                    vmm.expect_end(false);
-                    Ok((vmm, ours))
-                }
+                Ok(_) => Ok(()),
                 // A dead VMM closes its sockets: how it died says more.
                 Err(QmpError::Io(_)) => Err(did_not_start(vmm.ended().await)),
                 Err(error) => Err(HypervisorError::DidNotStart(error.to_string())),
@@ -177,6 +192,10 @@ impl Host {
             }
             let Some(pidfd) = process.pidfd(instance).map_err(place::os("holding on to a VMM"))? else { continue };
             self.places.keep_uid(guest, process.uid);
+            // Its agent may have died before it came to that.
+            if let Err(error) = self.cgroups.join(guest, process.pid) {
+                tracing::warn!(%guest, %error, "an adopted VMM has no limits");
+            }
             tracing::info!(%guest, pid = process.pid, "VMM adopted");
             self.watch(Arc::new(Vmm::adopted(guest, process.pid, pidfd)));
         }

@@ -61,14 +61,14 @@ pub fn check(plan: &Plan) -> Result<(), HypervisorError> {
     Ok(())
 }
 
-/// Makes everything and starts the VMM. What it made before an error is for the caller to remove.
+/// Makes everything and starts the VMM, outside its control group yet. What it made before an error is for the caller to remove.
 pub fn launch(host: &Host, plan: &Plan) -> Result<Vmm, HypervisorError> {
     let uid = host.places.take_uid(plan.guest)?;
     let parts = open_parts(host, plan, uid)?;
     let channel = listen(&host.places.channel(plan.guest))?;
     let qmp = listen(&host.places.qmp(plan.guest))?;
     let kvm = open_kvm(host.machine.acceleration)?;
-    let cgroups = host.cgroups.make(plan.guest, limits(plan, &parts)).map_err(room_or_os("making a control group"))?;
+    host.cgroups.make(plan.guest, limits(plan, &parts)).map_err(room_or_os("making a control group"))?;
     let fds = Descriptors {
         kernel: parts.kernel.as_raw_fd(),
         initrd: parts.initrd.as_ref().map(AsRawFd::as_raw_fd),
@@ -84,7 +84,7 @@ pub fn launch(host: &Host, plan: &Plan) -> Result<Vmm, HypervisorError> {
     command.env_clear().current_dir("/").stdin(Stdio::null());
     command.stdout(console.writer().map_err(room_or_os("opening a console"))?);
     command.stderr(errors.writer().map_err(room_or_os("opening a console"))?);
-    sys::confine(&mut command, sys::Confinement { uid, cgroups, kept: kept(&fds) });
+    sys::confine(&mut command, sys::Confinement { uid, kept: kept(&fds) });
     let child = command.spawn().map_err(room_or_os(format!("starting {}", host.qemu.display())))?;
     // It is our child and not reaped, so the pid is its own.
     let pidfd = sys::pidfd_open(child.id()).map_err(os("holding on to the VMM"))?;

@@ -1,7 +1,7 @@
 //! QEMU's `microvm`: a machine without firmware, PCI and legacy devices, under KVM or translation.
 //!
 //! ```text
-//!  start ─▶ directory ─▶ user, disks, sockets, control group ─▶ process ─▶ greeting ─▶ watched
+//!  start ─▶ directory ─▶ user, disks, sockets, control group ─▶ process ─▶ limited, greeting ─▶ watched
 //!               └─────────────── a crash anywhere: found by inventory ───────┘
 //!  destroy ─▶ kill by pidfd ─▶ reaped ─▶ control group, sockets ─▶ directory
 //! ```

@@ -10,7 +10,6 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid, setsid};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -25,8 +24,6 @@ const CAPABILITIES_MAX: libc::c_ulong = 64;
 pub struct Confinement {
     /// Own user and group, when we may change it.
     pub uid: Option<u32>,
-    /// `cgroup.procs` files it writes itself into.
-    pub cgroups: Vec<File>,
     /// Descriptors that stay open, under the same numbers.
     pub kept: Vec<RawFd>,
 }
@@ -43,10 +40,6 @@ pub fn confine(command: &mut Command, confinement: Confinement) {
 
 impl Confinement {
     fn apply(&self) -> io::Result<()> {
-        for file in &self.cgroups {
-            // "0" is whoever writes.
-            nix::unistd::write(file, b"0")?;
-        }
         setsid()?;
         umask(Mode::from_bits_truncate(0o077));
         forbid_core_dump()?;

@@ -192,6 +192,26 @@ async fn real_guest_with_two_cpus_has_them() {
     driver.destroy(plan.guest).await.unwrap();
 }
 
+/// More boots than cores, beside each other: under translation a guest that must find out its
+/// counter's frequency by itself never comes up here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_crowded_host_boots_all_its_guests() {
+    let lab = RealLab::new().await;
+    let driver = lab.driver();
+    let plans: Vec<_> = (0..6).map(|_| lab.plan()).collect();
+    let boots = plans.iter().map(|plan| async {
+        driver.start(plan).await.unwrap();
+        let session = open(&lab, &*driver, plan.guest).await;
+        assert_eq!(run(&*session, FIRST, &["echo", "up"]).await.0, "up\n");
+    });
+    let began = lab.clock.instant();
+    futures::future::join_all(boots).await;
+    println!("{} guests in {:?}", plans.len(), began.elapsed());
+    for plan in &plans {
+        driver.destroy(plan.guest).await.unwrap();
+    }
+}
+
 /// Runs `reduced_mode` below as nobody: without root guests share our user and have no groups.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn real_reduced_mode_without_root() {

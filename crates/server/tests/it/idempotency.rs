@@ -37,8 +37,8 @@ async fn a_crash_between_change_and_answer_does_not_make_it_twice() {
     let scope = "default/admin POST /api/v1/sandboxes";
     let row = world.store.idempotency(scope, "k").await.unwrap().unwrap();
     world.store.prune(world.control.clock().now(), perigee_model::Timestamp::from_micros(0)).await.unwrap();
-    let mut batch = perigee_store::Batch::default();
-    batch.idempotency = Some(perigee_store::IdempotencyRow { answer: None, ..row });
+    let lost = Some(perigee_store::IdempotencyRow { answer: None, ..row });
+    let batch = perigee_store::Batch { idempotency: lost, ..perigee_store::Batch::default() };
     world.store.commit(batch).await.unwrap();
     let again = world.post("/api/v1/sandboxes", &key, json!({ "name": "a" })).await;
     assert_eq!((again.status.as_u16(), &again.json()["id"]), (202, &first.json()["id"]));

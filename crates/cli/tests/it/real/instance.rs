@@ -151,6 +151,7 @@ impl Instance {
 }
 
 impl Drop for Instance {
+    #[allow(clippy::print_stderr, reason = "the logs of a failed test go with its output")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{}", self.logs());
