@@ -114,6 +114,7 @@ pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
         .route("/", get(pages::index))
         .route("/status.js", get(pages::script))
         .route("/status.css", get(pages::style))
+        .route("/icon.svg", get(pages::icon))
         .fallback(async || Refused(Refusal::new(Code::NoSuchRoute, "there is no such route; see /api/v1/openapi.json")))
         .method_not_allowed_fallback(async || {
             let text = "the route does not know this method; see /api/v1/openapi.json";

@@ -22,6 +22,10 @@ pub async fn style() -> Response {
     typed(include_str!("../../assets/status.css"), "text/css; charset=utf-8")
 }
 
+pub async fn icon() -> Response {
+    typed(include_str!("../../assets/icon.svg"), "image/svg+xml")
+}
+
 /// The page of a code, as Markdown text.
 pub async fn error(Path(code): Path<String>) -> Answer {
     let unknown = || Refusal::new(Code::NoSuchRoute, "there is no such code");

@@ -103,7 +103,7 @@ async fn nothing_answers_without_a_token() {
     assert_eq!((ready.status, ready.bytes.len()), (StatusCode::OK, 0));
     let live = world.send(Method::GET, "/health/live", "", &[], b"").await;
     assert_eq!(live.bytes, b"ok\n");
-    for page in ["/", "/status.js", "/status.css", "/errors/PRG-2001"] {
+    for page in ["/", "/status.js", "/status.css", "/icon.svg", "/errors/PRG-2001"] {
         assert_eq!(world.send(Method::GET, page, "", &[], b"").await.status, 200, "{page}");
     }
 }
