@@ -44,6 +44,12 @@ pub(crate) struct Document {
 }
 
 impl Document {
+    /// It ended, and no newer order wants it back.
+    pub(crate) fn is_over(&self) -> bool {
+        let ended = matches!(self.observed.phase, Phase::Stopped | Phase::Failed | Phase::Gone);
+        ended && self.observed.generation >= self.order.desired.generation
+    }
+
     /// Of a guest nobody has heard of. Sequences begin at the time in milliseconds: should the
     /// journal be lost under a living guest, its next reports are still the newest.
     pub(crate) fn new(order: DesiredGuest, epoch: u64, now: Timestamp) -> Self {
@@ -143,6 +149,10 @@ impl Handle {
 /// Starts the actor of a guest.
 pub(crate) fn spawn(world: &Arc<World>, document: Document, alive: bool, known: bool) -> Arc<Handle> {
     let handle = Handle::new();
+    // Nobody would ever open the channel of a guest that ended in an earlier life of the agent.
+    if !alive && document.is_over() {
+        handle.reach.send_replace(Reach::Down);
+    }
     world.guests.insert(document.id(), handle.clone());
     let actor = Actor::new(world.clone(), handle.clone(), document, alive);
     world.nursery.spawn(actor.run(known));

@@ -70,7 +70,10 @@ impl Chaos {
             }
             _ => {
                 let mut percent = |most| self.draw.below(most) as u32;
-                let rough = Rough { lost: percent(40), twice: percent(50), late: percent(40) };
+                let mut rough = Rough { lost: percent(40), twice: percent(50), late: percent(40) };
+                if self.scene.settings.real_time {
+                    rough.lost = 0; // what is lost comes with the next resync, a minute later
+                }
                 drop(faults.spawn(roughen(self.scene.clone(), host, rough, time)));
             }
         }

@@ -17,8 +17,8 @@ pub struct MadeGuest {
     pub task: TaskId,
     /// It has a time to live.
     pub expires: bool,
-    /// A delete was acknowledged.
-    pub deleted: bool,
+    /// A delete was acknowledged; its task may have been cancelled since.
+    pub deleted: Option<TaskId>,
     /// A delete or cancel was tried, whatever became of it.
     pub touched: bool,
 }
@@ -67,7 +67,7 @@ impl Ledger {
     pub fn deleted(&self, id: GuestId, task: TaskId) {
         self.with(|s| {
             s.tasks.entry(task).or_default();
-            s.guests.entry(id).and_modify(|g| g.deleted = true);
+            s.guests.entry(id).and_modify(|g| g.deleted = Some(task));
         });
     }
     /// A command was acknowledged.
@@ -102,7 +102,7 @@ impl Ledger {
     }
     /// Guests that a user would still use.
     pub fn usable(&self) -> Vec<(GuestId, MadeGuest)> {
-        let usable = |(id, g): (&GuestId, &MadeGuest)| (!g.deleted).then(|| (*id, g.clone()));
+        let usable = |(id, g): (&GuestId, &MadeGuest)| g.deleted.is_none().then(|| (*id, g.clone()));
         self.with(|s| s.guests.iter().filter_map(usable).collect())
     }
 }

@@ -50,7 +50,8 @@ pub async fn carry(line: Arc<Line>, control: Control, ends: Ends) {
         return refuse(&to_agent, Code::WriteConflict).await;
     }
     if severed.is_cancelled() {
-        let (agent_notices, control_notices) = line.with_draw(|d| (d.millis(0, 8000), d.millis(0, 20_000)));
+        let most = if line.network.scene.settings.real_time { 500 } else { 20_000 };
+        let (agent_notices, control_notices) = line.with_draw(|d| (d.millis(0, most / 2), d.millis(0, most)));
         tokio::join!(
             async {
                 tokio::time::sleep(agent_notices).await;

@@ -5,10 +5,14 @@
 use crate::host::Host;
 use crate::plane::Plane;
 use perigee_control::Control;
-use perigee_model::Phase;
+use perigee_model::{Guest, GuestId, HostId, Phase, Power};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+
+/// A guest whose time to live is over within this is about to end.
+const ABOUT_TO_END: Duration = Duration::from_secs(2);
 
 /// Waits until all is as it should be, or the time is over. Gives what is still open.
 pub async fn settle(plane: &Plane, hosts: &[Arc<Host>], within: Duration, look_every: Duration) -> Vec<String> {
@@ -31,6 +35,13 @@ pub fn open_ends(control: &Control, hosts: &[Arc<Host>]) -> Vec<String> {
     for host in hosts.iter().filter(|host| !control.links().is_connected(host.id)) {
         open.push(format!("{} has no link", host.name));
     }
+    for host in hosts {
+        // A hint may be lost: the agent looks once a minute.
+        let alive: BTreeSet<GuestId> = host.machine.copies().into_keys().collect();
+        if alive != running_on(control, host.id) || alive.len() != host.machine.guests().len() {
+            open.push(format!("{} has other guests than are desired", host.name));
+        }
+    }
     let rows = control.view().read();
     for task in rows.open_tasks() {
         open.push(format!("task {} is {:?} ({})", task.kind.text(), task.state, task.note.as_deref().unwrap_or("")));
@@ -38,7 +49,12 @@ pub fn open_ends(control: &Control, hosts: &[Arc<Host>]) -> Vec<String> {
     for execution in rows.open_executions() {
         open.push(format!("execution of {:?} is {:?}", execution.command.argv, execution.state));
     }
+    // Whoever judges now must not meet a guest on its way out.
+    let soon = control.clock().now() + ABOUT_TO_END;
     for guest in rows.living_guests() {
+        if guest.desired.expires_at.is_some_and(|at| at <= soon) {
+            open.push(format!("guest {} is about to end", guest.name));
+        }
         let current = guest.observed.as_ref().filter(|o| o.generation >= guest.desired.generation);
         let failed = current.is_some_and(|o| o.phase == Phase::Failed);
         if !guest.is_caught_up() && !failed {
@@ -48,4 +64,14 @@ pub fn open_ends(control: &Control, hosts: &[Arc<Host>]) -> Vec<String> {
         }
     }
     open
+}
+
+/// The guests that run on a host, as the control plane wants and sees it.
+pub fn running_on(control: &Control, host: HostId) -> BTreeSet<GuestId> {
+    let rows = control.view().read();
+    let runs = |g: &&Arc<Guest>| {
+        let running = g.observed.as_ref().is_some_and(|o| o.phase == Phase::Running);
+        g.desired.host == Some(host) && g.desired.power == Power::Running && running
+    };
+    rows.living_guests().filter(runs).map(|g| g.id).collect()
 }

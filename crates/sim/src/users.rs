@@ -29,6 +29,8 @@ pub struct User {
     pub number: usize,
     pub hosts: Vec<String>,
     pub draw: Draw,
+    /// Asks for little, and for nothing long: real time passes.
+    pub modest: bool,
 }
 
 impl User {
@@ -81,8 +83,9 @@ impl User {
     async fn create(&mut self, number: usize) {
         let stem = self.draw.pick(&FIRST_NAMES).copied().unwrap_or("guest");
         let name = format!("{stem}-{}{number:02}", self.number);
-        let memory_mib = [128, 256, 512, 1024][self.draw.below(4)];
-        let ttl = self.draw.chance(35).then(|| self.draw.millis(3_000, 90_000));
+        let memory_mib = [128, 256, 512, 1024][self.draw.below(if self.modest { 1 } else { 4 })];
+        let ttl_most = if self.modest { 5_000 } else { 90_000 };
+        let ttl = self.draw.chance(35).then(|| self.draw.millis(3_000, ttl_most));
         let host = if self.draw.chance(15) { self.draw.pick(&self.hosts).cloned() } else { None };
         let wanted = NewGuest {
             name: Name::parse(&name).ok(),
@@ -102,7 +105,7 @@ impl User {
         self.scene.checks.deed("creates");
         self.ledger.made(
             guest.id,
-            MadeGuest { name: name.clone(), task: task.id, expires: ttl.is_some(), deleted: false, touched: false },
+            MadeGuest { name: name.clone(), task: task.id, expires: ttl.is_some(), deleted: None, touched: false },
         );
         let life = ttl.map_or_else(String::new, |t| format!(", to live {:.1} s", t.as_secs_f64()));
         self.scene.story.tell(format!("user {}: creates {name} ({memory_mib} MiB{life})", self.number));
@@ -116,11 +119,12 @@ impl User {
     }
 
     fn some_command(&mut self) -> Command {
+        let longest = if self.modest { 1_500 } else { 20_000 };
         let argv: Vec<String> = match self.draw.below(9) {
             0 => vec!["true".into()],
             1 => vec!["exit".into(), self.draw.below(200).to_string()],
             2 | 3 => vec!["echo".into(), format!("hello-{}", self.draw.below(1000))],
-            4..=6 => vec!["sleep".into(), self.draw.millis(100, 20_000).as_millis().to_string()],
+            4..=6 => vec!["sleep".into(), self.draw.millis(100, longest).as_millis().to_string()],
             7 => vec!["yes".into(), self.draw.below(40_000).to_string()],
             _ => vec!["nonsense".into()],
         };

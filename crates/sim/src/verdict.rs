@@ -6,9 +6,10 @@
 use crate::host::Host;
 use crate::ledger::{Ledger, MadeGuest, RanCommand};
 use crate::scene::Scene;
+use crate::settle::running_on;
 use perigee_control::{Control, View};
 use perigee_model::limits::TASK_DEADLINE;
-use perigee_model::{Code, Execution, ExecutionId, Guest, GuestId, Outcome, Phase, Power, Task, TaskState};
+use perigee_model::{Code, Execution, ExecutionId, Guest, GuestId, Outcome, Phase, Task, TaskState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,15 +73,7 @@ impl Verdict<'_> {
 
     fn hosts_have_what_is_desired(&self) {
         for host in self.hosts {
-            let desired: BTreeSet<GuestId> = {
-                let rows = self.control.view().read();
-                let runs = |g: &Guest| {
-                    g.desired.host == Some(host.id)
-                        && g.desired.power == Power::Running
-                        && g.observed.as_ref().is_some_and(|o| o.phase == Phase::Running)
-                };
-                rows.living_guests().filter(|g| runs(g)).map(|g| g.id).collect()
-            };
+            let desired = running_on(self.control, host.id);
             let found = host.machine.guests();
             let alive: BTreeSet<GuestId> = found.iter().filter(|f| f.alive).map(|f| f.guest).collect();
             let left = found.len() - alive.len();
@@ -106,8 +99,19 @@ impl Verdict<'_> {
                 });
                 continue;
             };
+            let delete = told.deleted.and_then(|id| rows.tasks.get(&id));
+            self.delete_is_done(guest, &told, delete);
             self.guest_is_as_told(guest, &told, rows.tasks.get(&told.task));
         }
+    }
+
+    fn delete_is_done(&self, guest: &Guest, told: &MadeGuest, delete: Option<&Arc<Task>>) {
+        if delete.is_none_or(|task| task.state == TaskState::Cancelled) {
+            return;
+        }
+        self.that(guest.is_gone(), "an acknowledged delete is done", || format!("{} is there", told.name));
+        let homes = self.scene.homes(guest.id);
+        self.that(homes.is_empty(), "an acknowledged delete is done", || format!("{} lives on {homes:?}", told.name));
     }
 
     fn guest_is_as_told(&self, guest: &Guest, told: &MadeGuest, create: Option<&Arc<Task>>) {
@@ -117,13 +121,6 @@ impl Verdict<'_> {
         self.that(settled, "what is observed is what is desired", || {
             format!("{}: desired {:?}, observed {:?}", told.name, guest.desired, guest.observed)
         });
-        if told.deleted {
-            self.that(guest.is_gone(), "an acknowledged delete is done", || format!("{} is there", told.name));
-            let homes = self.scene.homes(guest.id);
-            self.that(homes.is_empty(), "an acknowledged delete is done", || {
-                format!("{} lives on {homes:?}", told.name)
-            });
-        }
         let made = create.is_some_and(|t| t.state == TaskState::Succeeded);
         if made && !told.touched && !told.expires {
             self.that(!guest.is_gone(), "nobody's guest goes by itself", || format!("{} is gone", told.name));

@@ -126,6 +126,7 @@ impl World {
                 number,
                 hosts: self.hosts.iter().map(|h| h.name.clone()).collect(),
                 draw: Draw::new(seed, &format!("user {number}")),
+                modest: self.scene.settings.real_time,
             };
             acts.spawn(user.live(until, self.plan.user_pause));
         }
@@ -206,7 +207,7 @@ impl Plan {
         }
         Self {
             peace: Duration::from_secs(2),
-            strife: draw.millis(60_000, 180_000),
+            strife: draw.millis(40_000, 120_000),
             user_pause: draw.millis(1500, 6000).as_millis() as u64,
             fault_pause: draw.millis(2000, 14_000).as_millis() as u64,
             worst: draw.millis(4000, 45_000).as_millis() as u64,
