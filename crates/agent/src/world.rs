@@ -55,6 +55,8 @@ impl World {
     pub fn order(self: &Arc<Self>, order: DesiredGuest, epoch: u64) {
         match self.guests.get(order.id) {
             Some(handle) => handle.order(order, epoch),
+            // A late copy of an order for a guest whose end was reported and taken.
+            None if self.guests.was_erased(&order) => {}
             None => {
                 let alive = self.health.take_unknown_guest(order.id);
                 let document = Document::new(order, epoch, self.clock.now());
@@ -77,13 +79,33 @@ impl World {
     }
 }
 
-/// The guests that have a task.
+/// Erased guests that are remembered, the youngest ones.
+const ERASED_MAX: usize = 4096;
+
+/// The guests that have a task, and the last generation of those that were erased.
 #[derive(Default)]
-pub(crate) struct Guests(Mutex<BTreeMap<GuestId, Arc<Handle>>>);
+pub(crate) struct Guests {
+    living: Mutex<BTreeMap<GuestId, Arc<Handle>>>,
+    erased: Mutex<BTreeMap<GuestId, u64>>,
+}
 
 impl Guests {
     fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<GuestId, Arc<Handle>>) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.living.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+    /// Nothing is left of it: orders up to this generation are late ones.
+    pub fn erase(&self, id: GuestId, generation: u64, handle: &Arc<Handle>) {
+        let mut erased = self.erased.lock().unwrap_or_else(PoisonError::into_inner);
+        erased.insert(id, generation);
+        if erased.len() > ERASED_MAX {
+            erased.pop_first();
+        }
+        drop(erased);
+        self.remove(id, handle);
+    }
+    fn was_erased(&self, order: &DesiredGuest) -> bool {
+        let erased = self.erased.lock().unwrap_or_else(PoisonError::into_inner);
+        erased.get(&order.id).is_some_and(|generation| order.desired.generation <= *generation)
     }
     pub fn get(&self, id: GuestId) -> Option<Arc<Handle>> {
         self.with(|g| g.get(&id).cloned())
@@ -94,7 +116,7 @@ impl Guests {
     pub fn insert(&self, id: GuestId, handle: Arc<Handle>) {
         self.with(|g| g.insert(id, handle));
     }
-    pub fn remove(&self, id: GuestId, handle: &Arc<Handle>) {
+    fn remove(&self, id: GuestId, handle: &Arc<Handle>) {
         self.with(|g| {
             if g.get(&id).is_some_and(|known| Arc::ptr_eq(known, handle)) {
                 g.remove(&id);

@@ -127,7 +127,8 @@ impl Actor {
             return false;
         }
         self.world.outbox.drop_guest(self.id());
-        self.world.guests.remove(self.id(), &self.handle);
+        let generation = self.document.order.desired.generation;
+        self.world.guests.erase(self.id(), generation, &self.handle);
         true
     }
 
