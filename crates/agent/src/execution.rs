@@ -13,6 +13,7 @@
 
 mod end;
 mod follow;
+mod input;
 mod run;
 mod stop;
 

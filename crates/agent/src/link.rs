@@ -89,7 +89,7 @@ fn wait_after(world: &World, end: &LinkEnd, failures: u32) -> Duration {
             RECONNECT_MAX / 2 + world.clock.jitter(RECONNECT_MAX / 2)
         }
         LinkEnd::Uplink(_) | LinkEnd::NoAnswer | LinkEnd::Ended | LinkEnd::OldReign { .. } => {
-            world.clock.jitter(doubled.min(RECONNECT_MAX))
+            world.clock.jitter(doubled.min(world.uplink.patience()))
         }
     }
 }

@@ -15,6 +15,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,12 @@ impl FromStr for ServerUrl {
             return Err(BadUrl);
         }
         Ok(Self { host, port: authority.port_u16().unwrap_or(PORT) })
+    }
+}
+impl ServerUrl {
+    /// Whether it names the loopback interface.
+    pub fn is_this_machine(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 }
 impl fmt::Display for ServerUrl {
@@ -208,6 +215,9 @@ mod tests {
 
     #[test]
     fn urls_are_https_and_bare() {
+        let local = |text: &str| text.parse::<ServerUrl>().is_ok_and(|u| u.is_this_machine());
+        assert!(local("https://127.0.0.1:1") && local("https://[::1]") && local("https://localhost"));
+        assert!(!local("https://10.0.0.1") && !local("https://localhost.example"));
         let show = |text: &str| text.parse::<ServerUrl>().map(|u| u.to_string());
         assert_eq!(show("https://a.example"), Ok("https://a.example:8443".to_owned()));
         assert_eq!(show("https://127.0.0.1:18443/"), Ok("https://127.0.0.1:18443".to_owned()));

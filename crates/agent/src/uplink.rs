@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use perigee_agent_api::{FromAgent, FromServer, Hello, TunnelFrame, TunnelId};
 use perigee_model::Digest;
+use perigee_model::limits::RECONNECT_MAX;
 use std::path::Path;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Why the control plane could not be reached or did not do it.
@@ -54,6 +56,10 @@ pub type BlobStream = mpsc::Receiver<Result<Bytes, UplinkError>>;
 /// The way to the control plane.
 #[async_trait]
 pub trait Uplink: Send + Sync {
+    /// The longest wait between two attempts to open the link.
+    fn patience(&self) -> Duration {
+        RECONNECT_MAX
+    }
     /// Opens the control link.
     ///
     /// # Errors

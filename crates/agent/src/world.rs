@@ -18,6 +18,7 @@ use perigee_model::{GuestId, HostId, Inventory, RunId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tracing::warn;
 
 /// Reads the machine's inventory.
 pub type Describe = dyn Fn() -> Inventory + Send + Sync;
@@ -53,6 +54,10 @@ impl World {
 
     /// Hands an order to its guest's task, which is started if there is none.
     pub fn order(self: &Arc<Self>, order: DesiredGuest, epoch: u64) {
+        if order.desired.host.is_some_and(|host| host != self.host) {
+            warn!(guest = %order.id, "an order for another host was refused");
+            return;
+        }
         match self.guests.get(order.id) {
             Some(handle) => handle.order(order, epoch),
             // A late copy of an order for a guest whose end was reported and taken.

@@ -200,6 +200,11 @@ fn agent_arguments(options: &Options, settings: &Settings, link: &str) -> Vec<Os
     if options.driver == Driver::Simulated {
         arguments.extend(["--driver".into(), "simulated".into()]);
     }
+    // One instance, one id. An agent of before keeps its own: its guests carry it.
+    let new = !Program::Agent.dir(root).join("instance").exists();
+    if let Some(id) = std::fs::read_to_string(root.join("instance")).ok().filter(|_| new) {
+        arguments.extend(["--instance".into(), id.trim().into()]);
+    }
     arguments
 }
 

@@ -1,6 +1,6 @@
 //! Verbs on executions: through the queue, or straight through a tunnel for a person who waits.
 
-use crate::{Cause, Control, Tunnel, refuse_store};
+use crate::{Cause, Control, Span, Tunnel, refuse_store};
 use perigee_agent_api::{Execute, Purpose};
 use perigee_model::execution::{Command, Excerpt};
 use perigee_model::guest::Problem;
@@ -132,10 +132,14 @@ impl Control {
     ///
     /// # Errors
     /// `Denied`.
-    pub fn list_executions(&self, who: &Who) -> Result<Vec<Arc<Execution>>, Refusal> {
+    pub fn list_executions(
+        &self,
+        who: &Who,
+        span: Span<ExecutionId>,
+        fits: impl Fn(&Execution) -> bool,
+    ) -> Result<Vec<Arc<Execution>>, Refusal> {
         who.authorize(Verb::See)?;
-        let rows = self.view().read();
-        Ok(rows.executions.values().rev().filter(|e| e.tenant == who.tenant).cloned().collect())
+        Ok(span.newest(&self.view().read().executions, |e| e.tenant == who.tenant && fits(e)))
     }
 
     /// One execution by id.

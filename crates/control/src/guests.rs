@@ -1,6 +1,6 @@
 //! Verbs on guests: create, list, get, label, delete.
 
-use crate::{Cause, Control, refuse_store};
+use crate::{Cause, Control, Span, refuse_store};
 use perigee_agent_api::DesiredGuest;
 use perigee_model::execution::env_fault;
 use perigee_model::limits::{ENV_MAX, SANDBOX_TTL_MAX, SANDBOX_TTL_MIN, TASK_ATTEMPTS_MAX, TASKS_PENDING_MAX};
@@ -74,10 +74,14 @@ impl Control {
     ///
     /// # Errors
     /// `Denied`.
-    pub fn list_guests(&self, who: &Who) -> Result<Vec<Arc<Guest>>, Refusal> {
+    pub fn list_guests(
+        &self,
+        who: &Who,
+        span: Span<GuestId>,
+        fits: impl Fn(&Guest) -> bool,
+    ) -> Result<Vec<Arc<Guest>>, Refusal> {
         who.authorize(Verb::See)?;
-        let rows = self.view().read();
-        Ok(rows.living_guests().filter(|g| g.tenant == who.tenant).cloned().collect())
+        Ok(span.oldest(&self.view().read().guests, |g| !g.is_gone() && g.tenant == who.tenant && fits(g)))
     }
 
     /// One guest by id or name. Another tenant's does not exist. A gone one is found by id only.

@@ -1,7 +1,7 @@
 //! Hosts: joining, linking, and what they say of themselves.
 
 use crate::guests::desired_of;
-use crate::{Cause, Control, LinkEnd, refuse_store};
+use crate::{Cause, Control, LinkEnd, Span, refuse_store};
 use perigee_agent_api::{DesiredGuest, FromAgent, FromServer, Hello, VERSIONS, VersionRange};
 use perigee_model::limits::HEARTBEAT_EVERY;
 use perigee_model::{Code, Host, HostId, Inventory, Labels, Name, Refusal, RunId, Tenant, Verb, Who};
@@ -124,9 +124,14 @@ impl Control {
     ///
     /// # Errors
     /// `Denied`.
-    pub fn list_hosts(&self, who: &Who) -> Result<Vec<Arc<Host>>, Refusal> {
+    pub fn list_hosts(
+        &self,
+        who: &Who,
+        span: Span<HostId>,
+        fits: impl Fn(&Host) -> bool,
+    ) -> Result<Vec<Arc<Host>>, Refusal> {
         who.authorize(Verb::See)?;
-        Ok(self.view().read().hosts.values().filter(|h| !h.revoked).cloned().collect())
+        Ok(span.oldest(&self.view().read().hosts, |h| !h.revoked && fits(h)))
     }
 
     /// One host by id or name.

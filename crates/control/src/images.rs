@@ -1,7 +1,7 @@
 //! Verbs on images. Their bytes lie in blobs, which `server` keeps; here is what they are.
 
 use crate::guests::check_revision;
-use crate::{Cause, Control, refuse_store};
+use crate::{Cause, Control, Span, refuse_store};
 use perigee_model::{Code, Digest, Image, ImageId, ImageState, Name, Priority, Refusal, Task, TaskKind, Verb, Who};
 use perigee_store::{Batch, Change, Noun, Record};
 use std::collections::BTreeSet;
@@ -56,9 +56,9 @@ impl Control {
     ///
     /// # Errors
     /// `Denied`.
-    pub fn list_images(&self, who: &Who) -> Result<Vec<Arc<Image>>, Refusal> {
+    pub fn list_images(&self, who: &Who, span: Span<ImageId>) -> Result<Vec<Arc<Image>>, Refusal> {
         who.authorize(Verb::See)?;
-        Ok(self.view().read().images.values().filter(|i| i.tenant == who.tenant).cloned().collect())
+        Ok(span.oldest(&self.view().read().images, |i| i.tenant == who.tenant))
     }
 
     /// One image by id or name.

@@ -21,11 +21,13 @@ pub mod links;
 mod queue;
 mod reconcile;
 mod settle;
+mod span;
 pub mod tasks;
 mod truth;
 pub mod view;
 
 pub use links::{LinkEnd, Tunnel};
+pub use span::Span;
 pub use truth::Cause;
 pub use view::View;
 

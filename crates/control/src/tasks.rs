@@ -1,6 +1,6 @@
 //! Verbs on tasks: list, get, wait, cancel.
 
-use crate::{Cause, Control};
+use crate::{Cause, Control, Span};
 use perigee_agent_api::FromServer;
 use perigee_model::task::{TaskEvent, TaskVerdict};
 use perigee_model::{Code, Guest, Power, Refusal, Task, TaskId, TaskKind, TaskState, Verb, Who};
@@ -38,10 +38,14 @@ impl Control {
     ///
     /// # Errors
     /// `Denied`.
-    pub fn list_tasks(&self, who: &Who) -> Result<Vec<Arc<Task>>, Refusal> {
+    pub fn list_tasks(
+        &self,
+        who: &Who,
+        span: Span<TaskId>,
+        fits: impl Fn(&Task) -> bool,
+    ) -> Result<Vec<Arc<Task>>, Refusal> {
         who.authorize(Verb::See)?;
-        let rows = self.view().read();
-        Ok(rows.tasks.values().rev().filter(|t| t.tenant == who.tenant).cloned().collect())
+        Ok(span.newest(&self.view().read().tasks, |t| t.tenant == who.tenant && fits(t)))
     }
 
     /// One task by id.

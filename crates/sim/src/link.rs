@@ -164,9 +164,10 @@ fn sabotage(line: &Arc<Line>, message: &FromServer) {
     let (line, network) = (line.clone(), line.network.clone());
     match (network.scene.settings.sabotage, message) {
         (Sabotage::CopyElsewhere, FromServer::Desired(order)) => {
-            let forged = forged(order);
+            let mut forged = forged(order);
             let elsewhere = network.lines().into_iter().find(|other| other.host != line.host);
             if let Some(elsewhere) = elsewhere {
+                forged.desired.host = Some(elsewhere.host);
                 network.plane.spawn(async move { deliver(&elsewhere, FromServer::Desired(forged)).await });
             }
         }

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub enum Sabotage {
     /// None: the product as it is.
     None,
-    /// Orders are delivered to a second host too, with a forged generation.
+    /// Orders are delivered to a second host too, with its name and a forged generation.
     CopyElsewhere,
     /// Orders for gone guests come back later, with a forged generation.
     ReplayForged,

@@ -1,6 +1,7 @@
 //! The task of one execution.
 
 use super::end::{Ending, Kept};
+use super::input::Input;
 use super::{Document, Live, Progress, SHELF};
 use crate::guest::Reach;
 use crate::journal::{self, Keep};
@@ -8,13 +9,14 @@ use crate::spool::Stream;
 use crate::world::World;
 use bytes::Bytes;
 use perigee_agent_api::ExecutionReport;
-use perigee_hypervisor::{ExecEvent, ExecStart, ExecStdin, ExecStream, HypervisorError, Session};
+use perigee_hypervisor::{ExecEvent, ExecStart, ExecStream, HypervisorError, Session};
 use perigee_model::guest::Problem;
 use perigee_model::limits::OUTPUT_BYTES_DEFAULT;
 use perigee_model::{Code, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// A session that refused this execution's stream but stays open is tried again after this.
@@ -27,7 +29,7 @@ pub(super) struct Run {
     live: Arc<Live>,
     document: Document,
     kept: [Kept; 2],
-    stdin: Option<mpsc::Receiver<Bytes>>,
+    stdin: Arc<Mutex<Input>>,
     /// This life of the agent has handed it to the guest or found it handed over.
     last: Option<Arc<dyn Session>>,
     wait: Duration,
@@ -53,6 +55,7 @@ impl Run {
         stdin: Option<mpsc::Receiver<Bytes>>,
     ) -> Self {
         let kept = [Kept::default(); 2];
+        let stdin = Arc::new(Mutex::new(Input::new(stdin)));
         Self { world, live, document, kept, stdin, last: None, wait: ATTACH_AGAIN }
     }
 
@@ -125,6 +128,9 @@ impl Run {
     async fn session(&mut self, reach: &mut watch::Receiver<Reach>) -> Result<Arc<dyn Session>, Ending> {
         let cancelled = self.live.cancelled.clone();
         loop {
+            if cancelled.is_cancelled() && !self.document.sent {
+                return Err(cancelled_early());
+            }
             let now = reach.borrow_and_update().clone();
             let mut pause = None;
             match now {
@@ -149,10 +155,7 @@ impl Run {
                 biased;
                 changed = reach.changed() => if changed.is_err() { return Err(self.no_guest()) },
                 () = paused => if let Some((_, session)) = pause { return Ok(session) },
-                () = cancelled.cancelled(), if !self.document.sent => {
-                    let text = "it was cancelled before it started";
-                    return Err(Ending::NotStarted(Problem::new(Code::TaskCancelled, text)));
-                }
+                () = cancelled.cancelled(), if !self.document.sent => return Err(cancelled_early()),
             }
         }
     }
@@ -221,13 +224,16 @@ impl Run {
     }
 
     async fn events(&mut self, mut stream: Box<dyn ExecStream>, reach: &mut watch::Receiver<Reach>) -> Option<Ending> {
-        if let Some(stdin) = stream.stdin() {
-            let (bytes, live) = (self.stdin.take(), self.live.clone());
+        // The source is handed to the next session when this one is given up.
+        let attached = CancellationToken::new();
+        let _given_up = attached.clone().drop_guard();
+        if let Some(mut stdin) = stream.stdin() {
+            let input = self.stdin.clone();
             self.world.nursery.spawn(async move {
                 tokio::select! {
                     biased;
-                    () = pump(bytes, stdin) => {}
-                    () = live.ended() => {}
+                    () = attached.cancelled() => {}
+                    () = async { _ = input.lock().await.carry(&mut *stdin).await } => {}
                 }
             });
         }
@@ -301,15 +307,6 @@ impl Run {
     }
 }
 
-/// Carries standard input. Without a source it ends at once: input does not outlive a broken
-/// session, since what the guest took of it is not known.
-async fn pump(bytes: Option<mpsc::Receiver<Bytes>>, mut stdin: Box<dyn ExecStdin>) {
-    if let Some(mut bytes) = bytes {
-        while let Some(chunk) = bytes.recv().await {
-            if stdin.write(chunk).await.is_err() {
-                return;
-            }
-        }
-    }
-    let _ = stdin.finish().await;
+fn cancelled_early() -> Ending {
+    Ending::NotStarted(Problem::new(Code::TaskCancelled, "it was cancelled before it started"))
 }

@@ -203,8 +203,7 @@ impl Actor {
                 () = handle.wake.notified() => self.take_mail().await,
                 () = self.world.sleep_until(until, LOOK_AGAIN) => {}
             }
-            if stoppable == Stoppable::Yes && self.fell.is_some() {
-                self.verify().await;
+            if stoppable == Stoppable::Yes && self.fell.is_some() && self.verify().await {
                 if !self.alive {
                     effect.stop().await;
                     return Waited::Fell;
@@ -235,22 +234,26 @@ impl Actor {
             }
         }
         self.take_mail().await;
-        if self.fell.is_some() && self.alive {
-            self.verify().await;
-            if self.alive {
-                self.fell = None;
-            }
+        // Said to have ended: a host that cannot be read is asked again, the word is kept.
+        if self.fell.is_some() && self.alive && self.verify().await && self.alive {
+            self.fell = None;
         }
     }
 
-    /// Asks the host whether the VMM lives; what cannot be known stays as it is.
-    pub(super) async fn verify(&mut self) {
+    /// Asks the host whether the VMM lives; `false` when it cannot say, and nothing is changed.
+    pub(super) async fn verify(&mut self) -> bool {
         let hypervisor = self.world.hypervisor.clone();
         let mut effect = self.effect(async move { hypervisor.inventory().await });
         match effect.wait().await {
-            Some(Ok(found)) => self.alive = found.iter().any(|f| f.guest == self.id() && f.alive),
-            Some(Err(e)) => warn!(error = %crate::chain(&e), "the host's guests cannot be read"),
-            None => {}
+            Some(Ok(found)) => {
+                self.alive = found.iter().any(|f| f.guest == self.id() && f.alive);
+                true
+            }
+            Some(Err(e)) => {
+                warn!(error = %crate::chain(&e), "the host's guests cannot be read");
+                false
+            }
+            None => false,
         }
     }
 

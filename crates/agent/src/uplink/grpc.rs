@@ -13,7 +13,7 @@ use perigee_agent_api::wire::link::{BlobChunk, BlobRange, Envelope, TunnelFrame 
 use perigee_agent_api::wire::{TUNNEL_KEY, envelope, message};
 use perigee_agent_api::{FromAgent, FromServer, Hello, TunnelFrame, TunnelId};
 use perigee_model::Digest;
-use perigee_model::limits::LINK_MESSAGE_BYTES_MAX;
+use perigee_model::limits::{LINK_MESSAGE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MAX_LOCAL};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -137,6 +137,10 @@ async fn pump_tunnel(mut from: Streaming<WireFrame>, to: mpsc::Sender<TunnelFram
 
 #[async_trait]
 impl Uplink for GrpcUplink {
+    fn patience(&self) -> Duration {
+        if self.server.is_this_machine() { RECONNECT_MAX_LOCAL } else { RECONNECT_MAX }
+    }
+
     async fn open(&self, hello: Hello) -> Result<Session, UplinkError> {
         self.dial(hello).await.map_err(|e| self.failed(e))
     }

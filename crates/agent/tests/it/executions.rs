@@ -71,6 +71,29 @@ async fn standard_input_flows_and_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn standard_input_outlives_broken_sessions() {
+    let (rig, _agent, id) = booted().await;
+    let mut order = execute(execution_id(1), id, &["cat"]);
+    order.stdin = true;
+    let (tx, rx) = rig.plane.tunnel(Purpose::Execute(order));
+    let rest = tokio::spawn(drain(rx));
+    let mut said = Vec::new();
+    for n in 0..6 {
+        let chunk = format!("chunk {n}\n").into_bytes();
+        said.extend(chunk.clone());
+        tx.send(TunnelFrame::Data(chunk)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(if n % 2 == 0 { 0 } else { 700 })).await;
+        rig.fake.cut(id);
+    }
+    tx.send(TunnelFrame::End).await.unwrap();
+    let (out, last) = rest.await.unwrap();
+    assert_eq!(
+        (String::from_utf8(out).unwrap(), outcome(last)),
+        (String::from_utf8(said).unwrap(), Outcome::Exited { code: 0 })
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_broken_session_is_attached_again_without_a_lost_or_doubled_byte() {
     let (rig, _agent, id) = booted().await;
     let e = execution_id(1);

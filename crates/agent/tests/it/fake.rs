@@ -381,8 +381,13 @@ struct FakeStdin {
 
 #[async_trait]
 impl ExecStdin for FakeStdin {
+    fn offset(&self) -> u64 {
+        self.session.exec_with(self.id, |e| e.stdin.len() as u64).unwrap_or(0)
+    }
     async fn write(&mut self, bytes: Bytes) -> Result<(), HypervisorError> {
-        self.session.exec_with(self.id, |e| e.stdin.extend_from_slice(&bytes))
+        let taken = self.session.exec_with(self.id, |e| e.stdin.extend_from_slice(&bytes));
+        self.session.fake.changed.send_modify(|_| {});
+        taken
     }
     async fn finish(&mut self) -> Result<(), HypervisorError> {
         self.session.exec_with(self.id, |e| e.stdin_done = true)

@@ -2,9 +2,10 @@
 
 use super::extract::{Body, Caller, Params};
 use super::once::once;
+use super::page::Paging;
 use super::refuse::{Answer, of_problem};
 use super::sandboxes::{fell, priority};
-use super::{Server, page, tasks, views};
+use super::{Server, tasks, views};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +14,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use perigee_agent_api::TunnelFrame;
 use perigee_api::{ExecuteRequest, ExecutionView, Page, ProblemDocument, TaskView};
 use perigee_model::execution::Command;
-use perigee_model::{Execution, Refusal, TaskState};
+use perigee_model::{Execution, GuestId, Refusal, TaskState};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -39,11 +40,11 @@ pub async fn list(
     Params(params): Params<ListParams>,
 ) -> Answer<Json<Page<ExecutionView>>> {
     let wanted = params.sandbox_id.as_deref();
-    let mut all = server.control.list_executions(&caller.who)?;
-    all.retain(|e| wanted.is_none_or(|s| e.guest.to_string() == s));
-    let list = format!("executions {wanted:?}");
-    let paging = (params.limit, params.page_token.as_deref());
-    Ok(Json(page::cut(all, &list, paging, true, |e| e.id.to_string(), |e| views::execution(&server, e))?))
+    let guest = wanted.map(str::parse::<GuestId>);
+    let fits = |e: &Execution| guest.as_ref().is_none_or(|wanted| wanted.as_ref() == Ok(&e.guest));
+    let paging = Paging::read(format!("executions {wanted:?}"), params.limit, params.page_token.as_deref())?;
+    let found = server.control.list_executions(&caller.who, paging.span(), fits)?;
+    Ok(Json(paging.page(found, |e| e.id, |e| views::execution(&server, e))))
 }
 
 /// One execution by id.

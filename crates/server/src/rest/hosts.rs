@@ -2,8 +2,9 @@
 
 use super::extract::{Body, Caller, Params};
 use super::once::once;
+use super::page::Paging;
 use super::refuse::Answer;
-use super::{Server, page, views};
+use super::{Server, views};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -37,11 +38,10 @@ pub async fn list(
     caller: Caller,
     Params(params): Params<ListParams>,
 ) -> Answer<Json<Page<HostView>>> {
-    let mut hosts = server.control.list_hosts(&caller.who)?;
-    hosts.retain(|h| params.name.as_deref().is_none_or(|n| h.name.as_str() == n));
-    let list = format!("hosts {:?}", params.name);
-    let paging = (params.limit, params.page_token.as_deref());
-    Ok(Json(page::cut(hosts, &list, paging, false, |h| h.id.to_string(), |h| views::host(&server, h))?))
+    let fits = |h: &Host| params.name.as_deref().is_none_or(|n| h.name.as_str() == n);
+    let paging = Paging::read(format!("hosts {:?}", params.name), params.limit, params.page_token.as_deref())?;
+    let hosts = server.control.list_hosts(&caller.who, paging.span(), fits)?;
+    Ok(Json(paging.page(hosts, |h| h.id, |h| views::host(&server, h))))
 }
 
 /// One host by id or name.

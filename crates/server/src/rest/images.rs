@@ -2,9 +2,10 @@
 
 use super::extract::{Body, Caller, Params};
 use super::once::once;
+use super::page::Paging;
 use super::refuse::Answer;
 use super::sandboxes::fell;
-use super::{Server, page, tasks, views};
+use super::{Server, tasks, views};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -33,9 +34,9 @@ pub async fn list(
     caller: Caller,
     Params(params): Params<ListParams>,
 ) -> Answer<Json<Page<ImageView>>> {
-    let images = server.control.list_images(&caller.who)?;
-    let paging = (params.limit, params.page_token.as_deref());
-    Ok(Json(page::cut(images, "images", paging, false, |i| i.id.to_string(), |i| views::image(i))?))
+    let paging = Paging::read("images".to_owned(), params.limit, params.page_token.as_deref())?;
+    let images = server.control.list_images(&caller.who, paging.span())?;
+    Ok(Json(paging.page(images, |i| i.id, |i| views::image(i))))
 }
 
 /// Builds an image: 202 with the task, or, with `Prefer: wait`, 201 with the ready image.

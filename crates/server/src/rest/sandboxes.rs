@@ -2,8 +2,9 @@
 
 use super::extract::{Body, Caller, Params};
 use super::once::once;
+use super::page::Paging;
 use super::refuse::{Answer, of_problem};
-use super::{Server, page, tasks, views};
+use super::{Server, tasks, views};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +14,6 @@ use perigee_control::guests::NewGuest;
 use perigee_model::limits::{SANDBOX_MEMORY_BYTES_DEFAULT, SANDBOX_TTL_DEFAULT};
 use perigee_model::{Code, Guest, GuestKind, Name, Priority, Refusal, Resources, TaskState};
 use serde::Deserialize;
-use std::sync::Arc;
 use std::time::Duration;
 use utoipa::IntoParams;
 
@@ -42,14 +42,13 @@ pub async fn list(
     caller: Caller,
     Params(params): Params<ListParams>,
 ) -> Answer<Json<Page<SandboxView>>> {
-    let guests = server.control.list_guests(&caller.who)?;
-    list_of(&server, guests, &params, Some(GuestKind::Sandbox))
+    list_of(&server, &caller, &params, Some(GuestKind::Sandbox))
 }
 
 /// The page of guests that a query asks for.
 pub fn list_of(
     server: &Server,
-    guests: Vec<Arc<Guest>>,
+    caller: &Caller,
     params: &ListParams,
     kind: Option<GuestKind>,
 ) -> Answer<Json<Page<SandboxView>>> {
@@ -58,17 +57,16 @@ pub fn list_of(
         Some(Some(pair)) => Some(pair),
         None => None,
     };
-    let fits = |g: &Arc<Guest>| {
+    let fits = |g: &Guest| {
         kind.is_none_or(|k| g.kind == k)
             && params.name.as_deref().is_none_or(|n| g.name.as_str() == n)
             && params.status.as_deref().is_none_or(|s| views::word(&server.control.guest_status(g)) == s)
             && label.is_none_or(|(k, v)| g.labels.get(k).is_some_and(|is| is == v))
     };
     let list = format!("guests {kind:?} {:?} {:?} {:?}", params.name, params.status, params.label);
-    let guests: Vec<_> = guests.into_iter().filter(fits).collect();
-    let paging = (params.limit, params.page_token.as_deref());
-    let page = page::cut(guests, &list, paging, false, |g| g.id.to_string(), |g| views::sandbox(server, g))?;
-    Ok(Json(page))
+    let paging = Paging::read(list, params.limit, params.page_token.as_deref())?;
+    let guests = server.control.list_guests(&caller.who, paging.span(), fits)?;
+    Ok(Json(paging.page(guests, |g| g.id, |g| views::sandbox(server, g))))
 }
 
 /// Creates a sandbox: 202 with the task, or, with `Prefer: wait`, 201 with the running sandbox.

@@ -1,8 +1,9 @@
 //! `/api/v1/tasks`.
 
 use super::extract::{Caller, Params};
+use super::page::Paging;
 use super::refuse::Answer;
-use super::{Server, page, views};
+use super::{Server, views};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -35,14 +36,14 @@ pub async fn list(
     caller: Caller,
     Params(params): Params<ListParams>,
 ) -> Answer<Json<Page<TaskView>>> {
-    let fits = |t: &std::sync::Arc<Task>| {
+    let fits = |t: &Task| {
         params.state.as_deref().is_none_or(|s| views::word(&t.state) == s)
             && params.kind.as_deref().is_none_or(|k| t.kind.text() == k)
     };
-    let tasks: Vec<_> = server.control.list_tasks(&caller.who)?.into_iter().filter(fits).collect();
     let list = format!("tasks {:?} {:?}", params.state, params.kind);
-    let paging = (params.limit, params.page_token.as_deref());
-    Ok(Json(page::cut(tasks, &list, paging, true, |t| t.id.to_string(), |t| views::task(t))?))
+    let paging = Paging::read(list, params.limit, params.page_token.as_deref())?;
+    let tasks = server.control.list_tasks(&caller.who, paging.span(), fits)?;
+    Ok(Json(paging.page(tasks, |t| t.id, |t| views::task(t))))
 }
 
 /// One task; with `Prefer: wait` once it has ended or the time is over.

@@ -16,8 +16,7 @@ pub async fn list(
     caller: Caller,
     Params(params): Params<ListParams>,
 ) -> Answer<Json<Page<SandboxView>>> {
-    let guests = server.control.list_guests(&caller.who)?;
-    sandboxes::list_of(&server, guests, &params, None)
+    sandboxes::list_of(&server, &caller, &params, None)
 }
 
 /// Creates a guest of the given kind.

@@ -135,7 +135,7 @@ async fn the_truth_survives_the_process() {
     .await
     .unwrap();
     let who = again.authenticate(&world.admin).unwrap();
-    assert_eq!(again.list_guests(&who).unwrap().len(), 1);
+    assert_eq!(again.list_guests(&who, Default::default(), |_| true).unwrap().len(), 1);
     let task = again.find_task(&who, pending.json()["id"].as_str().unwrap()).unwrap();
     let waited = again.wait_task(task.id, Duration::from_millis(1)).await.unwrap();
     assert!(!waited.state.is_final());

@@ -87,6 +87,10 @@ fn real_two_instances_leave_each_other_alone() {
     one.create("same-name");
     two.create("same-name");
     assert_ne!(one.agent_instance(), two.agent_instance());
+    for instance in [&one, &two] {
+        let id = std::fs::read_to_string(instance.path().join("instance")).unwrap();
+        assert_eq!(instance.agent_instance(), id.trim(), "both halves carry one id");
+    }
     one.perigee(&["sandbox", "delete", "--all", "--yes"]).fine();
     one.perigee(&["down", "--guests", "stop"]).fine();
     assert_eq!(two.exec("same-name", &["echo", "still here"]).fine(), "still here\n");
