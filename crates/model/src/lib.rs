@@ -7,6 +7,7 @@
 
 pub mod event;
 pub mod execution;
+pub mod frame;
 pub mod guest;
 pub mod host;
 pub mod id;

@@ -64,6 +64,8 @@ pub const HOST_STALE_AFTER: Duration = Duration::from_secs(75);
 pub const RECONNECT_FIRST: Duration = Duration::from_millis(250);
 /// Longest wait between two attempts of an agent to reconnect.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(30);
+/// The same where both are on one machine: no fleet shares that way, and its owner is watching.
+pub const RECONNECT_MAX_LOCAL: Duration = Duration::from_secs(2);
 /// Desired state is sent whole this often, so that a lost nudge costs time only.
 pub const RESYNC_EVERY: Duration = Duration::from_secs(60);
 /// Queued messages from control plane to one agent.
@@ -110,3 +112,14 @@ pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(86_400);
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
 /// A shutdown drains requests for at most this long.
 pub const DRAIN: Duration = Duration::from_secs(30);
+
+/// Longest name of a metric or a label.
+pub const METRIC_NAME_BYTES_MAX: usize = 200;
+/// Labels of one series.
+pub const LABELS_PER_SERIES_MAX: usize = 32;
+/// Longest value of a label.
+pub const LABEL_VALUE_BYTES_MAX: usize = 1024;
+/// Series of one stream of one host.
+pub const SERIES_PER_STREAM_MAX: usize = 20_000;
+/// One frame, encoded.
+pub const FRAME_BYTES_MAX: usize = 2 << 20;
