@@ -7,7 +7,10 @@
 //! generation, reports their sequence, executions their id, and receivers keep the newest.
 #![forbid(unsafe_code)]
 
+mod frames;
 pub mod wire;
+
+pub use frames::{FramesDown, FramesUp, Mark, StreamName};
 
 use perigee_model::execution::Command;
 use perigee_model::guest::Problem;

@@ -1,7 +1,8 @@
 //! The host's hands: makes what the control plane wants be so on one machine.
 //!
 //! Owns: one task per guest and per execution, their documents and output, the link to the control
-//! plane, admission of boots, image builds, enrolment and identity, health.
+//! plane, admission of boots, image builds, enrolment and identity, health; and the frames of what
+//! is measured, from the tick to where they are durable.
 //! Refuses: deciding what should be (the control plane's), knowing how a guest is run (the
 //! hypervisor's), and forgetting: what it was told is written down before it is done, and what it
 //! saw is repeated until it was taken. It works on when the control plane is away.
@@ -22,6 +23,7 @@ mod agent;
 pub mod builds;
 pub mod enrol;
 mod execution;
+pub mod frames;
 mod guest;
 pub mod health;
 pub mod home;
@@ -35,6 +37,7 @@ pub mod spool;
 pub mod tls;
 mod tunnel;
 pub mod uplink;
+pub mod watch;
 pub mod web;
 mod world;
 

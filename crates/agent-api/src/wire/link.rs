@@ -38,6 +38,62 @@ pub mod tunnel_frame {
         Started(bool),
     }
 }
+/// The first one names the stream, all others carry a frame.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FramesUp {
+    #[prost(oneof = "frames_up::Up", tags = "1, 2")]
+    pub up: ::core::option::Option<frames_up::Up>,
+}
+/// Nested message and enum types in `FramesUp`.
+pub mod frames_up {
+    #[allow(clippy::all)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Up {
+        /// "node" or "vm".
+        #[prost(string, tag = "1")]
+        Begin(::prost::alloc::string::String),
+        #[prost(message, tag = "2")]
+        Frame(super::Frame),
+    }
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Frame {
+    /// The agent's run that measured it, 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub run: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub frame: ::prost::alloc::vec::Vec<u8>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FramesDown {
+    /// All frames of this run up to this one are on disk here.
+    #[prost(message, optional, tag = "1")]
+    pub durable: ::core::option::Option<Mark>,
+    /// So many frames may be on their way without being durable.
+    #[prost(uint32, tag = "2")]
+    pub window: u32,
+    /// How often to measure; 0 leaves it to the agent.
+    #[prost(uint32, tag = "3")]
+    pub interval_ms: u32,
+    /// The frame behind `durable` cannot be read without those before it: go on from a key frame.
+    #[prost(bool, tag = "4")]
+    pub want_key: bool,
+    /// JSON of `Problem`: the frame behind `durable` is not taken and never will be.
+    #[prost(bytes = "vec", tag = "5")]
+    pub refused: ::prost::alloc::vec::Vec<u8>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Mark {
+    /// Empty: nothing yet.
+    #[prost(bytes = "vec", tag = "1")]
+    pub run: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+}
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BlobRange {
@@ -249,6 +305,31 @@ pub mod link_client {
                 .insert(GrpcMethod::new("perigee.link.v1.Link", "Tunnel"));
             self.inner.streaming(req, path, codec).await
         }
+        /// Measurements of one stream, in order. The server speaks first: what it has already.
+        pub async fn frames(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::FramesUp>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::FramesDown>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/perigee.link.v1.Link/Frames",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("perigee.link.v1.Link", "Frames"));
+            self.inner.streaming(req, path, codec).await
+        }
         /// A part of an image, from an offset on.
         pub async fn fetch_blob(
             &mut self,
@@ -334,6 +415,17 @@ pub mod link_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::TunnelFrame>>,
         ) -> std::result::Result<tonic::Response<Self::TunnelStream>, tonic::Status>;
+        /// Server streaming response type for the Frames method.
+        type FramesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::FramesDown, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Measurements of one stream, in order. The server speaks first: what it has already.
+        async fn frames(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::FramesUp>>,
+        ) -> std::result::Result<tonic::Response<Self::FramesStream>, tonic::Status>;
         /// Server streaming response type for the FetchBlob method.
         type FetchBlobStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::BlobChunk, tonic::Status>,
@@ -501,6 +593,50 @@ pub mod link_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TunnelSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/perigee.link.v1.Link/Frames" => {
+                    #[allow(non_camel_case_types)]
+                    struct FramesSvc<T: Link>(pub Arc<T>);
+                    impl<T: Link> tonic::server::StreamingService<super::FramesUp>
+                    for FramesSvc<T> {
+                        type Response = super::FramesDown;
+                        type ResponseStream = T::FramesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::FramesUp>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Link>::frames(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FramesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

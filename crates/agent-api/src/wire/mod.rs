@@ -7,11 +7,13 @@
 #[rustfmt::skip]
 pub mod link;
 
-use crate::TunnelFrame;
-use link::{Envelope, tunnel_frame::Frame};
+use crate::{FramesDown, FramesUp, Mark, StreamName, TunnelFrame};
+use link::{Envelope, frames_up::Up, tunnel_frame::Frame};
+use perigee_model::RunId;
 use perigee_model::limits::LINK_MESSAGE_BYTES_MAX;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::time::Duration;
 
 /// Most bytes in one tunnel frame.
 pub const FRAME_BYTES_MAX: usize = 64 << 10;
@@ -91,6 +93,64 @@ impl TryFrom<link::TunnelFrame> for TunnelFrame {
     }
 }
 
+impl From<FramesUp> for link::FramesUp {
+    fn from(say: FramesUp) -> Self {
+        let up = match say {
+            FramesUp::Begin(stream) => Up::Begin(stream.text().to_owned()),
+            FramesUp::Frame { run, frame } => Up::Frame(link::Frame { run: run.uuid().as_bytes().to_vec(), frame }),
+        };
+        Self { up: Some(up) }
+    }
+}
+
+impl TryFrom<link::FramesUp> for FramesUp {
+    type Error = WireError;
+    fn try_from(said: link::FramesUp) -> Result<Self, WireError> {
+        Ok(match said.up.ok_or(WireError::UnknownFrame)? {
+            Up::Begin(name) => Self::Begin(StreamName::parse(&name).ok_or(WireError::UnknownFrame)?),
+            Up::Frame(link::Frame { run, frame }) => {
+                if frame.len() > perigee_model::limits::FRAME_BYTES_MAX {
+                    return Err(WireError::TooLarge(frame.len()));
+                }
+                Self::Frame { run: run_id(&run)?, frame }
+            }
+        })
+    }
+}
+
+impl TryFrom<FramesDown> for link::FramesDown {
+    type Error = WireError;
+    fn try_from(say: FramesDown) -> Result<Self, WireError> {
+        let mark = |mark: Mark| link::Mark { run: mark.run.uuid().as_bytes().to_vec(), sequence: mark.sequence };
+        Ok(Self {
+            durable: say.durable.map(mark),
+            window: say.window,
+            interval_ms: say.interval.map_or(0, |every| u32::try_from(every.as_millis()).unwrap_or(u32::MAX)),
+            want_key: say.want_key,
+            refused: say.refused.map_or(Ok(Vec::new()), |problem| serde_json::to_vec(&problem))?,
+        })
+    }
+}
+
+impl TryFrom<link::FramesDown> for FramesDown {
+    type Error = WireError;
+    fn try_from(said: link::FramesDown) -> Result<Self, WireError> {
+        let mark = |mark: link::Mark| Ok::<_, WireError>(Mark { run: run_id(&mark.run)?, sequence: mark.sequence });
+        let refused = (!said.refused.is_empty()).then(|| serde_json::from_slice(&said.refused));
+        Ok(Self {
+            durable: said.durable.map(mark).transpose()?,
+            window: said.window,
+            interval: (said.interval_ms > 0).then(|| Duration::from_millis(said.interval_ms.into())),
+            want_key: said.want_key,
+            refused: refused.transpose()?,
+        })
+    }
+}
+
+fn run_id(bytes: &[u8]) -> Result<RunId, WireError> {
+    uuid::Uuid::from_slice(bytes).map(RunId::new).map_err(|_| WireError::UnknownFrame)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +171,26 @@ mod tests {
             let wire = link::TunnelFrame::try_from(frame.clone()).unwrap();
             assert_eq!(TunnelFrame::try_from(wire).unwrap(), frame);
         }
+    }
+
+    #[test]
+    fn measurements_survive_the_wire() {
+        let run = RunId::new(uuid::Uuid::from_u128(7));
+        for up in [FramesUp::Begin(StreamName::Vm), FramesUp::Frame { run, frame: vec![1, 0, 255] }] {
+            assert_eq!(FramesUp::try_from(link::FramesUp::from(up.clone())).unwrap(), up);
+        }
+        let full = FramesDown {
+            durable: Some(Mark { run, sequence: 9 }),
+            window: 3,
+            interval: Some(Duration::from_secs(1)),
+            want_key: true,
+            refused: Some(Problem::new(Code::BadRequest, "no")),
+        };
+        for down in [FramesDown::default(), full] {
+            assert_eq!(FramesDown::try_from(link::FramesDown::try_from(down.clone()).unwrap()).unwrap(), down);
+        }
+        let lame = link::Frame { run: vec![1, 2], frame: vec![] };
+        assert!(FramesUp::try_from(link::FramesUp { up: Some(Up::Frame(lame)) }).is_err());
     }
 
     #[test]

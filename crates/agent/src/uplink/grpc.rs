@@ -4,14 +4,17 @@
 //! with the identity of that moment.
 
 use super::{BlobStream, Session, Tunnel, Uplink, UplinkError};
+use crate::frames::{FrameSession, FrameUplink};
 use crate::identity::CurrentIdentity;
 use crate::tls::{self, ServerUrl};
 use async_trait::async_trait;
 use bytes::Bytes;
 use perigee_agent_api::wire::link::link_client::LinkClient;
-use perigee_agent_api::wire::link::{BlobChunk, BlobRange, Envelope, TunnelFrame as WireFrame};
+use perigee_agent_api::wire::link::{
+    BlobChunk, BlobRange, Envelope, FramesDown as WireDown, FramesUp as WireUp, TunnelFrame as WireFrame,
+};
 use perigee_agent_api::wire::{TUNNEL_KEY, envelope, message};
-use perigee_agent_api::{FromAgent, FromServer, Hello, TunnelFrame, TunnelId};
+use perigee_agent_api::{FramesDown, FramesUp, FromAgent, FromServer, Hello, StreamName, TunnelFrame, TunnelId};
 use perigee_model::Digest;
 use perigee_model::limits::{LINK_MESSAGE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MAX_LOCAL};
 use std::path::Path;
@@ -80,6 +83,27 @@ impl GrpcUplink {
             pump(&mut incoming, tell, understand).await;
         });
         Ok(Session { tx, rx })
+    }
+}
+
+#[async_trait]
+impl FrameUplink for GrpcUplink {
+    async fn frames(&self, stream: StreamName) -> Result<FrameSession, UplinkError> {
+        let mut client = self.client()?;
+        let (tx, rx) = mpsc::channel::<FramesUp>(QUEUE);
+        let begin = tokio_stream::once(WireUp::from(FramesUp::Begin(stream)));
+        let outgoing = begin.chain(ReceiverStream::new(rx).map(WireUp::from));
+        let answer = client.frames(outgoing).await.map_err(|s| self.failed(of_status(&s)))?;
+        let (tell, rx) = mpsc::channel(QUEUE);
+        let mut incoming = answer.into_inner();
+        tokio::spawn(async move {
+            pump(&mut incoming, tell, |down: WireDown| FramesDown::try_from(down).ok()).await;
+        });
+        Ok(FrameSession { tx, rx })
+    }
+
+    fn patience(&self) -> Duration {
+        Uplink::patience(self)
     }
 }
 

@@ -5,6 +5,7 @@
 mod crash;
 mod executions;
 mod fake;
+mod frames;
 mod guests;
 mod identity;
 mod plane;

@@ -1,0 +1,73 @@
+//! What a stream of measurements says in both directions.
+//!
+//! ```text
+//! agent  ──Begin(node)──▶ server          the server answers with what it has
+//! agent  ◀──durable──────                 so the agent knows where to go on
+//! agent  ──Frame──Frame──▶                at most `window` that are not durable yet
+//! agent  ◀──durable · want_key · refused──
+//! ```
+
+use perigee_model::RunId;
+use perigee_model::guest::Problem;
+use std::time::Duration;
+
+/// Which measurements.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum StreamName {
+    /// The host itself.
+    Node,
+    /// Its guests.
+    Vm,
+}
+
+impl StreamName {
+    /// As it is written.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Vm => "vm",
+        }
+    }
+    /// Reads it.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Node, Self::Vm].into_iter().find(|name| name.text() == text)
+    }
+}
+
+/// A frame of a run; all before it are meant too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mark {
+    /// Whose numbers these are.
+    pub run: RunId,
+    /// Up to this one.
+    pub sequence: u64,
+}
+
+/// From the agent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FramesUp {
+    /// Which stream this is; the first word.
+    Begin(StreamName),
+    /// An encoded frame (`perigee_model::frame`).
+    Frame {
+        /// The run that measured it.
+        run: RunId,
+        /// As the spool has it.
+        frame: Vec<u8>,
+    },
+}
+
+/// From the control plane: all it has to say, each time.
+#[derive(Clone, PartialEq, Default, Debug)]
+pub struct FramesDown {
+    /// On disk there; `None`: nothing yet.
+    pub durable: Option<Mark>,
+    /// So many frames may be under way.
+    pub window: u32,
+    /// How often to measure, when somebody watches.
+    pub interval: Option<Duration>,
+    /// What follows `durable` cannot be read: go on from a key frame.
+    pub want_key: bool,
+    /// The frame behind `durable` will never be taken.
+    pub refused: Option<Problem>,
+}

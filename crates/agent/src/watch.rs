@@ -1,0 +1,123 @@
+//! Measuring: one thread that wakes at its ticks, fills a sheet and writes frames down.
+//!
+//! Owns: when to measure, sequence numbers and key frames. Refuses: waiting for the network; what
+//! it measured is in the spool, and the rest is the sender's.
+//!
+//! Ticks are aligned to the interval, plus a phase that is the host's own, so that a fleet does not
+//! send in one millisecond.
+
+use crate::frames::{FrameSpool, Pace};
+use perigee_clock::Clock;
+use perigee_model::frame::Sheet;
+use perigee_model::{HostId, RunId, Timestamp};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A frame that needs none before it comes at least this often.
+const KEY_EVERY: Duration = Duration::from_secs(600);
+/// The thread's stack: collectors read into one buffer.
+const STACK_BYTES: usize = 512 << 10;
+
+/// What fills a sheet. Called from one thread only.
+pub trait Sampler: Send {
+    /// Writes what is so now.
+    fn sample(&mut self, sheet: &mut Sheet, now: Timestamp);
+}
+
+/// A sheet that the measuring thread writes and readers on this host look at.
+#[derive(Default)]
+pub struct SharedSheet(Mutex<Sheet>);
+
+impl SharedSheet {
+    /// Looks at it. Keep it short: the measuring waits.
+    pub fn lock(&self) -> MutexGuard<'_, Sheet> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One stream of measurements.
+pub struct Watch {
+    /// Whose, for the phase.
+    pub host: HostId,
+    /// This life of the agent.
+    pub run: RunId,
+    /// How often when nobody wants more.
+    pub interval: Duration,
+    /// Time.
+    pub clock: Clock,
+    /// What is measured last.
+    pub sheet: Arc<SharedSheet>,
+    /// Where frames are written.
+    pub spool: Arc<FrameSpool>,
+    /// What the control plane wants.
+    pub pace: Arc<Pace>,
+}
+
+impl Watch {
+    /// Measures until [`Pace::stop`].
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn start(self, name: &str, mut sampler: impl Sampler + 'static) -> std::io::Result<()> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
+        thread.spawn(move || self.run(&mut sampler)).map(drop)
+    }
+
+    fn run(self, sampler: &mut dyn Sampler) {
+        let mut sequence = 0;
+        let mut keyed = self.clock.instant();
+        loop {
+            let wished = self.pace.interval();
+            let interval = wished.unwrap_or(self.interval).max(Duration::from_millis(100));
+            let wait = until_tick(self.clock.now(), interval, self.host);
+            if !self.pace.wait(wait) {
+                return;
+            }
+            // Woken early by another wish: measured at once, so that who watches waits for nothing.
+            let now = self.clock.now();
+            let now = Timestamp::from_micros(now.micros() / 1000 * 1000);
+            sequence += 1;
+            let key = sequence == 1 || keyed.elapsed() >= KEY_EVERY || self.spool.is_key_due() || self.pace.take_key();
+            if key {
+                keyed = self.clock.instant();
+            }
+            let frame = {
+                let mut sheet = self.sheet.lock();
+                sampler.sample(&mut sheet, now);
+                sheet.encode(sequence, now, key)
+            };
+            self.spool.append(self.run, &frame, key);
+        }
+    }
+}
+
+/// How long to the next tick: a multiple of the interval plus the host's phase.
+fn until_tick(now: Timestamp, interval: Duration, host: HostId) -> Duration {
+    let every = i64::try_from(interval.as_micros()).unwrap_or(i64::MAX).max(1);
+    // The last digits of an id are random.
+    let phase = (host.uuid().as_u128() & 0xffff_ffff) as i64 % every;
+    let over = (now.micros() - phase).rem_euclid(every);
+    Duration::from_micros((every - over).unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn ticks_are_aligned_and_each_host_has_its_own_phase() {
+        let interval = Duration::from_secs(3);
+        let tick = |now: i64, host: u128| {
+            let now = Timestamp::from_micros(now);
+            (now + until_tick(now, interval, HostId::new(Uuid::from_u128(host)))).micros()
+        };
+        for now in [1_700_000_000_000_000, 1_700_000_001_234_567, 1_700_000_002_999_999, -5] {
+            assert_eq!(tick(now, 700) % 3_000_000, 700);
+            assert!(tick(now, 700) > now && tick(now, 700) - now <= 3_000_000);
+        }
+        assert_eq!(tick(1_700_000_000_000_000, 3_000_700) % 3_000_000, 700);
+        let at = tick(1_700_000_000_000_000, 700);
+        assert_eq!(tick(at, 700), at + 3_000_000, "never the same tick twice");
+    }
+}
