@@ -8,31 +8,9 @@
 //! ```
 
 use perigee_model::RunId;
+use perigee_model::frame::StreamName;
 use perigee_model::guest::Problem;
 use std::time::Duration;
-
-/// Which measurements.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub enum StreamName {
-    /// The host itself.
-    Node,
-    /// Its guests.
-    Vm,
-}
-
-impl StreamName {
-    /// As it is written.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::Node => "node",
-            Self::Vm => "vm",
-        }
-    }
-    /// Reads it.
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Node, Self::Vm].into_iter().find(|name| name.text() == text)
-    }
-}
 
 /// A frame of a run; all before it are meant too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -10,7 +10,8 @@
 mod frames;
 pub mod wire;
 
-pub use frames::{FramesDown, FramesUp, Mark, StreamName};
+pub use frames::{FramesDown, FramesUp, Mark};
+pub use perigee_model::frame::StreamName;
 
 use perigee_model::execution::Command;
 use perigee_model::guest::Problem;

@@ -101,9 +101,13 @@ impl Home {
     ///
     /// # Errors
     /// `Os`.
-    pub fn tell_endpoints(&self, health: SocketAddr) -> Result<(), HomeError> {
+    pub fn tell_endpoints(&self, health: SocketAddr, metrics: SocketAddr) -> Result<(), HomeError> {
         let path = self.path.join("endpoints.json");
-        let json = serde_json::json!({ "health": format!("http://{health}"), "pid": std::process::id() });
+        let json = serde_json::json!({
+            "health": format!("http://{health}"),
+            "metrics": format!("http://{metrics}/metrics"),
+            "pid": std::process::id(),
+        });
         replace(&path, json.to_string().as_bytes(), Keep::Process).map_err(os(&path))
     }
 

@@ -1,9 +1,11 @@
-//! The agent's health over HTTP/1.1.
+//! The agent's pages over HTTP/1.1: its health, and what it measured last.
 //!
-//! Owns: `/health/live` and `/health/ready`. Refuses: every other path and method, and details to
-//! who does not show the token of the data directory.
+//! Owns: `/health/live`, `/health/ready` and, on an address of its own, `/metrics`. Refuses: every
+//! other path and method, details of its health to who does not show the token of the data
+//! directory, and measuring for a page: scraping twice costs a host nothing.
 
 use crate::health::Health;
+use crate::watch::SharedSheet;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -23,18 +25,18 @@ const CONNECTIONS_MAX: usize = 64;
 /// A request's head must come within this.
 const HEAD_WITHIN: Duration = Duration::from_secs(2);
 
-/// Why health is not served.
+/// Why pages are not served.
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
     /// It is served without TLS, so on loopback only.
-    #[error("health is served on a loopback address only, not on {0}: a public bind needs TLS")]
+    #[error("this is served on a loopback address only, not on {0}: a public bind needs TLS")]
     Public(SocketAddr),
     /// The operating system refused.
-    #[error("the health address cannot be used")]
+    #[error("the address cannot be used")]
     Os(#[from] std::io::Error),
 }
 
-/// Binds the health address; port 0 takes a free one.
+/// Binds an address; port 0 takes a free one.
 ///
 /// # Errors
 /// `Public`, `Os`.
@@ -45,10 +47,31 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, WebError> {
     Ok(TcpListener::bind(address).await?)
 }
 
+/// What an address answers to a GET, by path.
+pub type Pages = Arc<dyn Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + Sync>;
+
+/// The health pages.
+pub fn health_pages(health: Arc<Health>, token: String) -> Pages {
+    Arc::new(move |request| health_page(request, &health, &token))
+}
+
+/// The metrics page: a sheet as Prometheus reads it.
+pub fn metrics_pages(sheet: Arc<SharedSheet>) -> Pages {
+    Arc::new(move |request| match request.uri().path() {
+        "/metrics" => {
+            let text = perigee_probe::exposition::exposition(&sheet.lock());
+            let mut response = plain(StatusCode::OK, &text);
+            let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            response
+        }
+        _ => plain(StatusCode::NOT_FOUND, ""),
+    })
+}
+
 /// Serves until cancelled.
-pub async fn serve(listener: TcpListener, health: Arc<Health>, token: String, cancel: CancellationToken) {
+pub async fn serve(listener: TcpListener, pages: Pages, cancel: CancellationToken) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let token: Arc<str> = token.into();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -60,11 +83,12 @@ pub async fn serve(listener: TcpListener, health: Arc<Health>, token: String, ca
             continue;
         };
         let Ok(permit) = room.clone().try_acquire_owned() else { continue };
-        let (health, token) = (health.clone(), token.clone());
+        let pages = pages.clone();
         tokio::spawn(async move {
             let _permit = permit;
             let answer = hyper::service::service_fn(move |request| {
-                let response = answer(&request, &health, &token);
+                let get = request.method() == Method::GET;
+                let response = if get { pages(&request) } else { plain(StatusCode::METHOD_NOT_ALLOWED, "") };
                 async move { Ok::<_, Infallible>(response) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
@@ -77,10 +101,7 @@ pub async fn serve(listener: TcpListener, health: Arc<Health>, token: String, ca
     }
 }
 
-fn answer(request: &Request<Incoming>, health: &Health, token: &str) -> Response<Full<Bytes>> {
-    if request.method() != Method::GET {
-        return plain(StatusCode::METHOD_NOT_ALLOWED, "");
-    }
+fn health_page(request: &Request<Incoming>, health: &Health, token: &str) -> Response<Full<Bytes>> {
     match request.uri().path() {
         "/health/live" => plain(StatusCode::OK, "ok"),
         "/health/ready" => {

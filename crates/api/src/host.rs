@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// A machine with an agent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HostView {
     /// UUIDv7.
     pub id: String,
@@ -27,9 +27,33 @@ pub struct HostView {
     pub memory_taken_bytes: u64,
     /// When it joined.
     pub created_at: String,
+    /// How busy it was when it was last measured; absent before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<LoadView>,
     /// What it is and has; absent before its first link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<InventoryView>,
+}
+
+/// How busy a host is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LoadView {
+    /// When this was so.
+    pub measured_at: String,
+    /// Share of all CPUs that was busy between the last two measurements, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_usage_ratio: Option<f64>,
+    /// Memory that is not available for use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_used_bytes: Option<f64>,
+    /// All of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_total_bytes: Option<f64>,
+    /// Runnable tasks, averaged over a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load1: Option<f64>,
+    /// Frames of measurements that were taken and never arrived.
+    pub frames_lost: u64,
 }
 
 /// What a host is and has.

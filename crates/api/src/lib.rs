@@ -10,14 +10,16 @@ pub mod event;
 pub mod execution;
 pub mod host;
 pub mod image;
+pub mod live;
 pub mod problem;
+pub mod prometheus;
 pub mod sandbox;
 pub mod stream;
 pub mod task;
 
 pub use event::EventView;
 pub use execution::{ExecuteRequest, ExecutionView};
-pub use host::{AbilitiesView, HostView, InventoryView, JoinTokenRequest, JoinTokenView};
+pub use host::{AbilitiesView, HostView, InventoryView, JoinTokenRequest, JoinTokenView, LoadView};
 pub use image::{ImageRequest, ImageView, PartView};
 pub use problem::{FieldFault, ProblemDocument};
 pub use sandbox::{SandboxPatch, SandboxRequest, SandboxView};

@@ -1,6 +1,6 @@
 //! The grammar: `perigee [options] NOUN VERB [NAME…] [options]`. Verbs are with their nouns.
 
-use crate::{api, down, event, execution, host, image, sandbox, task, up};
+use crate::{api, down, event, execution, host, image, metrics, sandbox, task, up};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -109,6 +109,13 @@ pub enum Noun {
         /// What to do.
         #[command(subcommand)]
         verb: execution::Verb,
+    },
+    /// What was measured
+    #[command(after_help = "Example:\n  perigee metrics query node_load1 --from -1h")]
+    Metrics {
+        /// What to do.
+        #[command(subcommand)]
+        verb: metrics::Verb,
     },
     /// Who did what: the audit log
     #[command(after_help = "Example:\n  perigee event list --limit 20")]

@@ -1,21 +1,29 @@
 //! `perigee host …`: machines that run guests.
 
+use crate::args::Format;
 use crate::cell::Cell;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::listing;
 use crate::names::{Kind, resolve};
 use crate::session::Session;
+use crate::spark::{bar, sparkline};
 use crate::table::{Column, Shown, column};
+use crate::top;
 use crate::units::parse_duration;
 use clap::Subcommand;
 use perigee_api::{JoinTokenRequest, JoinTokenView};
-use perigee_client::ListQuery;
+use perigee_api::prometheus::QueryData;
+use perigee_client::{ListQuery, QueryRange};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// How much of the past `get` draws, and in how many cells.
+const LATELY_MS: i64 = 900_000;
+const LATELY_CELLS: i64 = 60;
 
 /// What to do with hosts.
 #[derive(Debug, Subcommand)]
@@ -32,6 +40,13 @@ pub enum Verb {
     Get {
         /// Name, id or the beginning of an id
         name: String,
+    },
+    /// Watch what every host does now
+    #[command(after_help = "Example:\n  perigee host top")]
+    Top {
+        /// Print it once and end
+        #[arg(long)]
+        once: bool,
     },
     /// Make a token with which one more machine joins
     #[command(after_help = "Example:\n  perigee host token --file join.token --ttl 10m")]
@@ -62,7 +77,9 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
         Verb::Get { name } => {
             let id = resolve(session, Kind::Host, &name).await?;
             session.out.object(&client.host(&id).await?)?;
+            lately(session, &id).await?;
         }
+        Verb::Top { once } => return top::run(session, once).await,
         Verb::Token { file, ttl } => {
             let ttl_ms = ttl.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
             let token = client.create_join_token(&JoinTokenRequest { ttl_ms }).await?;
@@ -78,6 +95,36 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::OK)
+}
+
+/// The last quarter of an hour as a picture, where a person looks.
+async fn lately(session: &Session, id: &str) -> Result<(), Failure> {
+    if !session.settings.stdout_terminal || !matches!(session.out.format, Format::Table | Format::Wide) {
+        return Ok(());
+    }
+    let to_ms = session.clock.now().micros() / 1000;
+    let range = QueryRange { from_ms: to_ms - LATELY_MS, to_ms, step_ms: LATELY_MS / LATELY_CELLS };
+    let lines = [
+        ("CPU", "perigee_host_cpu_usage_ratio"),
+        ("MEMORY", "perigee_host_memory_used_bytes / perigee_host_memory_total_bytes"),
+    ];
+    for (head, expr) in lines {
+        let expr = expr.split(" / ").map(|name| format!("{name}{{host_id=\"{id}\"}}")).collect::<Vec<_>>().join(" / ");
+        let QueryData::Matrix(series) = session.client()?.query_range(&expr, range).await? else { continue };
+        let Some(values) = series.first().map(|one| &one.values) else { continue };
+        let mut cells = vec![None; usize::try_from(LATELY_CELLS).unwrap_or(0) + 1];
+        for (at, value) in values {
+            #[expect(clippy::cast_possible_truncation, reason = "milliseconds")]
+            let place = ((*at * 1000.0) as i64 - range.from_ms) / range.step_ms;
+            if let Some(cell) = usize::try_from(place).ok().and_then(|place| cells.get_mut(place)) {
+                *cell = value.parse::<f64>().ok();
+            }
+        }
+        let now = cells.iter().rev().flatten().next().copied().unwrap_or(f64::NAN);
+        let picture = sparkline(&cells, cells.len(), Some(0.0), Some(1.0));
+        session.out.text(&format!("{head:<8}{} {:>4.0}%  15m {picture}\n", bar(now, 20), now * 100.0))?;
+    }
+    Ok(())
 }
 
 fn keep(session: &Session, file: &Path, token: &JoinTokenView) -> Result<(), Failure> {

@@ -28,6 +28,7 @@ mod instance;
 mod launch;
 mod listing;
 mod live;
+mod metrics;
 mod names;
 mod output;
 mod progress;
@@ -37,8 +38,10 @@ mod running;
 mod sandbox;
 mod session;
 mod settings;
+mod spark;
 mod table;
 mod task;
+mod top;
 pub mod units;
 mod up;
 mod version;
@@ -86,6 +89,7 @@ async fn dispatch(noun: Noun, session: &Session) -> Result<Exit, Failure> {
         Noun::Image { verb } => image::run(verb, session).await,
         Noun::Task { verb } => task::run(verb, session).await,
         Noun::Execution { verb } => execution::run(verb, session).await,
+        Noun::Metrics { verb } => metrics::run(verb, session).await,
         Noun::Event { verb } => event::run(verb, session).await,
         Noun::Up(options) => up::run(&options, session).await,
         Noun::Down(options) => down::run(&options, session).await,

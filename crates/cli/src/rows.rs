@@ -13,6 +13,10 @@ fn problem(problem: Option<&ProblemView>) -> Cell {
     problem.map_or(Cell::Missing, |p| Cell::Text(format!("{} {}", p.code, p.detail)))
 }
 
+/// A share of 0 to 1.
+fn percent(share: Option<f64>) -> Cell {
+    share.map_or(Cell::Missing, |share| Cell::Text(format!("{:.0}%", share * 100.0)))
+}
 fn count(number: Option<i64>) -> Cell {
     number.map_or(Cell::Missing, Cell::Number)
 }
@@ -67,8 +71,12 @@ impl Shown for HostView {
         column("CPUS"),
         column("MEMORY"),
         column("TAKEN"),
-        column("DRIVERS"),
-        column("HEARD"),
+        column("CPU_USED"),
+        column("MEM_USED"),
+        column("MEASURED"),
+        wide("DRIVERS"),
+        wide("HEARD"),
+        wide("LOST"),
         wide("AGENT"),
         wide("KERNEL"),
         wide("OS"),
@@ -91,8 +99,12 @@ impl Shown for HostView {
             count(inventory.map(|i| i.cpus.into())),
             inventory.map_or(Cell::Missing, |i| Cell::Bytes(i.memory_bytes)),
             Cell::Bytes(self.memory_taken_bytes),
+            percent(self.load.as_ref().and_then(|l| l.cpu_usage_ratio)),
+            percent(self.load.as_ref().and_then(|l| Some(l.memory_used_bytes? / l.memory_total_bytes?))),
+            Cell::time(self.load.as_ref().map(|l| &l.measured_at)),
             Cell::text(drivers.as_ref()),
             Cell::time(self.heard_at.as_ref()),
+            count(self.load.as_ref().and_then(|l| i64::try_from(l.frames_lost).ok())),
             Cell::text(inventory.map(|i| &i.agent_version)),
             Cell::text(inventory.map(|i| &i.kernel_release)),
             Cell::text(inventory.map(|i| &i.os)),

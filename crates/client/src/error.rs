@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 use perigee_api::ProblemDocument;
+use perigee_api::prometheus::QueryFault;
 use std::time::Duration;
 
 /// Why a call gave no value.
@@ -45,6 +46,18 @@ impl ClientError {
     pub(crate) fn refused(status: StatusCode, body: &[u8]) -> Self {
         if let Ok(problem) = serde_json::from_slice::<ProblemDocument>(body) {
             return Self::Refused(Box::new(problem));
+        }
+        // The query routes refuse in the Prometheus API's shape.
+        if let Ok(fault) = serde_json::from_slice::<QueryFault>(body) {
+            return Self::Refused(Box::new(ProblemDocument {
+                kind: format!("/errors/{}", fault.code),
+                title: "The query was refused".to_owned(),
+                status: status.as_u16(),
+                detail: fault.error,
+                code: fault.code,
+                request_id: String::new(),
+                errors: Vec::new(),
+            }));
         }
         let said: String = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(200).collect();
         Self::BadAnswer(format!("HTTP {status} without a problem document: {said:?}"))

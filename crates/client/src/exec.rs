@@ -70,7 +70,7 @@ impl Client {
         Ok((sender, ExecReceiver { stream, client: self.clone() }))
     }
 
-    fn broken(&self, error: Error) -> ClientError {
+    pub(crate) fn broken(&self, error: Error) -> ClientError {
         match error {
             Error::Http(answer) => {
                 let body = answer.body().as_deref().unwrap_or_default();

@@ -25,6 +25,7 @@ mod span;
 pub mod tasks;
 mod truth;
 pub mod view;
+pub mod watch;
 
 pub use links::{LinkEnd, Tunnel};
 pub use span::Span;

@@ -19,8 +19,41 @@ pub use columns::{Change, Columns};
 pub use sheet::{Sheet, Slot};
 pub use wire::{FrameError, Header};
 
+use crate::HostId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// Which measurements.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum StreamName {
+    /// The host itself.
+    Node,
+    /// Its guests.
+    Vm,
+}
+
+impl StreamName {
+    /// As it is written.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Vm => "vm",
+        }
+    }
+    /// Reads it.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Node, Self::Vm].into_iter().find(|name| name.text() == text)
+    }
+}
+
+/// One stream of one host.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct StreamId {
+    /// Whose.
+    pub host: HostId,
+    /// Which.
+    pub name: StreamName,
+}
 
 /// How a series behaves, as in the Prometheus data model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -2,9 +2,14 @@
 
 /// `PRETTY_NAME` of os-release(5), unquoted; `Linux` when there is none.
 pub fn pretty_name(os_release: &str) -> String {
-    let value = os_release.lines().find_map(|line| line.trim().strip_prefix("PRETTY_NAME="));
-    let name = value.map(unquoted).filter(|name| !name.is_empty());
-    name.unwrap_or_else(|| "Linux".to_owned())
+    let name = os_field(os_release, "PRETTY_NAME");
+    if name.is_empty() { "Linux".to_owned() } else { name }
+}
+
+/// A field of os-release(5), unquoted; empty when it is not there.
+pub fn os_field(os_release: &str, field: &str) -> String {
+    let value = |line: &str| line.trim().strip_prefix(field)?.strip_prefix('=').map(unquoted);
+    os_release.lines().find_map(value).unwrap_or_default()
 }
 
 /// A shell-style value: quotes taken off, backslash escapes resolved (os-release(5)).

@@ -9,6 +9,7 @@ use anyhow::Context;
 use axum::serve::ListenerExt;
 use perigee_blobs::BlobDir;
 use perigee_clock::Clock;
+use perigee_control::watch::Watching;
 use perigee_control::{Cause, Control};
 use perigee_model::limits::DRAIN;
 use perigee_model::{Role, Tenant, Who};
@@ -36,12 +37,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let authority = Arc::new(Authority::open(&config.data_dir, clock.clone())?);
     let blobs = BlobDir::at(place.path("blobs"))?;
 
+    let series = place.path("series");
+    let watching = {
+        let control = control.clone();
+        tokio::task::spawn_blocking(move || Watching::open(control, &series)).await?
+    };
+    let watching = watching.context("the series store cannot be opened")?;
+
     let (http, agents) = listen(&config, &place).await?;
     let (http_at, agents_at) = (http.local_addr()?, agents.local_addr()?);
     let (http_url, agents_url) = (format!("http://{http_at}"), format!("https://{agents_at}"));
 
     let server = Server::new(Parts {
         control: control.clone(),
+        watch: watching.clone(),
         blobs: blobs.clone(),
         hosts: config.host_names.clone(),
         agents_url: agents_url.clone(),
@@ -55,8 +64,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let (control, cancel) = (control.clone(), cancel.clone());
         async move { control.run(config.workers, cancel).await }
     });
+    let keeping = tokio::spawn({
+        let (watching, cancel) = (watching.clone(), cancel.clone());
+        async move { watching.run(cancel).await }
+    });
     let addresses: Vec<IpAddr> = vec![agents_at.ip(), IpAddr::from([127, 0, 0, 1])];
-    let link = tokio::spawn(grpc::serve(agents, control.clone(), blobs, authority, addresses, cancel.clone()));
+    let link = tokio::spawn(grpc::serve(agents, (control.clone(), watching), blobs, authority, addresses, cancel.clone()));
     let (app, _) = rest::router(server.clone());
     // Small messages follow each other both ways: waiting to merge them costs 40 ms each time.
     let http = http.tap_io(|socket| {
@@ -82,6 +95,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         drop(rest.await);
         drop(link.await);
         drop(brain.await);
+        drop(keeping.await);
     });
     if drained.await.is_err() {
         tracing::warn!("some requests did not end within {DRAIN:?}; they are cut off");

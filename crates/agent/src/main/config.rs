@@ -5,13 +5,18 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use perigee_agent::tls::ServerUrl;
 use perigee_model::InstanceId;
+use perigee_probe::node::{Protocol, Target};
 use serde::Deserialize;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const SYSTEM_DIR: &str = "/var/lib/perigee/agent";
 const SYSTEM_FILE: &str = "/etc/perigee/agent.toml";
 const SYSTEM_HEALTH: u16 = 9092;
+const SYSTEM_METRICS: u16 = 9091;
+/// How often a host is measured when nobody looks closely.
+const INTERVAL_MS: u64 = 3000;
 
 /// The Perigee host agent.
 #[derive(Debug, Parser)]
@@ -58,6 +63,15 @@ struct RunFlags {
     /// Address of the health pages (default 127.0.0.1:9092).
     #[arg(long, env = "PERIGEE_HEALTH")]
     health: Option<SocketAddr>,
+    /// Address of what was measured last, for Prometheus (default 127.0.0.1:9091).
+    #[arg(long, env = "PERIGEE_METRICS")]
+    metrics: Option<SocketAddr>,
+    /// How often to measure, in milliseconds (default 3000; 1000 while somebody watches closely).
+    #[arg(long, env = "PERIGEE_INTERVAL_MS", value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
+    interval_ms: Option<u64>,
+    /// Measure the latency to this target: icmp://HOST or tcp://HOST:PORT. May be repeated.
+    #[arg(long = "ping", env = "PERIGEE_PING", value_delimiter = ',', value_parser = target)]
+    ping: Vec<Target>,
     /// What runs guests.
     #[arg(long, env = "PERIGEE_DRIVER", value_enum)]
     driver: Option<Driver>,
@@ -99,6 +113,9 @@ struct File {
     server: Option<String>,
     token_file: Option<PathBuf>,
     health: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
+    interval_ms: Option<u64>,
+    ping: Vec<String>,
     driver: Option<Driver>,
     qemu: Option<PathBuf>,
     guest_binary: Option<PathBuf>,
@@ -135,6 +152,12 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// Address of the health pages; port 0 takes a free one.
     pub health: SocketAddr,
+    /// Address of the last measurements; port 0 takes a free one.
+    pub metrics: SocketAddr,
+    /// How often to measure.
+    pub interval: Duration,
+    /// Whose latency to measure.
+    pub ping: Vec<Target>,
     /// What runs guests.
     pub driver: Driver,
     /// The instance id, when given.
@@ -178,7 +201,13 @@ impl Line {
 
 fn combine(flags: RunFlags, file: File) -> anyhow::Result<Config> {
     let given_dir = flags.data_dir.or(file.data_dir);
-    let port = if given_dir.is_some() { 0 } else { SYSTEM_HEALTH };
+    let local = |system: u16| SocketAddr::from(([127, 0, 0, 1], if given_dir.is_some() { 0 } else { system }));
+    let (health, metrics) = (local(SYSTEM_HEALTH), local(SYSTEM_METRICS));
+    let mut ping = flags.ping;
+    if ping.is_empty() {
+        let read = |text: &String| target(text).map_err(|error| anyhow::anyhow!("ping: {error}"));
+        ping = file.ping.iter().map(read).collect::<anyhow::Result<_>>()?;
+    }
     let server = match (flags.server, file.server) {
         (Some(url), _) => Some(url),
         (None, Some(text)) => Some(text.parse().with_context(|| format!("server = {text:?}"))?),
@@ -188,7 +217,10 @@ fn combine(flags: RunFlags, file: File) -> anyhow::Result<Config> {
         data_dir: std::path::absolute(given_dir.unwrap_or_else(|| PathBuf::from(SYSTEM_DIR)))?,
         server,
         token_file: flags.token_file.or(file.token_file),
-        health: flags.health.or(file.health).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], port))),
+        health: flags.health.or(file.health).unwrap_or(health),
+        metrics: flags.metrics.or(file.metrics).unwrap_or(metrics),
+        interval: Duration::from_millis(flags.interval_ms.or(file.interval_ms).unwrap_or(INTERVAL_MS)),
+        ping,
         driver: flags.driver.or(file.driver).unwrap_or(Driver::Auto),
         instance: flags.instance,
         qemu: flags.qemu.or(file.qemu).unwrap_or_else(|| on_path("qemu-system-x86_64")),
@@ -201,6 +233,19 @@ fn combine(flags: RunFlags, file: File) -> anyhow::Result<Config> {
 
 fn instance(text: &str) -> Result<InstanceId, String> {
     InstanceId::parse(text).ok_or_else(|| "an instance id is eight lower-case hex digits".to_owned())
+}
+
+/// `icmp://HOST` or `tcp://HOST:PORT`; names are resolved now, once.
+fn target(text: &str) -> Result<Target, String> {
+    let bad = || format!("{text:?} is no target; write it like icmp://192.0.2.1 or tcp://db:5432");
+    let (protocol, place) = match text.split_once("://") {
+        Some(("icmp", host)) => (Protocol::Icmp, format!("{host}:0")),
+        Some(("tcp", place)) => (Protocol::Tcp, place.to_owned()),
+        Some(_) | None => return Err(bad()),
+    };
+    let mut found = place.to_socket_addrs().map_err(|error| format!("{}: {error}", bad()))?;
+    let address = found.next().ok_or_else(bad)?;
+    Ok(Target { name: text.to_owned(), address, protocol })
 }
 
 /// A program of the search path; by its bare name when it is not there, so that the error names it.
@@ -247,6 +292,16 @@ mod tests {
         assert!(combine(RunFlags::default(), file).is_err());
         for bad in ["", "1234567", "DEADBEEF", "../../et"] {
             assert!(instance(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn targets_have_a_protocol_and_an_address() {
+        let target = |text: &str| super::target(text).map(|t| (t.protocol, t.address.to_string())).ok();
+        assert_eq!(target("icmp://127.0.0.1"), Some((Protocol::Icmp, "127.0.0.1:0".to_owned())));
+        assert_eq!(target("tcp://[::1]:80"), Some((Protocol::Tcp, "[::1]:80".to_owned())));
+        for bad in ["", "127.0.0.1", "udp://127.0.0.1:1", "tcp://127.0.0.1"] {
+            assert_eq!(target(bad), None, "{bad}");
         }
     }
 

@@ -4,6 +4,7 @@
 mod config;
 mod driver;
 mod log;
+mod measure;
 mod run;
 
 use clap::Parser as _;

@@ -1,13 +1,14 @@
 //! The program's two verbs.
 
 use crate::config::{Config, Join};
-use crate::{driver, log};
+use crate::{driver, log, measure};
 use anyhow::Context as _;
 use perigee_agent::enrol::{self, EnrolError, JoinToken};
 use perigee_agent::home::Home;
 use perigee_agent::identity::{CurrentIdentity, Identity, IdentityDir};
 use perigee_agent::tls::ServerUrl;
 use perigee_agent::uplink::grpc::GrpcUplink;
+use perigee_agent::watch::SharedSheet;
 use perigee_agent::{Agent, BaseBuilder, CachedParts, DirJournal, DirSpool, Health, UplinkError, web};
 use perigee_blobs::BlobDir;
 use perigee_clock::Clock;
@@ -58,8 +59,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let health = Arc::new(Health::default());
     let listener = web::bind(config.health).await?;
-    home.tell_endpoints(listener.local_addr()?)?;
-    let pages = tokio::spawn(web::serve(listener, health.clone(), home.token.clone(), cancel.clone()));
+    let scraped = web::bind(config.metrics).await?;
+    home.tell_endpoints(listener.local_addr()?, scraped.local_addr()?)?;
+    let health_pages = web::health_pages(health.clone(), home.token.clone());
+    let pages = tokio::spawn(web::serve(listener, health_pages, cancel.clone()));
+    let sheet = Arc::new(SharedSheet::default());
+    tokio::spawn(web::serve(scraped, web::metrics_pages(sheet.clone()), cancel.clone()));
 
     let known = tokio::select! {
         known = identity(&config, &home, &clock, &health) => known?,
@@ -78,6 +83,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let chosen = driver::choose(&config, &home, &clock)?;
     let uplink = Arc::new(GrpcUplink::new(server, current));
+    let measuring = measure::start(&config, &home, host, &clock, sheet, uplink.clone())?;
     let blobs = BlobDir::at(home.path().join("cache"))?;
     let mut base = BaseBuild::new(home.path().join("build"), &config.guest_binary);
     if let Some(package) = &config.kernel_deb {
@@ -99,6 +105,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let ended = agent.run(cancel.clone()).await;
     cancel.cancel();
     fresh.abort();
+    measuring.stop();
     let _ = pages.await;
     home.forget_endpoints();
     tracing::info!("stopped; guests live on");

@@ -3,7 +3,7 @@
 use crate::fake::{Reply, Seen, json, refusal};
 use perigee_api::problem::ProblemView;
 use perigee_api::{
-    AbilitiesView, EventView, ExecutionView, HostView, ImageView, InventoryView, JoinTokenView, Page, PartView,
+    AbilitiesView, EventView, ExecutionView, HostView, LoadView, ImageView, InventoryView, JoinTokenView, Page, PartView,
     ReadyPart, ReadyView, SandboxView, TaskView,
 };
 use perigee_model::Code;
@@ -83,6 +83,14 @@ pub fn host() -> HostView {
         guests: 2,
         memory_taken_bytes: 512 << 20,
         created_at: AT.to_owned(),
+        load: Some(LoadView {
+            measured_at: "2026-10-03T10:00:00Z".into(),
+            cpu_usage_ratio: Some(0.25),
+            memory_used_bytes: Some(1073741824.0),
+            memory_total_bytes: Some(4294967296.0),
+            load1: Some(0.5),
+            frames_lost: 0,
+        }),
         inventory: Some(InventoryView {
             hostname: "host-1".to_owned(),
             arch: "x86_64".to_owned(),

@@ -25,6 +25,12 @@ pub struct Columns {
 }
 
 impl Columns {
+    /// As they were: what a store kept of them.
+    pub fn restore(series: Vec<Series>, mut values: Vec<Option<i64>>, last: Header) -> Self {
+        values.resize(series.len(), None);
+        Self { series, values, last: Some(last) }
+    }
+
     /// The series, by column.
     pub fn series(&self) -> &[Series] {
         &self.series

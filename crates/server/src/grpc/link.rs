@@ -3,13 +3,16 @@
 use super::{host, status};
 use futures::{Stream, StreamExt};
 use perigee_agent_api::wire::link::link_server::Link;
-use perigee_agent_api::wire::link::{BlobChunk, BlobRange, BlobStored, Envelope, TunnelFrame as WireFrame};
+use perigee_agent_api::wire::link::{
+    BlobChunk, BlobRange, BlobStored, Envelope, FramesDown as WireDown, FramesUp as WireUp, TunnelFrame as WireFrame,
+};
 use perigee_agent_api::wire::{TUNNEL_KEY, envelope, message};
-use perigee_agent_api::{FromAgent, FromServer, TunnelFrame, TunnelId};
+use perigee_agent_api::{FramesUp, FromAgent, FromServer, TunnelFrame, TunnelId};
 use perigee_blobs::BlobDir;
+use perigee_control::watch::{Feed, Taken, Watching};
 use perigee_control::{Control, LinkEnd, Tunnel};
 use perigee_model::guest::Problem;
-use perigee_model::{Code, Digest, HostId, Refusal};
+use perigee_model::{Code, Digest, HostId, Refusal, RunId};
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -25,13 +28,14 @@ const BLOB_CHUNK_BYTES: usize = 256 << 10;
 
 pub struct LinkRpc {
     control: Control,
+    watching: Watching,
     blobs: BlobDir,
     cancel: CancellationToken,
 }
 
 impl LinkRpc {
-    pub fn new(control: Control, blobs: BlobDir, cancel: CancellationToken) -> Self {
-        Self { control, blobs, cancel }
+    pub fn new(control: Control, watching: Watching, blobs: BlobDir, cancel: CancellationToken) -> Self {
+        Self { control, watching, blobs, cancel }
     }
 }
 
@@ -42,6 +46,7 @@ impl Link for LinkRpc {
     type ControlStream = Answers<Envelope>;
     type TunnelStream = Answers<WireFrame>;
     type FetchBlobStream = Answers<BlobChunk>;
+    type FramesStream = Answers<WireDown>;
 
     async fn control(&self, request: Request<Streaming<Envelope>>) -> Result<Response<Self::ControlStream>, Status> {
         let host = host(&self.control, &request)?;
@@ -98,6 +103,26 @@ impl Link for LinkRpc {
         Ok(Response::new(ReceiverStream::new(outgoing).boxed()))
     }
 
+    async fn frames(&self, request: Request<Streaming<WireUp>>) -> Result<Response<Self::FramesStream>, Status> {
+        let host = host(&self.control, &request)?;
+        let mut incoming = request.into_inner();
+        let begin = tokio::time::timeout(HELLO_TIMEOUT, incoming.message()).await;
+        let begin = begin.ok().and_then(Result::ok).flatten().and_then(|said| FramesUp::try_from(said).ok());
+        let Some(FramesUp::Begin(name)) = begin else {
+            return Err(Status::invalid_argument("the first message names the stream, within 10 s"));
+        };
+        let feed = self.watching.feed(host, name);
+        let (tx, rx) = mpsc::channel(16);
+        let cancel = self.cancel.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = carry_frames(feed, incoming, tx) => {}
+                () = cancel.cancelled() => {}
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(rx).boxed()))
+    }
+
     async fn fetch_blob(&self, request: Request<BlobRange>) -> Result<Response<Self::FetchBlobStream>, Status> {
         let host = host(&self.control, &request)?;
         let range = request.into_inner();
@@ -132,6 +157,48 @@ impl Link for LinkRpc {
             Status::aborted(error.to_string())
         })?;
         Ok(Response::new(BlobStored { bytes: stored.bytes }))
+    }
+}
+
+/// Takes a stream's frames and tells how far they are durable, until either end goes.
+async fn carry_frames(
+    mut feed: Feed,
+    mut incoming: Streaming<WireUp>,
+    tx: mpsc::Sender<Result<WireDown, Status>>,
+) {
+    let mut again: Option<(RunId, Vec<u8>)> = None;
+    let mut not_before = tokio::time::Instant::now();
+    loop {
+        let frame = async {
+            tokio::time::sleep_until(not_before).await;
+            match again.take() {
+                Some(frame) => Some(frame),
+                None => match FramesUp::try_from(incoming.message().await.ok()??).ok()? {
+                    FramesUp::Frame { run, frame } => Some((run, frame)),
+                    FramesUp::Begin(_) => None,
+                },
+            }
+        };
+        tokio::select! {
+            down = feed.next() => {
+                let down = WireDown::try_from(down).map_err(|e| Status::internal(e.to_string()));
+                if tx.send(down).await.is_err() {
+                    return;
+                }
+            }
+            frame = frame => {
+                let Some((run, frame)) = frame else { return };
+                let wait = match feed.take(run, &frame) {
+                    Taken::Wait(wait) => wait,
+                    Taken::Again(wait) => {
+                        again = Some((run, frame));
+                        wait
+                    }
+                };
+                not_before = tokio::time::Instant::now() + wait;
+            }
+            () = tx.closed() => return,
+        }
     }
 }
 

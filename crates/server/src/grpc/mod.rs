@@ -10,6 +10,7 @@ use perigee_agent_api::wire::link::enrolment_server::EnrolmentServer;
 use perigee_agent_api::wire::link::link_server::LinkServer;
 use perigee_blobs::BlobDir;
 use perigee_control::Control;
+use perigee_control::watch::Watching;
 use perigee_model::limits::LINK_MESSAGE_BYTES_MAX;
 use perigee_model::{Code, HostId, Kind, Refusal};
 use std::net::IpAddr;
@@ -27,7 +28,7 @@ const ENVELOPE_SLACK: usize = 64 << 10;
 /// When TLS cannot be set up or the listener fails.
 pub async fn serve(
     listener: tokio::net::TcpListener,
-    control: Control,
+    (control, watching): (Control, Watching),
     blobs: BlobDir,
     authority: Arc<Authority>,
     addresses: Vec<IpAddr>,
@@ -35,7 +36,7 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let tls = listen::tls(&authority, &addresses)?;
     let incoming = listen::incoming(listener, tls, cancel.clone());
-    let link = LinkServer::new(link::LinkRpc::new(control.clone(), blobs, cancel.clone()))
+    let link = LinkServer::new(link::LinkRpc::new(control.clone(), watching, blobs, cancel.clone()))
         .max_decoding_message_size(LINK_MESSAGE_BYTES_MAX + ENVELOPE_SLACK)
         .max_encoding_message_size(LINK_MESSAGE_BYTES_MAX + ENVELOPE_SLACK);
     let enrolment = EnrolmentServer::new(enrolment::EnrolmentRpc::new(control, authority))

@@ -2,6 +2,7 @@
 
 use super::Server;
 use super::layer::RequestId;
+use super::live::offered_token;
 use super::refuse::Refused;
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use bytes::Bytes;
@@ -67,6 +68,7 @@ impl FromRequestParts<Server> for Caller {
     type Rejection = Refused;
     async fn from_request_parts(parts: &mut Parts, server: &Server) -> Result<Self, Refused> {
         let token = bearer(&parts.headers)
+            .or_else(|| offered_token(&parts.headers))
             .ok_or_else(|| Refusal::new(Code::NoToken, "send Authorization: Bearer TOKEN (cli.toml has one)"))?;
         let who = server.control.authenticate(token)?;
         let request_id = parts.extensions.get::<RequestId>().map(|r| r.0.clone()).unwrap_or_default();

@@ -43,6 +43,12 @@ async fn parts(server: &Server) -> ReadyView {
         ready: store.is_ok(),
         text: store.err().map_or_else(|| "answers".to_owned(), |e| e.to_string()),
     }];
+    let series = server.watch.health();
+    parts.push(ReadyPart {
+        name: "series".to_owned(),
+        ready: series.is_ok(),
+        text: series.unwrap_or_else(|why| format!("measurements cannot be written: {why}")),
+    });
     let hosts: Vec<_> = server.control.view().read().hosts.values().filter(|h| !h.revoked).cloned().collect();
     let connected = hosts.iter().filter(|h| server.control.links().is_connected(h.id)).count();
     for host in &hosts {

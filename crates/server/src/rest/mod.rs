@@ -10,9 +10,11 @@ mod health;
 mod hosts;
 mod images;
 pub mod layer;
+pub mod live;
 mod once;
 mod page;
 mod pages;
+mod prometheus;
 pub mod refuse;
 mod sandboxes;
 mod tasks;
@@ -26,9 +28,10 @@ pub use images::sweep as sweep_blobs;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
 use perigee_blobs::BlobDir;
 use perigee_control::Control;
+use perigee_control::watch::Watching;
 use perigee_model::{Code, Refusal};
 use refuse::Refused;
 use std::collections::HashSet;
@@ -47,6 +50,8 @@ pub struct Server(Arc<Parts>);
 pub struct Parts {
     /// The brain.
     pub control: Control,
+    /// Everything measured.
+    pub watch: Watching,
     /// Images' bytes.
     pub blobs: BlobDir,
     /// Host names beside the loopback ones under which we are spoken to.
@@ -98,6 +103,13 @@ pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(hosts::get, hosts::revoke))
         .routes(routes!(hosts::token))
         .routes(routes!(events::list))
+        .routes(routes!(live::live))
+        .routes(routes!(prometheus::query))
+        .routes(routes!(prometheus::query_range))
+        .routes(routes!(prometheus::labels))
+        .routes(routes!(prometheus::label_values))
+        .routes(routes!(prometheus::series))
+        .routes(routes!(prometheus::metadata))
         .split_for_parts();
     Bearer.modify(&mut document);
     let served = document.clone();
@@ -107,6 +119,12 @@ pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
     };
     let app = routes
         .route("/api/v1/openapi.json", get(openapi))
+        // Clients of that API send long queries as forms.
+        .route("/api/v1/query", post(prometheus::query))
+        .route("/api/v1/query_range", post(prometheus::query_range))
+        .route("/api/v1/labels", post(prometheus::labels))
+        .route("/api/v1/series", post(prometheus::series))
+        .route("/api/v1/status/buildinfo", get(prometheus::build))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(health::metrics))

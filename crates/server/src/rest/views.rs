@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use perigee_api::host::{AbilitiesView, InventoryView};
 use perigee_api::problem::ProblemView;
-use perigee_api::{EventView, ExecutionView, HostView, ImageView, PartView, SandboxView, TaskView};
+use perigee_api::{EventView, ExecutionView, HostView, ImageView, LoadView, PartView, SandboxView, TaskView};
 use perigee_model::execution::Excerpt;
 use perigee_model::guest::Problem;
 use perigee_model::{
@@ -186,8 +186,22 @@ pub fn host(server: &Server, host: &Host) -> HostView {
         guests,
         memory_taken_bytes,
         created_at: time(host.created_at),
+        load: load(server, host),
         inventory: host.inventory.as_ref().map(inventory),
     }
+}
+
+fn load(server: &Server, host: &Host) -> Option<LoadView> {
+    let names = ["perigee_host_cpu_usage_ratio", "perigee_host_memory_used_bytes", "perigee_host_memory_total_bytes", "node_load1"];
+    let (at, [cpu_usage_ratio, memory_used_bytes, memory_total_bytes, load1]) = server.watch.latest(host.id, names)?;
+    Some(LoadView {
+        measured_at: time(at),
+        cpu_usage_ratio,
+        memory_used_bytes,
+        memory_total_bytes,
+        load1,
+        frames_lost: server.watch.lost(host.id),
+    })
 }
 
 fn inventory(inventory: &Inventory) -> InventoryView {

@@ -5,4 +5,5 @@ mod conformance;
 mod idempotency;
 mod refusals;
 mod stories;
+mod watch;
 mod world;

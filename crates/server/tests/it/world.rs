@@ -7,6 +7,7 @@ use http::{HeaderMap, Method, Request, StatusCode, header};
 use perigee_agent_api::{FromAgent, FromServer, GuestReport, Hello, VERSIONS};
 use perigee_blobs::BlobDir;
 use perigee_clock::Clock;
+use perigee_control::watch::Watching;
 use perigee_control::{Cause, Control, LinkEnd};
 use perigee_model::{
     Abilities, Acceleration, Digest, GuestId, HostId, Image, ImageId, ImageState, InstanceId, Inventory, Name,
@@ -23,6 +24,7 @@ pub struct World {
     pub app: Router,
     pub document: Value,
     pub control: Control,
+    pub watch: Watching,
     pub store: Arc<MemoryStore>,
     pub host: HostId,
     pub link: LinkEnd,
@@ -125,7 +127,9 @@ impl World {
         };
         let link = control.host_hello(host, hello).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
+        let watch = Watching::open(control.clone(), &dir.path().join("series")).unwrap();
         let server = Server::new(Parts {
+            watch: watch.clone(),
             control: control.clone(),
             blobs: BlobDir::at(dir.path().join("blobs")).unwrap(),
             hosts: Vec::new(),
@@ -139,7 +143,7 @@ impl World {
         let (brain, cancel) = (control.clone(), stop.clone());
         tokio::spawn(async move { brain.run(true, cancel).await });
         let document = serde_json::to_value(document).unwrap();
-        Self { app, document, control, store, host, link, admin, viewer, stranger, _dir: dir, stop }
+        Self { app, document, control, watch, store, host, link, admin, viewer, stranger, _dir: dir, stop }
     }
 
     /// Sends a request; `token` is put in unless empty.

@@ -1,0 +1,205 @@
+//! Watching: frames come in, are kept and acknowledged, shown live and asked about.
+//!
+//! Owns: the series store, each stream's conversation ([`Feed`]), the latest values ([`Live`]), and
+//! who may see which measurements. Refuses: protocols, and taking a frame of a host over another's
+//! link.
+//!
+//! ```text
+//! link ─▶ Feed ─append─▶ series store ─durable─▶ Feed ─▶ acknowledgement
+//!                 └─▶ Live ─▶ watchers
+//! ```
+
+mod feed;
+mod live;
+
+pub use feed::{Feed, Taken};
+pub use live::{Update, Watcher};
+
+use crate::Control;
+use live::Live;
+use perigee_clock::Clock;
+use perigee_model::frame::{MetricKind, StreamId, StreamName};
+use perigee_model::{Code, HostId, Refusal, Timestamp, Verb, Who};
+use perigee_series::promql::{Labels, Matcher, QueryError, Sample, Source, SourceError};
+use perigee_series::{Database, Position, Selection, SeriesError, Settings};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// What is due becomes a block this often.
+const SEAL_EVERY: Duration = Duration::from_secs(5);
+/// One query reads at most so many samples.
+const SAMPLES_MAX: u64 = 50_000_000;
+
+/// Everything measured. Cheap to clone; every clone is the same one.
+#[derive(Clone)]
+pub struct Watching(Arc<Parts>);
+
+struct Parts {
+    control: Control,
+    clock: Clock,
+    database: Arc<Database>,
+    live: Arc<Live>,
+    durable: watch::Receiver<Position>,
+}
+
+impl Watching {
+    /// Opens the series store in a folder. Blocks for the disk.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn open(control: Control, folder: &Path) -> Result<Self, SeriesError> {
+        let (tell, durable) = watch::channel(0);
+        let told = Box::new(move |position| _ = tell.send(position));
+        let database = Arc::new(Database::open(folder, Settings::default(), told)?);
+        let repaired = database.repaired();
+        if repaired.torn_bytes > 0 {
+            tracing::warn!(bytes = repaired.torn_bytes, "half-written measurements of a crash were cut off");
+        }
+        let clock = control.clock().clone();
+        Ok(Self(Arc::new(Parts { control, clock, database, live: Arc::default(), durable })))
+    }
+
+    /// Makes blocks and drops old ones until cancelled.
+    pub async fn run(&self, cancel: CancellationToken) {
+        let mut failing = false;
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(SEAL_EVERY) => {}
+            }
+            let (database, now) = (self.0.database.clone(), self.0.clock.now());
+            let sealed = tokio::task::spawn_blocking(move || database.seal(now, false)).await;
+            let error = match sealed {
+                Ok(Ok(())) => self.0.database.failing(),
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(error) => Some(error.to_string()),
+            };
+            match (&error, failing) {
+                (Some(error), false) => tracing::error!(error, "measurements cannot be written"),
+                (None, true) => tracing::info!("measurements can be written again"),
+                (Some(_), true) | (None, false) => {}
+            }
+            failing = error.is_some();
+        }
+    }
+
+    /// One stream of one host, as its agent opens it.
+    pub fn feed(&self, host: HostId, name: StreamName) -> Feed {
+        Feed::new(self.clone(), StreamId { host, name })
+    }
+
+    /// Somebody who watches one host closely, or all from afar.
+    ///
+    /// # Errors
+    /// `Denied`.
+    pub fn watcher(&self, who: &Who, host: Option<HostId>) -> Result<Watcher, Refusal> {
+        who.authorize(Verb::See)?;
+        Ok(Watcher::new(self.0.live.clone(), host))
+    }
+
+    /// The latest values of a host's series without labels, and when they were so.
+    pub fn latest<const N: usize>(&self, host: HostId, names: [&str; N]) -> Option<(Timestamp, [Option<f64>; N])> {
+        self.0.live.values(host, names)
+    }
+
+    /// Frames of a host that were measured and will never come, since this control plane started.
+    pub fn lost(&self, host: HostId) -> u64 {
+        let one = |name| self.0.database.losses(StreamId { host, name }).lost;
+        one(StreamName::Node) + one(StreamName::Vm)
+    }
+
+    /// What is measured, by name.
+    ///
+    /// # Errors
+    /// `Denied`.
+    pub fn kinds(&self, who: &Who) -> Result<BTreeMap<String, MetricKind>, Refusal> {
+        who.authorize(Verb::See)?;
+        Ok(self.0.database.kinds())
+    }
+
+    /// What queries of this caller read.
+    ///
+    /// # Errors
+    /// `Denied`.
+    pub fn samples(&self, who: &Who) -> Result<Samples, Refusal> {
+        who.authorize(Verb::See)?;
+        let rows = self.0.control.view().read();
+        let labels = |host: &perigee_model::Host| {
+            let pairs = [("host", host.name.to_string()), ("host_id", host.id.to_string()), ("instance", host.name.to_string()), ("job", "perigee".to_owned())];
+            (host.id, Labels::from_iter(pairs))
+        };
+        let hosts = rows.hosts.values().map(|host| labels(host)).collect();
+        Ok(Samples { database: self.0.database.clone(), hosts })
+    }
+
+    /// Whether the store takes what comes, in words.
+    pub fn health(&self) -> Result<String, String> {
+        match self.0.database.failing() {
+            Some(why) => Err(why),
+            None => Ok(format!("{} streams, {} bytes in blocks", self.0.database.streams().len(), self.0.database.block_bytes())),
+        }
+    }
+}
+
+/// Everything one caller may read.
+pub struct Samples {
+    database: Arc<Database>,
+    hosts: BTreeMap<HostId, Labels>,
+}
+
+impl Samples {
+    /// The labels of the series that match one of the selectors; of all without any.
+    ///
+    /// # Errors
+    /// Of a selector that is none, or of the store.
+    pub fn series(&self, selectors: &[String], from_ms: i64, to_ms: i64) -> Result<Vec<Labels>, QueryError> {
+        let mut sets = Vec::new();
+        for selector in selectors {
+            sets.push(perigee_series::promql::matchers_of(selector)?);
+        }
+        if sets.is_empty() {
+            sets.push(Vec::new());
+        }
+        let mut all = std::collections::BTreeSet::new();
+        for matchers in &sets {
+            let found = self.database.series(&self.selection(matchers, from_ms, to_ms, &|host| self.labels(host)));
+            all.extend(found.map_err(|error| QueryError::Source(Box::new(error)))?);
+        }
+        Ok(all.into_iter().collect())
+    }
+
+    fn labels(&self, host: HostId) -> Option<Labels> {
+        self.hosts.get(&host).cloned()
+    }
+
+    fn selection<'a>(
+        &self,
+        matchers: &'a [Matcher],
+        from_ms: i64,
+        to_ms: i64,
+        labels: &'a dyn Fn(HostId) -> Option<Labels>,
+    ) -> Selection<'a> {
+        Selection { matchers, from_ms, to_ms, labels, samples_max: SAMPLES_MAX }
+    }
+}
+
+impl Source for Samples {
+    fn select(
+        &self,
+        matchers: &[Matcher],
+        from_ms: i64,
+        to_ms: i64,
+    ) -> Result<Vec<(Labels, Vec<Sample>)>, SourceError> {
+        let labels = |host| self.labels(host);
+        Ok(self.database.select(&self.selection(matchers, from_ms, to_ms, &labels))?)
+    }
+}
+
+/// A store's refusal of a frame, for the agent.
+fn problem(refused: &perigee_series::Refused) -> perigee_model::guest::Problem {
+    perigee_model::guest::Problem::new(Code::FrameRefused, refused.to_string())
+}

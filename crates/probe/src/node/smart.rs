@@ -1,0 +1,190 @@
+//! Drives' own assessment, through `smartctl --json`.
+//!
+//! Rarely, and never waking one: spinning drives are asked with `-n standby`, and not at all when
+//! nothing was read or written since the last time, for even that question keeps some awake.
+
+use super::Settings;
+use super::background::{Reading, Task};
+use perigee_model::frame::Series;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const EVERY: Duration = Duration::from_secs(45 * 60);
+const DRIVES_MAX: usize = 64;
+const JSON_BYTES_MAX: u64 = 1 << 20;
+/// coreutils' timeout ends one that hangs; what even SIGKILL does not end keeps this thread alone.
+const SECONDS_EACH: u64 = 30;
+
+/// `None` without smartctl or without the rights it needs.
+pub fn task(settings: &Settings) -> Option<(&'static str, Task)> {
+    let program = ["/usr/sbin/smartctl", "/sbin/smartctl", "/usr/bin/smartctl"].map(PathBuf::from);
+    let program = program.into_iter().find(|path| path.exists())?;
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    let block = settings.sys_root.join("block");
+    let mut drives = Drives { block, program, last: HashMap::new() };
+    let task = Task {
+        every: EVERY,
+        first_within: Duration::from_secs(120),
+        deadline: Duration::from_secs(SECONDS_EACH * 4),
+        ask: Box::new(move || Ok(drives.ask())),
+    };
+    Some(("smart", task))
+}
+
+struct Drives {
+    block: PathBuf,
+    program: PathBuf,
+    /// By drive: what its `stat` said, and what smartctl said then.
+    last: HashMap<String, (String, Vec<Reading>)>,
+}
+
+impl Drives {
+    fn ask(&mut self) -> Vec<Reading> {
+        let mut now = HashMap::new();
+        for drive in drives(&self.block) {
+            let folder = self.block.join(&drive);
+            let spins = text(&folder.join("queue/rotational")) == "1";
+            let activity = text(&folder.join("stat"));
+            let known = self.last.remove(&drive);
+            let readings = match known {
+                Some((before, readings)) if spins && before == activity => readings,
+                known => {
+                    let json = run(&self.program, &drive, spins).and_then(|json| readings(&drive, &json));
+                    // Asleep: what it said last still holds.
+                    json.or(known.map(|(_, readings)| readings)).unwrap_or_default()
+                }
+            };
+            // Asking is itself an access that some drivers count.
+            now.insert(drive, (text(&folder.join("stat")), readings));
+        }
+        self.last = now;
+        self.last.values().flat_map(|(_, readings)| readings.clone()).collect()
+    }
+}
+
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn drives(block: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(block).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let is_drive = |name: &String| name.starts_with("sd") || name.starts_with("nvme");
+    names.filter(is_drive).take(DRIVES_MAX).collect()
+}
+
+/// The exit status is a set of bits of which most are findings, not failures: the JSON tells.
+fn run(program: &Path, drive: &str, spins: bool) -> Option<Value> {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", &SECONDS_EACH.to_string()]).arg(program).args(["--json=c", "-i", "-H", "-A"]);
+    if spins {
+        command.args(["-n", "standby"]);
+    }
+    command.arg(format!("/dev/{drive}")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().ok()?;
+    let mut json = Vec::new();
+    let read = child.stdout.take().map(|out| out.take(JSON_BYTES_MAX).read_to_end(&mut json));
+    // Whoever writes more than that is not waited for.
+    let _ = child.kill();
+    let _ = child.wait();
+    read?.ok()?;
+    serde_json::from_slice(&json).ok()
+}
+
+/// `None` when the drive sleeps or said nothing of itself.
+fn readings(drive: &str, json: &Value) -> Option<Vec<Reading>> {
+    let model = json["model_name"].as_str().unwrap_or_default();
+    let attribute = |id: u64| {
+        let table = json["ata_smart_attributes"]["table"].as_array()?;
+        table.iter().find(|row| row["id"].as_u64() == Some(id))?["raw"]["value"].as_f64()
+    };
+    let nvme = &json["nvme_smart_health_information_log"];
+    let passed = json["smart_status"]["passed"].as_bool();
+    let table = [
+        ("perigee_smart_healthy", 0, passed.map(|passed| if passed { 1.0 } else { 0.0 })),
+        ("perigee_smart_temperature_celsius", 0, json["temperature"]["current"].as_f64()),
+        ("perigee_smart_wear_ratio", 2, nvme["percentage_used"].as_f64().map(|percent| percent / 100.0)),
+        ("perigee_smart_reallocated_sectors", 0, attribute(5)),
+        ("perigee_smart_pending_sectors", 0, attribute(197)),
+    ];
+    let counters = [
+        ("perigee_smart_powered_seconds_total", json["power_on_time"]["hours"].as_f64().map(|hours| hours * 3600.0)),
+        ("perigee_smart_media_errors_total", nvme["media_errors"].as_f64()),
+    ];
+    let labelled = |series: Series| series.with("device", drive).with("model", model);
+    let gauges = table.into_iter().map(|(name, digits, value)| (Series::gauge(name, digits), value));
+    let counters = counters.into_iter().map(|(name, value)| (Series::counter(name, 0), value));
+    let reading = |(series, value): (Series, Option<f64>)| Some(Reading { series: labelled(series), value: value? });
+    let readings: Vec<Reading> = gauges.chain(counters).filter_map(reading).collect();
+    (!readings.is_empty()).then_some(readings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn values(json: &Value) -> Vec<(String, f64)> {
+        let readings = readings("sda", json).unwrap_or_default();
+        readings
+            .into_iter()
+            .map(|reading| (reading.series.name["perigee_smart_".len()..].to_owned(), reading.value))
+            .collect()
+    }
+
+    #[test]
+    fn ata_and_nvme_say_it_in_other_words() {
+        let ata = json!({
+            "model_name": "ST4000", "smart_status": {"passed": false}, "temperature": {"current": 41},
+            "power_on_time": {"hours": 2}, "ata_smart_attributes": {"table": [
+                {"id": 5, "raw": {"value": 8}}, {"id": 197, "raw": {"value": 3}}]}
+        });
+        let expected = [
+            ("healthy", 0.0),
+            ("temperature_celsius", 41.0),
+            ("reallocated_sectors", 8.0),
+            ("pending_sectors", 3.0),
+            ("powered_seconds_total", 7200.0),
+        ];
+        assert_eq!(values(&ata), expected.map(|(name, value)| (name.to_owned(), value)));
+        let nvme = json!({
+            "smart_status": {"passed": true},
+            "nvme_smart_health_information_log": {"percentage_used": 7, "media_errors": 2}
+        });
+        let expected = [("healthy", 1.0), ("wear_ratio", 0.07), ("media_errors_total", 2.0)];
+        assert_eq!(values(&nvme), expected.map(|(name, value)| (name.to_owned(), value)));
+    }
+
+    #[test]
+    fn a_sleeping_drive_says_nothing() {
+        let asleep = json!({"smartctl": {"exit_status": 2, "messages": [{"string": "Device is in STANDBY mode"}]}});
+        assert_eq!(readings("sda", &asleep), None);
+        assert_eq!(readings("sda", &Value::Null), None);
+    }
+
+    #[test]
+    fn a_spinning_drive_that_did_nothing_is_not_asked_again() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (block, program, log) = (dir.path().join("block"), dir.path().join("smartctl"), dir.path().join("log"));
+        std::fs::create_dir_all(block.join("sda/queue")).unwrap();
+        std::fs::write(block.join("sda/queue/rotational"), "1\n").unwrap();
+        std::fs::write(block.join("sda/stat"), "1 2 3").unwrap();
+        let answer = r#"{"temperature":{"current":30}}"#;
+        std::fs::write(&program, format!("#!/bin/sh\necho \"$@\" >> {}\necho '{answer}'\n", log.display())).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut drives = Drives { block: block.clone(), program, last: HashMap::new() };
+        assert_eq!(drives.ask().len(), 1);
+        assert_eq!(drives.ask().len(), 1, "the old answer holds");
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "--json=c -i -H -A -n standby /dev/sda\n");
+        std::fs::write(block.join("sda/stat"), "1 2 4").unwrap();
+        drives.ask();
+        assert_eq!(std::fs::read_to_string(&log).unwrap().lines().count(), 2);
+    }
+}

@@ -1,0 +1,238 @@
+//! A sealed stretch of one stream: columns in pages, each compressed and checked by itself.
+//!
+//! ```text
+//! block  = magic:4 header_length:4 body_length:4 header_crc:4 header body      (little endian)
+//! header = JSON of `Meta`: whose, which sequences and times, and where the pages are
+//! body   = page*      page = zstd(times) | zstd(series, JSON) | zstd(column*) for each family
+//! ```
+//! A page that does not check is an error, never a number. Columns stand in their family's page in
+//! the order of the series; a query for one panel reads one page.
+
+use crate::column::{self, Malformed};
+use crate::head::Head;
+use perigee_model::frame::{Series, StreamId, StreamName};
+use perigee_model::{HostId, RunId};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// How a block begins.
+pub const MAGIC: [u8; 4] = *b"PGB1";
+/// Bytes before the header.
+pub const PREFIX_BYTES: usize = 16;
+/// Longest header and body that are believed.
+pub const HEADER_BYTES_MAX: usize = 64 << 10;
+/// As above.
+pub const BODY_BYTES_MAX: usize = 256 << 20;
+const LEVEL: i32 = 3;
+const PAGE_BYTES_MAX: usize = 64 << 20;
+
+/// What metrics are about, by the beginning of their names; the last takes the rest.
+const FAMILIES: [(&str, &[&str]); 8] = [
+    ("cpu", &["node_cpu", "node_load", "node_pressure", "node_schedstat", "node_softirqs"]),
+    ("memory", &["node_memory", "node_vmstat"]),
+    ("disk", &["node_disk", "node_filesystem"]),
+    ("network", &["node_network", "node_net"]),
+    ("process", &["perigee_process", "node_processes"]),
+    ("gpu", &["perigee_gpu"]),
+    ("vm", &["perigee_vm"]),
+    ("other", &[""]),
+];
+
+/// Which page a series is in.
+fn family(name: &str) -> usize {
+    let fits = |(_, begins): &(&str, &[&str])| begins.iter().any(|begin| name.starts_with(begin));
+    FAMILIES.iter().position(fits).unwrap_or(FAMILIES.len() - 1)
+}
+
+/// Where a page is in the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Page {
+    offset: u32,
+    length: u32,
+    crc: u32,
+}
+
+/// What is known of a block without reading it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    host: Uuid,
+    stream: String,
+    run: Uuid,
+    /// Its frames, from this one …
+    pub first: u64,
+    /// … to this one.
+    pub last: u64,
+    /// When the first was measured, in microseconds.
+    pub from: i64,
+    /// And the last.
+    pub to: i64,
+    /// How many.
+    pub moments: u32,
+    /// Where the first was in the log: blocks were taken in this order.
+    pub position: u64,
+    times: Page,
+    series: Page,
+    /// By family; an empty one has none.
+    pages: Vec<Option<Page>>,
+}
+
+impl Meta {
+    /// Whose.
+    pub fn stream(&self) -> Option<StreamId> {
+        Some(StreamId { host: HostId::new(self.host), name: StreamName::parse(&self.stream)? })
+    }
+    /// Whose numbers the sequences are.
+    pub fn run(&self) -> RunId {
+        RunId::new(self.run)
+    }
+    /// Bytes of all pages.
+    pub fn body_bytes(&self) -> u64 {
+        let pages = self.pages.iter().flatten().chain([&self.times, &self.series]);
+        pages.map(|page| u64::from(page.length)).sum()
+    }
+    /// What tells two blocks' series apart, almost always.
+    pub fn series_mark(&self) -> (u32, u32) {
+        (self.series.crc, self.series.length)
+    }
+}
+
+/// A column and its values, moment by moment.
+pub type Placed = (usize, Vec<Option<i64>>);
+
+/// A block and what is known of it.
+pub struct Sealed {
+    /// What is known.
+    pub meta: Meta,
+    /// Prefix, header and body.
+    pub bytes: Vec<u8>,
+}
+
+/// Makes a block.
+///
+/// # Errors
+/// What the compressor says.
+pub fn seal(stream: StreamId, head: &Head, position: u64) -> std::io::Result<Sealed> {
+    let mut body = Vec::new();
+    let mut times = Vec::new();
+    let moments: Vec<Option<i64>> = head.times.iter().map(|at| Some(*at)).collect();
+    column::encode(&mut times, perigee_model::frame::Form::Decimal(0), &moments);
+    let times = page(&mut body, &times)?;
+    let series: Vec<&Series> = head.series.iter().map(|series| &**series).collect();
+    let series = page(&mut body, &serde_json::to_vec(&series)?)?;
+    let mut families: Vec<Vec<u8>> = vec![Vec::new(); FAMILIES.len()];
+    for (column, series) in head.series.iter().enumerate() {
+        column::encode(&mut families[family(&series.name)], series.form, &head.values(column));
+    }
+    let mut pages = Vec::new();
+    for columns in families {
+        pages.push(if columns.is_empty() { None } else { Some(page(&mut body, &columns)?) });
+    }
+    let meta = Meta {
+        host: stream.host.uuid(),
+        stream: stream.name.text().to_owned(),
+        run: head.run.uuid(),
+        first: head.first,
+        last: head.last,
+        from: head.times.first().copied().unwrap_or(0),
+        to: head.times.last().copied().unwrap_or(0),
+        moments: u32::try_from(head.times.len()).unwrap_or(u32::MAX),
+        position,
+        times,
+        series,
+        pages,
+    };
+    let header = serde_json::to_vec(&meta)?;
+    let length = |count: usize| u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes();
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(length(header.len()));
+    bytes.extend(length(body.len()));
+    bytes.extend(crc32fast::hash(&header).to_le_bytes());
+    bytes.extend(header);
+    bytes.extend(body);
+    Ok(Sealed { meta, bytes })
+}
+
+fn page(body: &mut Vec<u8>, raw: &[u8]) -> std::io::Result<Page> {
+    let packed = zstd::bulk::compress(raw, LEVEL)?;
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let page = Page { offset: number(body.len()), length: number(packed.len()), crc: crc32fast::hash(&packed) };
+    body.extend(packed);
+    Ok(page)
+}
+
+/// The lengths of header and body, and the header's checksum; `None` where no block begins.
+pub fn prefix(bytes: &[u8; PREFIX_BYTES]) -> Option<(usize, usize, u32)> {
+    let number = |at: usize| bytes[at..at + 4].iter().rev().fold(0u32, |sum, byte| sum << 8 | u32::from(*byte));
+    let (header, body) = (number(4) as usize, number(8) as usize);
+    let believable = bytes[..4] == MAGIC && header <= HEADER_BYTES_MAX && body <= BODY_BYTES_MAX;
+    believable.then_some((header, body, number(12)))
+}
+
+/// Reads a header that was found behind a prefix.
+pub fn header(bytes: &[u8], crc: u32) -> Option<Meta> {
+    if crc32fast::hash(bytes) != crc {
+        return None;
+    }
+    let meta: Meta = serde_json::from_slice(bytes).ok()?;
+    (meta.pages.len() == FAMILIES.len() && meta.stream().is_some()).then_some(meta)
+}
+
+/// Something that gives a part of a block's body.
+pub trait Body {
+    /// Fills the buffer from an offset on; `false` when it cannot.
+    fn read_at(&self, into: &mut [u8], offset: u64) -> bool;
+}
+
+impl Meta {
+    fn open(&self, body: &dyn Body, page: Page) -> Result<Vec<u8>, Malformed> {
+        let mut packed = vec![0; page.length as usize];
+        if !body.read_at(&mut packed, page.offset.into()) || crc32fast::hash(&packed) != page.crc {
+            return Err(Malformed);
+        }
+        zstd::bulk::decompress(&packed, PAGE_BYTES_MAX).map_err(|_| Malformed)
+    }
+
+    /// When each frame was measured, in microseconds.
+    ///
+    /// # Errors
+    /// `Malformed`: the block is damaged.
+    pub fn times(&self, body: &dyn Body) -> Result<Vec<i64>, Malformed> {
+        let raw = self.open(body, self.times)?;
+        let times = column::decode(&mut raw.as_slice(), self.moments as usize)?;
+        times.into_iter().collect::<Option<Vec<i64>>>().ok_or(Malformed)
+    }
+
+    /// Its series, by column.
+    ///
+    /// # Errors
+    /// `Malformed`: the block is damaged.
+    pub fn series(&self, body: &dyn Body) -> Result<Vec<Arc<Series>>, Malformed> {
+        let raw = self.open(body, self.series)?;
+        let series: Vec<Series> = serde_json::from_slice(&raw).map_err(|_| Malformed)?;
+        Ok(series.into_iter().map(Arc::new).collect())
+    }
+
+    /// The values of those columns that are wanted, with their places.
+    ///
+    /// # Errors
+    /// `Malformed`: the block is damaged.
+    pub fn columns(&self, body: &dyn Body, series: &[Arc<Series>], wanted: &[bool]) -> Result<Vec<Placed>, Malformed> {
+        let mut found = Vec::new();
+        for (number, page) in self.pages.iter().enumerate() {
+            let mine = || series.iter().enumerate().filter(|(_, series)| family(&series.name) == number);
+            if !mine().any(|(column, _)| wanted.get(column) == Some(&true)) {
+                continue;
+            }
+            let raw = self.open(body, page.ok_or(Malformed)?)?;
+            let mut rest = raw.as_slice();
+            for (column, _) in mine() {
+                let values = column::decode(&mut rest, self.moments as usize)?;
+                if wanted.get(column) == Some(&true) {
+                    found.push((column, values));
+                }
+            }
+        }
+        Ok(found)
+    }
+}

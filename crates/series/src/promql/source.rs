@@ -1,0 +1,159 @@
+//! The seam to whatever holds samples: what a query asks of it, and what it answers with.
+
+use regex::Regex;
+use std::fmt;
+
+/// The name of the label that holds the metric's name.
+pub const NAME: &str = "__name__";
+
+/// The labels of one series, the metric's name among them as `__name__`; sorted, each name once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Labels(Vec<(String, String)>);
+
+impl Labels {
+    /// The value of a label; empty where there is none, as PromQL has it.
+    pub fn get(&self, label: &str) -> &str {
+        self.place(label).map_or("", |at| &self.0[at].1)
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(label, value)| (label.as_str(), value.as_str()))
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Writes one label; an empty value takes it away.
+    pub fn set(&mut self, label: &str, value: &str) {
+        match (self.place(label), value.is_empty()) {
+            (Ok(at), true) => drop(self.0.remove(at)),
+            (Ok(at), false) => value.clone_into(&mut self.0[at].1),
+            (Err(_), true) => {}
+            (Err(at), false) => self.0.insert(at, (label.to_owned(), value.to_owned())),
+        }
+    }
+
+    /// Only those that `keep` says.
+    #[must_use]
+    pub fn filtered(&self, keep: impl Fn(&str) -> bool) -> Self {
+        Self(self.0.iter().filter(|(label, _)| keep(label)).cloned().collect())
+    }
+
+    /// Without the metric's name, which no longer fits a computed value.
+    #[must_use]
+    pub fn unnamed(&self) -> Self {
+        self.filtered(|label| label != NAME)
+    }
+
+    fn place(&self, label: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(name, _)| name.as_str().cmp(label))
+    }
+}
+
+impl<L: Into<String>, V: Into<String>> FromIterator<(L, V)> for Labels {
+    fn from_iter<I: IntoIterator<Item = (L, V)>>(pairs: I) -> Self {
+        let mut labels = Self::default();
+        for (label, value) in pairs {
+            labels.set(&label.into(), &value.into());
+        }
+        labels
+    }
+}
+
+impl fmt::Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{{", self.get(NAME))?;
+        for (at, (label, value)) in self.iter().filter(|(label, _)| *label != NAME).enumerate() {
+            write!(f, "{}{label}={value:?}", if at == 0 { "" } else { ", " })?;
+        }
+        write!(f, "}}")
+    }
+}
+
+/// A value at a moment. Which NaN it is matters: see [`Sample::gap`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// Milliseconds since the epoch.
+    pub t_ms: i64,
+    /// The value.
+    pub v: f64,
+}
+
+/// The bits by which Prometheus marks staleness; computing makes other NaNs.
+const GAP_BITS: u64 = 0x7ff0_0000_0000_0002;
+
+impl Sample {
+    /// From here on the series has no value, until its next sample: without this, the value before
+    /// counts for the lookback.
+    pub fn gap(t_ms: i64) -> Self {
+        Self { t_ms, v: f64::from_bits(GAP_BITS) }
+    }
+
+    /// Whether this says that there is none.
+    pub fn is_gap(self) -> bool {
+        self.v.to_bits() == GAP_BITS
+    }
+}
+
+/// How a label is compared. Patterns match the whole value; they are compiled anchored.
+#[derive(Clone, Debug)]
+pub enum MatchOp {
+    /// `=`
+    Equal,
+    /// `!=`
+    NotEqual,
+    /// `=~`
+    Regex(Regex),
+    /// `!~`
+    NotRegex(Regex),
+}
+
+/// One condition on a label. A label that a series lacks has the empty value.
+#[derive(Clone, Debug)]
+pub struct Matcher {
+    /// The label's name; `__name__` for the metric's.
+    pub label: String,
+    /// How it is compared.
+    pub op: MatchOp,
+    /// With what, as written.
+    pub value: String,
+}
+
+impl Matcher {
+    /// Whether a label's value passes.
+    pub fn is_met_by(&self, value: &str) -> bool {
+        match &self.op {
+            MatchOp::Equal => self.value == value,
+            MatchOp::NotEqual => self.value != value,
+            MatchOp::Regex(pattern) => pattern.is_match(value),
+            MatchOp::NotRegex(pattern) => !pattern.is_match(value),
+        }
+    }
+
+    /// Whether a series passes all of them.
+    pub fn all_met_by(matchers: &[Self], labels: &Labels) -> bool {
+        matchers.iter().all(|matcher| matcher.is_met_by(labels.get(&matcher.label)))
+    }
+}
+
+/// Why a source could not answer; its own error.
+pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Whatever holds samples.
+pub trait Source {
+    /// Every series that meets all matchers, each once, with its samples of `from_ms..=to_ms` in
+    /// rising time, no time twice, gaps among them.
+    ///
+    /// # Errors
+    /// When it cannot read, or would have to read more than it is willing to.
+    fn select(&self, matchers: &[Matcher], from_ms: i64, to_ms: i64)
+    -> Result<Vec<(Labels, Vec<Sample>)>, SourceError>;
+}
