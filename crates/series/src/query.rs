@@ -175,9 +175,9 @@ fn settled(mut samples: Vec<Sample>) -> Vec<Sample> {
             let pause = sample.t_ms - last.t_ms;
             if pause > HOLE_MS.max(spacing * 3) {
                 whole.push(Sample::gap(last.t_ms + spacing * 2));
-            } else {
-                spacing = pause;
             }
+            // A host that is measured seldom has one gap at most: from then on this is its spacing.
+            spacing = pause;
         }
         whole.push(sample);
     }

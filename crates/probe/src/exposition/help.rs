@@ -91,6 +91,8 @@ pub const TABLE: &[(&str, &str)] = &[
     ("node_vmstat_pgpgout", "/proc/vmstat information field pgpgout."),
     ("node_vmstat_pswpin", "/proc/vmstat information field pswpin."),
     ("node_vmstat_pswpout", "/proc/vmstat information field pswpout."),
+    ("perigee_agent_frames_lost_total", "Frames that found no room before they were acknowledged."),
+    ("perigee_agent_spool_frames", "Frames that are not acknowledged yet."),
     ("perigee_collector_age_seconds", "How old the answer of a collector with its own thread is, in seconds."),
     ("perigee_collector_breaker_open", "Whether a collector is left alone for a while after repeated faults."),
     ("perigee_collector_cpu_seconds_total", "CPU time that a collector has used, in seconds."),

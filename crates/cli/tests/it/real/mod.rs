@@ -7,6 +7,7 @@ mod kills;
 mod leftovers;
 mod life;
 mod namespace;
+mod watch;
 
 pub use instance::Instance;
 pub use leftovers::Inventory;
