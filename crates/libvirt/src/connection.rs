@@ -1,0 +1,342 @@
+//! One connection: its calls, its keepalive, its end.
+//!
+//! ```text
+//! call ──slot──▶ waiting[serial] ──packet──▶ writer ──▶ libvirtd
+//!   ▲                  │                                   │
+//!   └───── answer ─────┴──────────── reader ◀──────────────┘
+//!                                      └──▶ events
+//! ```
+//!
+//! Owns: serials, slots, deadlines, the one task that reads, writes and pings.
+//! Refuses: reconnecting, which is the caller's, and knowing what a call means.
+//!
+//! A call whose deadline passed keeps its slot until the late answer comes: libvirtd is still working on
+//! it, and would stop reading altogether if it were sent more than it takes from one client.
+
+use crate::error::{Broken, Error};
+use crate::events::{self, Event};
+use crate::packet::{self, Header, KEEPALIVE, Kind, REMOTE, Status};
+use crate::procedure::{self, Procedure};
+use crate::xdr::{Decoder, Encoder, Malformed};
+use crate::{limits, locked};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
+
+const PING: u32 = 1;
+const PONG: u32 = 2;
+const AUTH_NONE: u32 = 0;
+/// libvirt's number for "the daemon speaks keepalive"; asking also starts the daemon's own pings.
+const FEATURE_KEEPALIVE: i32 = 10;
+
+/// Where libvirtd listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A Unix socket, usually `/run/libvirt/libvirt-sock`.
+    Unix(PathBuf),
+}
+
+/// How patient a connection is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// How long a call may take, its wait for a slot included.
+    pub deadline: Duration,
+    /// Between two pings.
+    pub ping_every: Duration,
+    /// After so many pings with nothing heard the daemon counts as dead.
+    pub pings_unheard_max: u32,
+    /// Calls at once, 1 to [`limits::IN_FLIGHT`].
+    pub in_flight: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let (deadline, ping_every) = (Duration::from_secs(10), Duration::from_secs(5));
+        Self { deadline, ping_every, pings_unheard_max: 3, in_flight: limits::IN_FLIGHT }
+    }
+}
+
+/// A connection to a libvirt daemon. Clones share it; when the last is dropped it is closed.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    shared: Arc<Shared>,
+    // Held by handles alone: the task ends when the last one is gone.
+    outgoing: mpsc::Sender<Vec<u8>>,
+    deadline: Duration,
+}
+
+#[derive(Debug)]
+struct Shared {
+    line: Mutex<Line>,
+    slots: Arc<Semaphore>,
+    serial: AtomicU32,
+    unheard: AtomicU32,
+    pinging: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Line {
+    Up { waiting: HashMap<u32, Waiting>, events: broadcast::Sender<Event> },
+    Down(Broken),
+}
+
+#[derive(Debug)]
+struct Waiting {
+    procedure: Procedure,
+    answer: oneshot::Sender<Result<Vec<u8>, Error>>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// Connects, sees that no authentication is wanted, and opens the driver `uri` (`None`: the daemon's
+    /// own choice). `flags` are libvirt's: 1 is read-only.
+    pub async fn open(endpoint: &Endpoint, uri: Option<&str>, flags: u32) -> Result<Self, Error> {
+        Self::open_with(endpoint, uri, flags, &Settings::default()).await
+    }
+
+    /// The same with other patience.
+    pub async fn open_with(
+        endpoint: &Endpoint,
+        uri: Option<&str>,
+        flags: u32,
+        settings: &Settings,
+    ) -> Result<Self, Error> {
+        let Endpoint::Unix(path) = endpoint;
+        let unreachable = |source| Error::Unreachable { path: path.clone(), source: Arc::new(source) };
+        let stream = tokio::time::timeout(settings.deadline, UnixStream::connect(path))
+            .await
+            .map_err(|_| unreachable(std::io::ErrorKind::TimedOut.into()))?
+            .map_err(unreachable)?;
+        Self::over(stream, uri, flags, settings).await
+    }
+
+    /// The same over a stream that is connected already.
+    pub async fn over(stream: UnixStream, uri: Option<&str>, flags: u32, settings: &Settings) -> Result<Self, Error> {
+        let connection = Self::start(stream, settings);
+        let offered = connection
+            .call(procedure::AUTH_LIST, |_| {}, |reply| reply.array(limits::AUTH_KINDS, Decoder::u32))
+            .await?;
+        if !offered.contains(&AUTH_NONE) {
+            return Err(Error::Authentication { offered });
+        }
+        let name = |to: &mut Encoder| {
+            to.optional_string(uri);
+            to.u32(flags);
+        };
+        connection.call(procedure::OPEN, name, |_| Ok(())).await?;
+        let speaks = connection
+            .call(procedure::SUPPORTS, |to| to.i32(FEATURE_KEEPALIVE), |reply| reply.i32().map(|answer| answer != 0))
+            .await?;
+        connection.shared.pinging.store(speaks, Ordering::Relaxed);
+        Ok(connection)
+    }
+
+    fn start(stream: UnixStream, settings: &Settings) -> Self {
+        let (events, _) = broadcast::channel(limits::EVENTS);
+        let shared = Arc::new(Shared {
+            line: Mutex::new(Line::Up { waiting: HashMap::new(), events }),
+            slots: Arc::new(Semaphore::new(settings.in_flight.clamp(1, limits::IN_FLIGHT))),
+            serial: AtomicU32::new(0),
+            unheard: AtomicU32::new(0),
+            pinging: AtomicBool::new(false),
+        });
+        let (outgoing, queue) = mpsc::channel(limits::OUTGOING);
+        tokio::spawn(run(shared.clone(), stream, outgoing.downgrade(), queue, settings.clone()));
+        Self { shared, outgoing, deadline: settings.deadline }
+    }
+
+    /// The same connection with another deadline for each call.
+    pub fn within(&self, deadline: Duration) -> Self {
+        Self { deadline, ..self.clone() }
+    }
+
+    /// Says goodbye, so that the daemon frees what it holds for this client at once.
+    pub async fn close(self) -> Result<(), Error> {
+        self.call(procedure::CLOSE, |_| {}, |_| Ok(())).await?;
+        self.shared.end(Broken::Closed);
+        Ok(())
+    }
+
+    /// Why the connection is broken; `None` while it is not known to be.
+    pub fn broken(&self) -> Option<Broken> {
+        match &*locked(&self.shared.line) {
+            Line::Up { .. } => None,
+            Line::Down(why) => Some(why.clone()),
+        }
+    }
+
+    /// Any call of the remote program: `arguments` writes them, `read` takes the answer apart, to its end.
+    pub async fn call<T>(
+        &self,
+        procedure: Procedure,
+        arguments: impl FnOnce(&mut Encoder),
+        read: impl FnOnce(&mut Decoder<'_>) -> Result<T, Malformed>,
+    ) -> Result<T, Error> {
+        let mut encoder = Encoder::default();
+        arguments(&mut encoder);
+        let payload = encoder.finish().map_err(|malformed| Error::Arguments { procedure, malformed })?;
+        let limit = self.deadline;
+        let answer = tokio::time::timeout(limit, self.exchange(procedure, &payload))
+            .await
+            .map_err(|_| Error::Deadline { procedure, limit })??;
+        let mut reply = Decoder::new(&answer);
+        let value = read(&mut reply).and_then(|value| reply.finish().map(|()| value));
+        value.map_err(|malformed| Error::Reply { procedure, malformed })
+    }
+
+    async fn exchange(&self, procedure: Procedure, payload: &[u8]) -> Result<Vec<u8>, Error> {
+        let slot = self.shared.slots.clone().acquire_owned().await.map_err(|_| self.why())?;
+        // Room in the queue first: what is registered as waiting has then certainly been sent.
+        let room = self.outgoing.reserve().await.map_err(|_| self.why())?;
+        let serial = self.shared.serial.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        match &mut *locked(&self.shared.line) {
+            Line::Down(why) => return Err(why.clone().into()),
+            Line::Up { waiting, .. } => waiting.insert(serial, Waiting { procedure, answer, _slot: slot }),
+        };
+        room.send(Header::call(procedure.number, serial).packet(payload));
+        answered.await.unwrap_or_else(|_| Err(self.why()))
+    }
+
+    pub(crate) fn listen(&self) -> Result<broadcast::Receiver<Event>, Error> {
+        match &*locked(&self.shared.line) {
+            Line::Up { events, .. } => Ok(events.subscribe()),
+            Line::Down(why) => Err(why.clone().into()),
+        }
+    }
+
+    pub(crate) fn why(&self) -> Error {
+        self.broken().unwrap_or(Broken::Closed).into()
+    }
+}
+
+impl Shared {
+    /// Everyone who waits is told; later calls are refused.
+    fn end(&self, why: Broken) {
+        let mut line = locked(&self.line);
+        let Line::Up { waiting, .. } = &mut *line else { return };
+        let waiting = std::mem::take(waiting);
+        *line = Line::Down(why.clone());
+        drop(line);
+        self.slots.close();
+        for (_, call) in waiting {
+            // An abandoned call has nobody listening.
+            let _ = call.answer.send(Err(why.clone().into()));
+        }
+    }
+
+    /// A reply must be one to a call that was made.
+    fn answer(&self, header: Header, payload: Vec<u8>) -> Result<(), Broken> {
+        let Line::Up { waiting, .. } = &mut *locked(&self.line) else { return Ok(()) };
+        match waiting.get(&header.serial) {
+            None => return Err(Malformed::Undefined { what: "serial that waits", value: header.serial }.into()),
+            Some(call) if call.procedure.number != header.procedure => {
+                return Err(Malformed::Undefined { what: "procedure of that serial", value: header.procedure }.into());
+            }
+            Some(_) => {}
+        }
+        let Some(call) = waiting.remove(&header.serial) else { return Ok(()) };
+        let answer = match header.status {
+            Status::Ok => Ok(payload),
+            Status::Error => Err(Error::from_payload(call.procedure, &payload)),
+        };
+        // Late: the caller is gone, its answer with it.
+        let _ = call.answer.send(answer);
+        Ok(())
+    }
+
+    fn publish(&self, event: Event) {
+        if let Line::Up { events, .. } = &*locked(&self.line) {
+            // Nobody listening is fine.
+            let _ = events.send(event);
+        }
+    }
+}
+
+/// Reads, writes and pings until one of them cannot go on.
+async fn run(
+    shared: Arc<Shared>,
+    stream: UnixStream,
+    outgoing: mpsc::WeakSender<Vec<u8>>,
+    queue: mpsc::Receiver<Vec<u8>>,
+    settings: Settings,
+) {
+    let (from, to) = stream.into_split();
+    let why = tokio::select! {
+        why = reading(&shared, from, &outgoing) => why,
+        why = writing(to, queue) => why,
+        why = pinging(&shared, &outgoing, &settings) => why,
+    };
+    shared.end(why);
+}
+
+async fn reading(shared: &Shared, from: OwnedReadHalf, outgoing: &mpsc::WeakSender<Vec<u8>>) -> Broken {
+    let mut from = tokio::io::BufReader::with_capacity(64 * 1024, from);
+    loop {
+        let read = packet::read(&mut from).await;
+        if let Err(why) = read.and_then(|(header, payload)| arrived(shared, header, payload, outgoing)) {
+            return why;
+        }
+    }
+}
+
+fn arrived(
+    shared: &Shared,
+    header: Header,
+    payload: Vec<u8>,
+    outgoing: &mpsc::WeakSender<Vec<u8>>,
+) -> Result<(), Broken> {
+    shared.unheard.store(0, Ordering::Relaxed);
+    match (header.program, header.kind) {
+        (REMOTE, Kind::Reply) => shared.answer(header, payload),
+        (REMOTE, Kind::Event) => {
+            if let Some(event) = events::read(header.procedure, &payload)? {
+                shared.publish(event);
+            }
+            Ok(())
+        }
+        (KEEPALIVE, Kind::Event) => {
+            if let (PING, Some(outgoing)) = (header.procedure, outgoing.upgrade()) {
+                // A full queue is on its way out and is as good a sign of life.
+                let _ = outgoing.try_send(Header::keepalive(PONG).packet(&[]));
+            }
+            Ok(())
+        }
+        (value, _) => Err(Malformed::Undefined { what: "program of such a packet", value }.into()),
+    }
+}
+
+async fn writing(mut to: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Vec<u8>>) -> Broken {
+    while let Some(packet) = queue.recv().await {
+        if let Err(error) = to.write_all(&packet).await {
+            return error.into();
+        }
+    }
+    Broken::Closed
+}
+
+async fn pinging(shared: &Shared, outgoing: &mpsc::WeakSender<Vec<u8>>, settings: &Settings) -> Broken {
+    let mut ticks = tokio::time::interval(settings.ping_every.max(Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        if !shared.pinging.load(Ordering::Relaxed) {
+            continue;
+        }
+        let unheard = shared.unheard.fetch_add(1, Ordering::Relaxed);
+        if unheard >= settings.pings_unheard_max {
+            return Broken::Silent(unheard);
+        }
+        if let Some(outgoing) = outgoing.upgrade() {
+            // A queue that stays full is a daemon that does not read: the count goes on.
+            let _ = outgoing.try_send(Header::keepalive(PING).packet(&[]));
+        }
+    }
+}

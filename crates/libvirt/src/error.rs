@@ -1,0 +1,108 @@
+//! Why something was not answered: one enum for calls, one for what ends a connection.
+
+use crate::Procedure;
+use crate::limits;
+use crate::xdr::{Decoder, Malformed};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error as ThisError;
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, ThisError)]
+pub enum Error {
+    /// Nobody listens on the socket, or it may not be opened.
+    #[error("cannot reach libvirt at {}: {source}", path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<std::io::Error>,
+    },
+    /// The daemon wants a proof of identity; this crate has none to give.
+    #[error("libvirt asks for authentication of kinds {offered:?}; only none (0) is known here")]
+    Authentication {
+        /// libvirt's numbers: 1 SASL, 2 polkit.
+        offered: Vec<u32>,
+    },
+    /// libvirt did what was asked and says no.
+    #[error("libvirt: {message} (code {code}, domain {domain})")]
+    Libvirt {
+        /// `virErrorNumber`; 42 is "no such domain".
+        code: i32,
+        /// `virErrorDomain`: which part of libvirt speaks.
+        domain: i32,
+        /// libvirt's words.
+        message: String,
+    },
+    /// No answer in time. The call may still be carried out; its late answer is discarded.
+    #[error("{procedure} was not answered within {limit:?}")]
+    Deadline {
+        /// What was called.
+        procedure: Procedure,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// The connection is gone, for every call on it; open another one.
+    #[error("the connection to libvirt is broken: {0}")]
+    Broken(#[from] Broken),
+    /// What was to be sent is larger than libvirt takes; it was not sent.
+    #[error("{procedure} was not sent: {malformed}")]
+    Arguments {
+        /// What was called.
+        procedure: Procedure,
+        /// Which limit.
+        malformed: Malformed,
+    },
+    /// The answer is not what the protocol says. The connection lives on.
+    #[error("the answer to {procedure} is malformed: {malformed}")]
+    Reply {
+        /// What was called.
+        procedure: Procedure,
+        /// What is wrong.
+        malformed: Malformed,
+    },
+}
+
+impl Error {
+    /// An error packet's payload. More fields follow the message; nobody here needs them.
+    pub(crate) fn from_payload(procedure: Procedure, payload: &[u8]) -> Self {
+        let mut from = Decoder::new(payload);
+        let mut read = || -> Result<Self, Malformed> {
+            let (code, domain) = (from.i32()?, from.i32()?);
+            let message = from.optional_string(limits::STRING)?.unwrap_or_default();
+            Ok(Self::Libvirt { code, domain, message })
+        };
+        read().unwrap_or_else(|malformed| Self::Reply { procedure, malformed })
+    }
+}
+
+/// What ended a connection.
+#[derive(Debug, Clone, ThisError)]
+pub enum Broken {
+    /// Closed on this side.
+    #[error("closed here")]
+    Closed,
+    /// The daemon ended it.
+    #[error("the daemon hung up")]
+    HungUp,
+    /// The socket failed.
+    #[error("{0}")]
+    Io(Arc<std::io::Error>),
+    /// Nothing came for so many pings.
+    #[error("no sign of life for {0} pings")]
+    Silent(u32),
+    /// A packet that cannot be: nothing after it can be trusted.
+    #[error("a packet is malformed: {0}")]
+    Protocol(#[from] Malformed),
+}
+
+impl From<std::io::Error> for Broken {
+    fn from(error: std::io::Error) -> Self {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        match error.kind() {
+            BrokenPipe | ConnectionReset | UnexpectedEof => Self::HungUp,
+            _ => Self::Io(Arc::new(error)),
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The calls by number.
+
+use std::fmt;
+
+/// A procedure of libvirt's remote program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Procedure {
+    /// Its number in the protocol.
+    pub number: u32,
+    /// Its name, for errors.
+    pub name: &'static str,
+}
+
+impl fmt::Display for Procedure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.number)
+    }
+}
+
+const fn procedure(number: u32, name: &'static str) -> Procedure {
+    Procedure { number, name }
+}
+
+pub(crate) const OPEN: Procedure = procedure(1, "connect open");
+pub(crate) const CLOSE: Procedure = procedure(2, "connect close");
+pub(crate) const VERSION: Procedure = procedure(4, "connect get version");
+pub(crate) const NODE_INFO: Procedure = procedure(6, "node get info");
+pub(crate) const CAPABILITIES: Procedure = procedure(7, "connect get capabilities");
+pub(crate) const DOMAIN_XML: Procedure = procedure(14, "domain get XML");
+pub(crate) const LOOKUP_NAME: Procedure = procedure(23, "domain lookup by name");
+pub(crate) const LOOKUP_UUID: Procedure = procedure(24, "domain lookup by UUID");
+pub(crate) const HOSTNAME: Procedure = procedure(59, "connect get hostname");
+pub(crate) const SUPPORTS: Procedure = procedure(60, "connect supports feature");
+pub(crate) const AUTH_LIST: Procedure = procedure(66, "auth list");
+pub(crate) const LIB_VERSION: Procedure = procedure(157, "connect get library version");
+pub(crate) const DOMAIN_STATE: Procedure = procedure(212, "domain get state");
+pub(crate) const NODE_CPU: Procedure = procedure(227, "node get CPU stats");
+pub(crate) const NODE_MEMORY: Procedure = procedure(228, "node get memory stats");
+pub(crate) const LIST_DOMAINS: Procedure = procedure(273, "connect list all domains");
+pub(crate) const EVENT_REGISTER: Procedure = procedure(316, "domain event register");
+pub(crate) const EVENT_DEREGISTER: Procedure = procedure(317, "domain event deregister");
+pub(crate) const ALL_STATS: Procedure = procedure(344, "connect get all domain stats");

@@ -1,0 +1,147 @@
+//! A libvirtd of a test's own: its folders, its socket, its end.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use perigee_libvirt::Endpoint;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+pub struct Daemon {
+    folder: TempDir,
+    child: Child,
+}
+
+impl Daemon {
+    pub fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("perigee-libvirt-").tempdir().unwrap();
+        let child = spawn(&folder);
+        let daemon = Self { folder, child };
+        daemon.await_socket();
+        daemon
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("libvirt-sock")
+    }
+
+    /// Ends it the hard way and starts another in the same place.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.child = spawn(&self.folder);
+        self.await_socket();
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let _ = std::fs::remove_file(self.socket());
+        let _ = std::fs::remove_file(self.folder.path().join("run/libvirtd.pid"));
+    }
+
+    /// SIGTERM, and waits.
+    pub fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
+        self.child.wait().unwrap();
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// CPU time used so far, user and system.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// What virsh says on this daemon.
+    pub fn virsh(&self, arguments: &[&str]) -> String {
+        let uri = format!("qemu+unix:///system?socket={}", self.socket().display());
+        self.virsh_at(&uri, arguments)
+    }
+
+    pub fn virsh_at(&self, uri: &str, arguments: &[&str]) -> String {
+        let said = Command::new("virsh").args(["-q", "-c", uri]).args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&said.stdout).trim().to_owned();
+        assert!(said.status.success(), "virsh {arguments:?}: {}", String::from_utf8_lossy(&said.stderr));
+        text
+    }
+
+    /// A domain without any device to boot from: it counts as running all the same.
+    pub fn define(&self, name: &str) {
+        let xml = format!(
+            "<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
+             <os><type arch='x86_64' machine='pc'>hvm</type></os>\
+             <devices><emulator>/usr/bin/qemu-system-x86_64</emulator><disk type='file' device='disk'>\
+             <driver name='qemu' type='raw'/><source file='{disk}'/><target dev='vda' bus='virtio'/></disk>\
+             </devices><seclabel type='none'/></domain>",
+            disk = self.disk(name).display()
+        );
+        std::fs::File::create(self.disk(name)).unwrap().set_len(1 << 20).unwrap();
+        let path = self.folder.path().join(format!("{name}.xml"));
+        std::fs::write(&path, xml).unwrap();
+        self.virsh(&["define", path.to_str().unwrap()]);
+    }
+
+    pub fn socket_endpoint(&self) -> Endpoint {
+        Endpoint::Unix(self.socket())
+    }
+
+    /// The QEMU process of a domain.
+    pub fn guest(&self, name: &str) -> Option<Pid> {
+        let file = self.folder.path().join(format!("run/libvirt/qemu/{name}.pid"));
+        std::fs::read_to_string(file).ok()?.trim().parse().ok().map(Pid::from_raw)
+    }
+
+    fn disk(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.img"))
+    }
+
+    fn await_socket(&self) {
+        let begun = Instant::now();
+        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "libvirtd did not open its socket");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// In a mount and a network namespace of its own: what it takes for /run, /etc/libvirt and the like are
+/// the test's folders, and its networks are nobody else's. The process keeps its number through `exec`.
+fn spawn(folder: &TempDir) -> Child {
+    let at = folder.path().display();
+    for name in ["etc", "run", "lib", "log", "cache"] {
+        std::fs::create_dir_all(folder.path().join(name)).unwrap();
+    }
+    let sockets = format!("unix_sock_dir = \"{at}\"\nauth_unix_rw = \"none\"\nauth_unix_ro = \"none\"\n");
+    std::fs::write(folder.path().join("etc/libvirtd.conf"), sockets).unwrap();
+    let qemu = "user = \"root\"\ngroup = \"root\"\ndynamic_ownership = 0\nsecurity_driver = \"none\"\n\
+                cgroup_controllers = [ ]\nnamespaces = [ ]\nstdio_handler = \"file\"\n";
+    std::fs::write(folder.path().join("etc/qemu.conf"), qemu).unwrap();
+    let script = format!(
+        "mount --bind {at}/etc /etc/libvirt && mount --bind {at}/lib /var/lib/libvirt && \
+         mount --bind {at}/log /var/log/libvirt && mount --bind {at}/cache /var/cache/libvirt && \
+         mount --bind {at}/run /run && exec libvirtd -f /etc/libvirt/libvirtd.conf"
+    );
+    let log = std::fs::File::create(folder.path().join("libvirtd.log")).unwrap();
+    let child =
+        Command::new("unshare").args(["-m", "-n", "sh", "-c", &script]).stdout(Stdio::null()).stderr(log).spawn();
+    child.expect("unshare; libvirtd and virsh come from libvirt-daemon-system and libvirt-clients (scripts/setup)")
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGCONT);
+        let guests = std::fs::read_dir(self.folder.path().join("run/libvirt/qemu")).into_iter().flatten().flatten();
+        let names = guests.filter_map(|file| file.file_name().to_str()?.strip_suffix(".pid").map(str::to_owned));
+        for guest in names.filter(|name| name != "driver").filter_map(|name| self.guest(&name)) {
+            let _ = kill(guest, Signal::SIGKILL);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

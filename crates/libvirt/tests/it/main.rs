@@ -1,0 +1,6 @@
+//! The crate against daemons that misbehave, and against libvirtd itself.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
+
+mod daemon;
+mod hostile;
+mod real;
