@@ -11,11 +11,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 pub struct Instance {
     dir: tempfile::TempDir,
     programs: PathBuf,
     guest_binary: PathBuf,
+    interval: Option<Duration>,
     is_up: bool,
 }
 
@@ -27,18 +29,30 @@ pub struct Door {
 }
 
 impl Instance {
+    /// Up, and measuring its host at this pace.
+    pub fn measuring(options: &Options, every: Duration) -> Result<Self> {
+        let mut instance = Self::make(options)?;
+        instance.interval = Some(every);
+        instance.perigee(&["up", "--detach"])?;
+        Ok(instance)
+    }
+
     /// Up, with the image `base`.
     pub fn start(options: &Options) -> Result<Self> {
+        let mut instance = Self::make(options)?;
+        instance.perigee(&["up", "--detach"])?;
+        instance.perigee(&["image", "build", "base"])?;
+        instance.is_up = true;
+        Ok(instance)
+    }
+
+    fn make(options: &Options) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("pg-bench-").tempdir()?;
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700))?;
         let programs = std::path::absolute(&options.programs)?;
         let guest_binary = std::path::absolute(&options.guest_binary)?;
         ensure!(guest_binary.is_file(), "{} is not built", guest_binary.display());
-        let mut instance = Self { dir, programs, guest_binary, is_up: true };
-        instance.perigee(&["up", "--detach"])?;
-        instance.perigee(&["image", "build", "base"])?;
-        instance.is_up = true;
-        Ok(instance)
+        Ok(Self { dir, programs, guest_binary, interval: None, is_up: true })
     }
 
     pub fn path(&self) -> &Path {
@@ -68,6 +82,14 @@ impl Instance {
         Ok(())
     }
 
+    /// The process of a program of this instance.
+    pub fn pid(&self, program: &str) -> Result<u32> {
+        let file = self.program(program);
+        let runs = |pid: &i32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == file);
+        let pid = self.leftovers().into_iter().find(runs).with_context(|| format!("{program} does not run"))?;
+        Ok(u32::try_from(pid)?)
+    }
+
     /// What the agent logged.
     pub fn agent_log(&self) -> String {
         fs::read_to_string(self.path().join("agent/agent.log")).unwrap_or_default()
@@ -77,6 +99,9 @@ impl Instance {
         let mut command = Command::new(self.program("perigee"));
         command.args(arguments).stdin(Stdio::null());
         command.env("PERIGEE_DATA_DIR", self.path()).env("PERIGEE_GUEST_BINARY", &self.guest_binary);
+        if let Some(every) = self.interval {
+            command.env("PERIGEE_INTERVAL_MS", every.as_millis().to_string());
+        }
         for other in ["PERIGEE_URL", "PERIGEE_TOKEN", "PERIGEE_TOKEN_FILE", "PERIGEE_OUTPUT"] {
             command.env_remove(other);
         }

@@ -83,6 +83,25 @@ pub fn processor_time(pid: u32) -> Result<Duration> {
     Ok(TICK * ticks)
 }
 
+/// Time that a process's threads ran on a processor, to the nanosecond (proc(5), schedstat).
+pub fn scheduled(pid: u32) -> Result<Duration> {
+    let mut sum = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid}"))? {
+        // A thread may end while we look.
+        let text = fs::read_to_string(thread?.path().join("schedstat")).unwrap_or_default();
+        sum += text.split(' ').next().and_then(|first| first.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(sum))
+}
+
+/// Memory that a process has in RAM.
+pub fn resident_bytes(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    let kib: u64 = line.split_whitespace().next().and_then(|n| n.parse().ok()).context("VmRSS")?;
+    Ok(kib * 1024)
+}
+
 /// The least that a durable write costs: 4 KiB appended and on the disk.
 pub fn durable_writes(dir: &Path, runs: usize, clock: &Clock) -> Result<Sample> {
     let path = dir.join("durable");

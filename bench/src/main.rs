@@ -22,6 +22,7 @@ mod pinned;
 mod queue;
 mod report;
 mod say;
+mod watch;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
@@ -32,8 +33,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// All rows, in the order in which they run. N13 ends the instance and therefore comes last.
-const ROWS: [&str; 4] = ["N9", "N10", "N11", "N13"];
+/// All rows, in the order in which they run. N13 ends the instance and therefore comes last; N1
+/// brings N2 and N3 along.
+const ROWS: [&str; 5] = ["N1", "N9", "N10", "N11", "N13"];
 /// The whole bench, without building.
 const WITHIN: Duration = Duration::from_secs(360);
 
@@ -41,7 +43,7 @@ const WITHIN: Duration = Duration::from_secs(360);
 #[derive(Debug, Parser)]
 #[command(name = "perigee-bench")]
 pub struct Options {
-    /// Only these rows: N9, N10, N11, N13
+    /// Only these rows: N1, N9, N10, N11, N13
     rows: Vec<String>,
     /// A tenth of the runs
     #[arg(long)]
@@ -112,6 +114,7 @@ async fn rows(options: &Options, lab: &mut Lab, report: &mut Report) -> Result<(
         }
         say::progress(&format!("{row} …"));
         let measured = match row {
+            "N1" => watch::run(options, report).await,
             "N9" => exec::run(lab, report).await,
             "N10" => create::run(lab, report).await,
             "N11" => queue::run(lab, report).await,

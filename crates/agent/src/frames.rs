@@ -98,9 +98,8 @@ impl Sender {
 
     async fn sync(&self) {
         let spool = self.spool.clone();
-        match tokio::task::spawn_blocking(move || spool.sync()).await {
-            Ok(Err(error)) => warn!(stream = self.stream.text(), %error, "frames are not synced"),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || spool.sync()).await {
+            warn!(stream = self.stream.text(), %error, "frames are not synced");
         }
     }
 

@@ -7,7 +7,7 @@ use crate::spark::{bar, sparkline};
 use crate::table::aligned;
 use crate::units::{show_age, show_bytes};
 use perigee_api::live::{LiveMessage, LiveSeries};
-use perigee_client::{LiveReceiver, ListQuery};
+use perigee_client::{ListQuery, LiveReceiver};
 use perigee_model::Timestamp;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -93,7 +93,8 @@ impl Picture {
             let share = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{:.0}%", v * 100.0));
             let drawn = |value: Option<f64>| value.map_or(String::new(), |v| bar(v, BAR_CELLS));
             let cpu = seen.value("perigee_host_cpu_usage_ratio");
-            let memory = seen.value("perigee_host_memory_used_bytes").zip(seen.value("perigee_host_memory_total_bytes"));
+            let memory =
+                seen.value("perigee_host_memory_used_bytes").zip(seen.value("perigee_host_memory_total_bytes"));
             let used = memory.map(|(used, total)| used / total);
             let old = if age > STALE_AFTER { " old" } else { "" };
             rows.push(vec![
@@ -128,7 +129,11 @@ pub async fn run(session: &Session, once: bool) -> Result<Exit, Failure> {
     let names = names(session).await?;
     if once || !session.settings.stdout_terminal {
         let rows = picture.rows(&names, session.clock.now());
-        session.out.text(&if session.settings.stdout_terminal { aligned(&rows) } else { crate::table::tabbed(&rows) })?;
+        session.out.text(&if session.settings.stdout_terminal {
+            aligned(&rows)
+        } else {
+            crate::table::tabbed(&rows)
+        })?;
         return Ok(Exit::OK);
     }
     session.out.text(BEGIN)?;

@@ -93,7 +93,8 @@ impl LiveReceiver {
     /// `BadAnswer` for a message that is none.
     pub async fn next(&mut self) -> Result<LiveMessage, ClientError> {
         loop {
-            let said = timeout(SILENCE_MAX, self.stream.next()).await.map_err(|_| self.client.timed_out(SILENCE_MAX))?;
+            let said =
+                timeout(SILENCE_MAX, self.stream.next()).await.map_err(|_| self.client.timed_out(SILENCE_MAX))?;
             match said {
                 Some(Ok(Message::Text(text))) => {
                     return serde_json::from_str(&text).map_err(|e| ClientError::BadAnswer(e.to_string()));

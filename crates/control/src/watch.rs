@@ -54,7 +54,8 @@ impl Watching {
     pub fn open(control: Control, folder: &Path) -> Result<Self, SeriesError> {
         let (tell, durable) = watch::channel(0);
         let told = Box::new(move |position| _ = tell.send(position));
-        let database = Arc::new(Database::open(folder, Settings::default(), told)?);
+        let settings = Settings::of_disk(folder.parent().unwrap_or(folder));
+        let database = Arc::new(Database::open(folder, settings, told)?);
         let repaired = database.repaired();
         if repaired.torn_bytes > 0 {
             tracing::warn!(bytes = repaired.torn_bytes, "half-written measurements of a crash were cut off");
@@ -129,7 +130,12 @@ impl Watching {
         who.authorize(Verb::See)?;
         let rows = self.0.control.view().read();
         let labels = |host: &perigee_model::Host| {
-            let pairs = [("host", host.name.to_string()), ("host_id", host.id.to_string()), ("instance", host.name.to_string()), ("job", "perigee".to_owned())];
+            let pairs = [
+                ("host", host.name.to_string()),
+                ("host_id", host.id.to_string()),
+                ("instance", host.name.to_string()),
+                ("job", "perigee".to_owned()),
+            ];
             (host.id, Labels::from_iter(pairs))
         };
         let hosts = rows.hosts.values().map(|host| labels(host)).collect();
@@ -140,7 +146,11 @@ impl Watching {
     pub fn health(&self) -> Result<String, String> {
         match self.0.database.failing() {
             Some(why) => Err(why),
-            None => Ok(format!("{} streams, {} bytes in blocks", self.0.database.streams().len(), self.0.database.block_bytes())),
+            None => Ok(format!(
+                "{} streams, {} bytes in blocks",
+                self.0.database.streams().len(),
+                self.0.database.block_bytes()
+            )),
         }
     }
 }

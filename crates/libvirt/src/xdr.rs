@@ -116,8 +116,10 @@ impl<'a> Decoder<'a> {
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) =
-            self.rest.split_at_checked(length).ok_or_else(|| Malformed::Truncated { missing: length - self.rest.len() })?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(length)
+            .ok_or_else(|| Malformed::Truncated { missing: length - self.rest.len() })?;
         self.rest = rest;
         Ok(taken)
     }

@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use uuid::Uuid;
 
+/// However small the disk is, so much may be kept: it is refused by the disk first.
+const BLOCKS_BYTES_MIN: u64 = 256 << 20;
 const DAY: Duration = Duration::from_secs(86_400);
 /// Lists of series that are kept unpacked.
 const SERIES_KEPT: usize = 512;
@@ -39,6 +41,15 @@ pub struct Settings {
     pub kept: Duration,
     /// All blocks together; the oldest day goes first.
     pub bytes_max: u64,
+}
+
+impl Settings {
+    /// The usual ones, with a tenth of the folder's disk for all blocks.
+    pub fn of_disk(folder: &Path) -> Self {
+        let usual = Self::default();
+        let disk = nix::sys::statvfs::statvfs(folder).map(|disk| disk.blocks().saturating_mul(disk.fragment_size()));
+        Self { bytes_max: disk.map_or(usual.bytes_max, |bytes| (bytes / 10).max(BLOCKS_BYTES_MIN)), ..usual }
+    }
 }
 
 impl Default for Settings {

@@ -37,12 +37,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let authority = Arc::new(Authority::open(&config.data_dir, clock.clone())?);
     let blobs = BlobDir::at(place.path("blobs"))?;
 
-    let series = place.path("series");
-    let watching = {
-        let control = control.clone();
-        tokio::task::spawn_blocking(move || Watching::open(control, &series)).await?
-    };
-    let watching = watching.context("the series store cannot be opened")?;
+    let watching = open_series(&control, &place).await?;
 
     let (http, agents) = listen(&config, &place).await?;
     let (http_at, agents_at) = (http.local_addr()?, agents.local_addr()?);
@@ -61,15 +56,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     rest::sweep_blobs(&server);
     let cancel = CancellationToken::new();
     let brain = tokio::spawn({
-        let (control, cancel) = (control.clone(), cancel.clone());
-        async move { control.run(config.workers, cancel).await }
-    });
-    let keeping = tokio::spawn({
-        let (watching, cancel) = (watching.clone(), cancel.clone());
-        async move { watching.run(cancel).await }
+        let (control, watching, cancel) = (control.clone(), watching.clone(), cancel.clone());
+        async move { tokio::join!(control.run(config.workers, cancel.clone()), watching.run(cancel)) }
     });
     let addresses: Vec<IpAddr> = vec![agents_at.ip(), IpAddr::from([127, 0, 0, 1])];
-    let link = tokio::spawn(grpc::serve(agents, (control.clone(), watching), blobs, authority, addresses, cancel.clone()));
+    let link =
+        tokio::spawn(grpc::serve(agents, (control.clone(), watching), blobs, authority, addresses, cancel.clone()));
     let (app, _) = rest::router(server.clone());
     // Small messages follow each other both ways: waiting to merge them costs 40 ms each time.
     let http = http.tap_io(|socket| {
@@ -95,7 +87,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         drop(rest.await);
         drop(link.await);
         drop(brain.await);
-        drop(keeping.await);
     });
     if drained.await.is_err() {
         tracing::warn!("some requests did not end within {DRAIN:?}; they are cut off");
@@ -125,6 +116,12 @@ async fn bind_again(address: SocketAddr, port: u16) -> std::io::Result<TcpListen
         }
     }
     TcpListener::bind(address).await
+}
+
+async fn open_series(control: &Control, place: &Place) -> anyhow::Result<Watching> {
+    let (control, folder) = (control.clone(), place.path("series"));
+    let opened = tokio::task::spawn_blocking(move || Watching::open(control, &folder)).await?;
+    opened.context("the series store cannot be opened")
 }
 
 async fn open_store(config: &Config, place: &Place) -> anyhow::Result<Arc<dyn Store>> {

@@ -235,8 +235,11 @@ impl Actor {
         }
         self.take_mail().await;
         // Said to have ended: a host that cannot be read is asked again, the word is kept.
-        if self.fell.is_some() && self.alive && self.verify().await && self.alive {
-            self.fell = None;
+        if self.fell.is_some() && self.alive {
+            let known = self.verify().await;
+            if known && self.alive {
+                self.fell = None;
+            }
         }
     }
 

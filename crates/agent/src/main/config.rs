@@ -34,7 +34,7 @@ enum Verb {
     /// Make this machine a host of a control plane.
     Join(JoinFlags),
     /// Run the agent.
-    Run(RunFlags),
+    Run(Box<RunFlags>),
 }
 
 #[derive(Debug, Args)]
@@ -193,7 +193,7 @@ impl Line {
             }
             Verb::Run(flags) => {
                 let file = read(flags.config.as_deref())?;
-                Order::Run(Box::new(combine(flags, file)?))
+                Order::Run(Box::new(combine(*flags, file)?))
             }
         })
     }

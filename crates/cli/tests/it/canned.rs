@@ -3,8 +3,8 @@
 use crate::fake::{Reply, Seen, json, refusal};
 use perigee_api::problem::ProblemView;
 use perigee_api::{
-    AbilitiesView, EventView, ExecutionView, HostView, LoadView, ImageView, InventoryView, JoinTokenView, Page, PartView,
-    ReadyPart, ReadyView, SandboxView, TaskView,
+    AbilitiesView, EventView, ExecutionView, HostView, ImageView, InventoryView, JoinTokenView, LoadView, Page,
+    PartView, ReadyPart, ReadyView, SandboxView, TaskView,
 };
 use perigee_model::Code;
 use std::collections::BTreeMap;

@@ -256,7 +256,8 @@ mod tests {
 
     fn told(updates: &[Update]) -> Vec<String> {
         let names = |u: &Update| u.added.iter().map(|s| s.name.clone()).collect::<Vec<_>>().join(",");
-        let values = |u: &Update| u.values.iter().map(|(n, v)| format!("{n}={}", v.unwrap_or(-1.0))).collect::<Vec<_>>();
+        let values =
+            |u: &Update| u.values.iter().map(|(n, v)| format!("{n}={}", v.unwrap_or(-1.0))).collect::<Vec<_>>();
         updates
             .iter()
             .map(|u| format!("{}+{} {}", if u.reset { "reset " } else { "" }, names(u), values(u).join(" ")))

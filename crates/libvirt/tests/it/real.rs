@@ -94,7 +94,10 @@ async fn host_agrees(daemon: &Daemon, libvirt: &Connection) {
     // Not the same as what `nodeinfo` says of a machine whose memory is not all its own.
     let said = daemon.virsh(&["nodememstats"]);
     let total = said.lines().find(|line| line.starts_with("total")).unwrap();
-    assert_eq!((memory[0].0.as_str(), memory[0].1), ("total", total.split_whitespace().nth(2).unwrap().parse().unwrap()));
+    assert_eq!(
+        (memory[0].0.as_str(), memory[0].1),
+        ("total", total.split_whitespace().nth(2).unwrap().parse().unwrap())
+    );
     assert_eq!(names(memory), ["total", "free", "buffers", "cached"]);
 }
 

@@ -161,11 +161,7 @@ impl Link for LinkRpc {
 }
 
 /// Takes a stream's frames and tells how far they are durable, until either end goes.
-async fn carry_frames(
-    mut feed: Feed,
-    mut incoming: Streaming<WireUp>,
-    tx: mpsc::Sender<Result<WireDown, Status>>,
-) {
+async fn carry_frames(mut feed: Feed, mut incoming: Streaming<WireUp>, tx: mpsc::Sender<Result<WireDown, Status>>) {
     let mut again: Option<(RunId, Vec<u8>)> = None;
     let mut not_before = tokio::time::Instant::now();
     loop {

@@ -7,8 +7,8 @@ use super::refuse::{Answer, Refused};
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket};
 use axum::extract::{State, WebSocketUpgrade};
-use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::IntoResponse;
+use axum::response::sse::{Event, KeepAlive, Sse};
 use futures::Stream;
 use http::{HeaderMap, header};
 use perigee_api::live::{LiveMessage, LiveRequest, LiveSeries, LiveStream};
@@ -60,7 +60,9 @@ pub async fn live(
     let watcher = server.watch.watcher(&caller.who, host)?;
     let events = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if events.contains("text/event-stream") {
-        return Ok(Sse::new(stream(Telling::new(watcher))).keep_alive(KeepAlive::new().interval(PING_EVERY)).into_response());
+        return Ok(Sse::new(stream(Telling::new(watcher)))
+            .keep_alive(KeepAlive::new().interval(PING_EVERY))
+            .into_response());
     }
     let upgrade = upgrade.map_err(|_| {
         Refused(Refusal::new(Code::NotAWebSocket, "open this route as a WebSocket, or accept text/event-stream"))
@@ -89,7 +91,10 @@ impl Telling {
             self.sequence
         };
         if !std::mem::replace(&mut self.begun, true) {
-            return vec![LiveMessage::Snapshot { sequence: number(), streams: updates.into_iter().map(whole).collect() }];
+            return vec![LiveMessage::Snapshot {
+                sequence: number(),
+                streams: updates.into_iter().map(whole).collect(),
+            }];
         }
         updates.into_iter().map(|update| frame(number(), update)).collect()
     }

@@ -120,9 +120,8 @@ impl Asked {
     }
     fn duration(&self, name: &str) -> Result<Option<i64>, Fault> {
         let read = |text: &str| {
-            duration_ms(text).ok_or_else(|| {
-                Fault::bad(format!("the parameter {name:?} is no duration: seconds, or as in 1m30s"))
-            })
+            duration_ms(text)
+                .ok_or_else(|| Fault::bad(format!("the parameter {name:?} is no duration: seconds, or as in 1m30s")))
         };
         self.get(name).map(read).transpose()
     }
@@ -151,9 +150,8 @@ pub async fn query(State(server): State<Server>, caller: Caller, asked: Asked) -
         ("end" = String, Query, description = "The last moment"), ("step" = String, Query, description = "From one to the next: seconds, or as in 1m")),
     responses((status = 200, description = "As the Prometheus HTTP API has it"), (status = "4XX", body = perigee_api::ProblemDocument)))]
 pub async fn query_range(State(server): State<Server>, caller: Caller, asked: Asked) -> Told {
-    let moment = |name: &'static str| {
-        asked.time(name)?.ok_or_else(|| Fault::bad(format!("the parameter {name:?} is missing")))
-    };
+    let moment =
+        |name: &'static str| asked.time(name)?.ok_or_else(|| Fault::bad(format!("the parameter {name:?} is missing")));
     let step_ms = asked.duration("step")?.ok_or_else(|| Fault::bad("the parameter \"step\" is missing"))?;
     let range = Range { from_ms: moment("start")?, to_ms: moment("end")?, step_ms };
     let text = asked.must("query")?.to_owned();
@@ -242,7 +240,9 @@ async fn evaluate<T: Send + 'static>(
     server: &Server,
     caller: &Caller,
     timeout: Duration,
-    work: impl FnOnce(&Engine, &perigee_control::watch::Samples, &dyn Fn() -> bool) -> Result<T, QueryError> + Send + 'static,
+    work: impl FnOnce(&Engine, &perigee_control::watch::Samples, &dyn Fn() -> bool) -> Result<T, QueryError>
+    + Send
+    + 'static,
 ) -> Result<T, Fault> {
     let source = server.watch.samples(&caller.who).map_err(|refusal| Fault {
         status: super::refuse::status(refusal.code),

@@ -192,7 +192,12 @@ pub fn host(server: &Server, host: &Host) -> HostView {
 }
 
 fn load(server: &Server, host: &Host) -> Option<LoadView> {
-    let names = ["perigee_host_cpu_usage_ratio", "perigee_host_memory_used_bytes", "perigee_host_memory_total_bytes", "node_load1"];
+    let names = [
+        "perigee_host_cpu_usage_ratio",
+        "perigee_host_memory_used_bytes",
+        "perigee_host_memory_total_bytes",
+        "node_load1",
+    ];
     let (at, [cpu_usage_ratio, memory_used_bytes, memory_total_bytes, load1]) = server.watch.latest(host.id, names)?;
     Some(LoadView {
         measured_at: time(at),

@@ -75,7 +75,10 @@ async fn what_a_host_measures_is_asked_for_in_promql() {
     let matrix = world.get(&range).await.json();
     assert_eq!(matrix["data"]["resultType"], "matrix");
     assert!(matrix["data"]["result"][0]["values"].as_array().unwrap().len() >= 9);
-    assert_eq!(world.get("/api/v1/labels").await.json()["data"], json!(["__name__", "host", "host_id", "instance", "job"]));
+    assert_eq!(
+        world.get("/api/v1/labels").await.json()["data"],
+        json!(["__name__", "host", "host_id", "instance", "job"])
+    );
     let names = world.get("/api/v1/label/__name__/values").await.json();
     assert_eq!(names["data"], json!(["node_load1", "perigee_host_cpu_usage_ratio"]));
     let series = world.get("/api/v1/series?match[]=node_load1").await.json();
@@ -99,7 +102,11 @@ async fn queries_that_cannot_be_answered_say_why_in_that_apis_shape() {
     ] {
         let answer = world.get(path).await;
         let told = answer.json();
-        assert_eq!((answer.status.as_u16(), &told["status"], &told["errorType"]), (status, &json!("error"), &json!(kind)), "{path}");
+        assert_eq!(
+            (answer.status.as_u16(), &told["status"], &told["errorType"]),
+            (status, &json!("error"), &json!(kind)),
+            "{path}"
+        );
         assert_eq!(told["code"], code, "{path}: {told}");
         assert!(told["error"].as_str().unwrap().contains(says), "{path}: {told}");
     }
@@ -124,7 +131,11 @@ async fn what_is_acknowledged_is_durable_and_what_is_missing_is_asked_for() {
     agent.feed.take(RUN, &future);
     let told = agent.feed.next().await;
     assert_eq!(told.refused.unwrap().code, "PRG-7009");
-    assert_eq!(told.durable, Some(Mark { run: RUN, sequence: 3 }), "it will never be taken: no use in sending it again");
+    assert_eq!(
+        told.durable,
+        Some(Mark { run: RUN, sequence: 3 }),
+        "it will never be taken: no use in sending it again"
+    );
 }
 
 #[tokio::test]

@@ -46,7 +46,8 @@ fn real_measurements_outlive_an_outage_with_a_kill_in_it() {
     let instance = measuring();
     instance.until("twenty measurements", || (moments(&instance).len() >= 20).then_some(()));
     instance.kill("perigeed");
-    instance.until("what waits in the spool", || (scraped(&instance, "perigee_agent_spool_frames")? >= 20.0).then_some(()));
+    instance
+        .until("what waits in the spool", || (scraped(&instance, "perigee_agent_spool_frames")? >= 20.0).then_some(()));
     instance.kill("perigee-agent");
     begin(&instance);
     let host = instance.until("an empty spool", || {
@@ -96,8 +97,8 @@ impl Prometheus {
             .arg(format!("--web.listen-address={free}"))
             .stdout(Stdio::null())
             .stderr(log)
-            .spawn()
-            .expect("prometheus is not installed: scripts/setup test");
+            .spawn();
+        let child = child.unwrap_or_else(|error| panic!("prometheus: {error}; it comes with scripts/setup test"));
         Self { child, url: format!("http://{free}"), _dir: dir }
     }
 
