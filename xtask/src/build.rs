@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use std::path::PathBuf;
 
 /// The guest has its own target folder: its flags would otherwise rebuild everything else.
-const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
+pub const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// `perigee`, `perigeed`, `perigee-agent`.
 pub fn programs() -> Result<()> {

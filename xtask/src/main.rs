@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod cgroup2;
 mod ci;
 mod codegen;
 mod demo;
@@ -24,8 +25,9 @@ cargo xtask COMMAND
   demo                from nothing to a command's output out of a microVM
   up [ARGS...]        builds, then `perigee up`
   sim [ARGS...]       the seeded world: --seed N --story
-  bench [ROW...]      numbers into bench/results: N9 N10 N11 N13, or the named rows;
+  bench [ROW...]      numbers into bench/results: N1 N9 N10 N11 N13, or the named rows;
                       --quick takes a tenth of the runs
+  cgroup2             limits under cgroup v2, tried in a sandbox of our own
   soak                what does not fit in the budget of `ci`
   cover               line coverage, as HTML and as a table
   clean               ends the demo's instance and removes what was built";
@@ -57,6 +59,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "sim" => shell::cargo(["run", "--quiet", "--package", "perigee-sim", "--"]).args(rest).go(),
         "bench" => bench::run(rest),
         "soak" => ci::soak(),
+        "cgroup2" => cgroup2::run(),
         "cover" => shell::cargo(["llvm-cov", "nextest", "--workspace", "--html"])
             .go()
             .and_then(|()| shell::cargo(["llvm-cov", "report"]).go()),

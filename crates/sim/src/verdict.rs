@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// The reconciler looks each second and may meet a slow store.
 const DEADLINE_SLACK: Duration = Duration::from_secs(10);
+const LOOKS: u32 = 50;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the checks look at.
 pub struct Verdict<'a> {
@@ -178,17 +180,27 @@ impl Verdict<'_> {
         }
     }
 
-    /// What is in memory is what a restart would read.
+    /// What is in memory is what a restart would read. A write may be under way at any moment, so
+    /// only a difference that stays is one.
     async fn view_is_the_truth(&self) {
-        let Ok(fresh) = View::load(self.control.store()).await else {
-            return self.that(false, "the truth can be read", || "it cannot".to_owned());
-        };
-        let (ours, truth) = (self.control.view().read(), fresh.read());
-        let same = ours.guests == truth.guests
-            && ours.tasks == truth.tasks
-            && ours.executions == truth.executions
-            && ours.hosts == truth.hosts
-            && ours.images == truth.images;
+        let mut same = false;
+        for _ in 0..LOOKS {
+            let Ok(fresh) = View::load(self.control.store()).await else {
+                return self.that(false, "the truth can be read", || "it cannot".to_owned());
+            };
+            same = {
+                let (ours, truth) = (self.control.view().read(), fresh.read());
+                ours.guests == truth.guests
+                    && ours.tasks == truth.tasks
+                    && ours.executions == truth.executions
+                    && ours.hosts == truth.hosts
+                    && ours.images == truth.images
+            };
+            if same {
+                break;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
         self.that(same, "the view is the truth", || "a record in memory is not as it is stored".to_owned());
     }
 

@@ -69,12 +69,14 @@ impl Actor {
                 return self.conclude(attempt).await;
             }
             warn!(guest = %self.id(), "no hello; once more with a slower clock");
+            // It boots again at once, or lives on because it could not be removed: its slot stays.
             let slot = self.slot.take();
-            if !self.clear().await {
+            let cleared = self.clear().await;
+            self.slot = slot;
+            if !cleared {
                 return;
             }
             self.handle.reach.send_replace(Reach::Soon);
-            self.slot = slot;
             pace = Pace::Steady;
         }
     }

@@ -246,6 +246,53 @@ fn remove_dir(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write as _;
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::{Command, Stdio};
+
+    /// Runs a script within a guest's groups, to its end.
+    fn inside(groups: &Cgroups, guest: GuestId, script: &str) -> std::process::ExitStatus {
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-c", &format!("read go; {script}")]).stdin(Stdio::piped());
+        let mut child = shell.stderr(Stdio::null()).spawn().unwrap();
+        groups.join(guest, child.id()).unwrap();
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        child.wait().unwrap()
+    }
+
+    /// `cargo xtask cgroup2` carries this into a sandbox, which has cgroup v2 and nothing else.
+    #[test]
+    #[ignore = "runs in a guest: cargo xtask cgroup2"]
+    fn limits_of_version_two_hold() {
+        let groups = Cgroups::find(&InstanceId::from_bits(7));
+        assert_eq!(groups.missing(), Vec::<&str>::new());
+        assert!(groups.trees.iter().all(|tree| tree.version == Version::Two), "{:?}", groups.trees);
+        let guest = GuestId::new(uuid::Uuid::from_u128(1));
+        let limits = Limits { memory_bytes: 24 << 20, cpus: 2, tasks: 6 };
+        groups.make(guest, limits).unwrap();
+        let group = groups.trees[0].mount.join(&groups.instance).join(guest.to_string());
+        let read = |file: &str| fs::read_to_string(group.join(file)).unwrap().trim().to_owned();
+        assert_eq!(
+            (read("memory.max"), read("cpu.weight"), read("pids.max")),
+            ((24 << 20).to_string(), "200".into(), "6".into())
+        );
+
+        assert!(inside(&groups, guest, "dd if=/dev/zero of=/dev/null bs=4M count=1").success());
+        assert!(!groups.ran_out_of_memory(guest));
+        let forks = "for n in 1 2 3 4 5 6 7 8 9 10; do sleep 1 & done; wait";
+        assert!(!inside(&groups, guest, forks).success(), "ten processes where six may be");
+        let killed = inside(&groups, guest, "exec dd if=/dev/zero of=/dev/null bs=96M count=1");
+        assert_eq!(killed.signal(), Some(9), "{killed:?}");
+        assert!(groups.ran_out_of_memory(guest));
+        // The sleepers of the script that could not fork on.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !read("cgroup.procs").is_empty() {
+            assert!(std::time::Instant::now() < deadline, "still there: {}", read("cgroup.procs"));
+            std::thread::sleep(REMOVE_PAUSE);
+        }
+        groups.remove(guest).unwrap();
+        assert!(!group.exists() && !group.parent().unwrap().exists());
+    }
 
     #[test]
     fn a_pure_second_version_has_it_all() {

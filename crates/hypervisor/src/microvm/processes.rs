@@ -102,6 +102,13 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
+        // The kernel lets the spawner go on a moment before a new program's arguments can be read.
+        let arguments = format!("/proc/{}/cmdline", child.id());
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while fs::read(&arguments).unwrap().is_empty() {
+            assert!(std::time::Instant::now() < deadline, "it never got its arguments");
+            std::thread::yield_now();
+        }
         let instance = InstanceId::from_bits(0xfade);
         let own = nix::unistd::getuid().as_raw();
         let mine = all(&instance, &(own..=own)).unwrap();
