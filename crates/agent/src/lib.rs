@@ -37,6 +37,7 @@ pub mod spool;
 pub mod tls;
 mod tunnel;
 pub mod uplink;
+pub mod usage;
 pub mod watch;
 pub mod web;
 mod world;

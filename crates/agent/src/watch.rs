@@ -8,13 +8,15 @@
 
 use crate::frames::{FrameSpool, Pace};
 use perigee_clock::Clock;
-use perigee_model::frame::Sheet;
+use perigee_model::frame::{Series, Sheet, StreamName};
 use perigee_model::{HostId, RunId, Timestamp};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A frame that needs none before it comes at least this often.
 const KEY_EVERY: Duration = Duration::from_secs(600);
+/// Where nothing is there to be measured, it is looked for this often.
+const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 /// The thread's stack: collectors read into one buffer.
 const STACK_BYTES: usize = 512 << 10;
 
@@ -22,6 +24,23 @@ const STACK_BYTES: usize = 512 << 10;
 pub trait Sampler: Send {
     /// Writes what is so now.
     fn sample(&mut self, sheet: &mut Sheet, now: Timestamp);
+    /// Nothing is there to be measured: now and then is often enough.
+    fn is_idle(&self) -> bool {
+        false
+    }
+}
+
+/// How the frames of a stream fare, on its own sheet.
+pub fn about_spool(stream: StreamName, spool: &FrameSpool, sheet: &mut Sheet) {
+    let about = [
+        (Series::gauge("perigee_agent_spool_frames", 0), spool.waiting()),
+        (Series::counter("perigee_agent_frames_lost_total", 0), spool.lost()),
+    ];
+    for (series, value) in about {
+        if let Some(slot) = sheet.define(series.with("stream", stream.text())) {
+            sheet.set(slot, i64::try_from(value).unwrap_or(i64::MAX));
+        }
+    }
 }
 
 /// A sheet that the measuring thread writes and readers on this host look at.
@@ -68,7 +87,8 @@ impl Watch {
         let mut keyed = self.clock.instant();
         loop {
             let wished = self.pace.interval();
-            let interval = wished.unwrap_or(self.interval).max(Duration::from_millis(100));
+            let own = if sampler.is_idle() { self.interval.max(IDLE_INTERVAL) } else { self.interval };
+            let interval = wished.unwrap_or(own).max(Duration::from_millis(100));
             let wait = until_tick(self.clock.now(), interval, self.host);
             if !self.pace.wait(wait) {
                 return;

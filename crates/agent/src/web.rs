@@ -55,11 +55,12 @@ pub fn health_pages(health: Arc<Health>, token: String) -> Pages {
     Arc::new(move |request| health_page(request, &health, &token))
 }
 
-/// The metrics page: a sheet as Prometheus reads it.
-pub fn metrics_pages(sheet: Arc<SharedSheet>) -> Pages {
+/// The metrics page: the sheets of both streams as Prometheus reads them.
+pub fn metrics_pages(node: Arc<SharedSheet>, guests: Arc<SharedSheet>) -> Pages {
     Arc::new(move |request| match request.uri().path() {
         "/metrics" => {
-            let text = perigee_probe::exposition::exposition(&sheet.lock());
+            let (node, guests) = (node.lock(), guests.lock());
+            let text = perigee_probe::exposition::exposition_of(node.values().chain(guests.values()));
             let mut response = plain(StatusCode::OK, &text);
             let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, kind);

@@ -16,6 +16,7 @@ pub mod prometheus;
 pub mod sandbox;
 pub mod stream;
 pub mod task;
+pub mod vm;
 
 pub use event::EventView;
 pub use execution::{ExecuteRequest, ExecutionView};
@@ -24,6 +25,7 @@ pub use image::{ImageRequest, ImageView, PartView};
 pub use problem::{FieldFault, ProblemDocument};
 pub use sandbox::{SandboxPatch, SandboxRequest, SandboxView};
 pub use task::TaskView;
+pub use vm::ForeignVmView;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

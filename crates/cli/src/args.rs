@@ -1,6 +1,6 @@
 //! The grammar: `perigee [options] NOUN VERB [NAME…] [options]`. Verbs are with their nouns.
 
-use crate::{api, down, event, execution, host, image, metrics, sandbox, task, up};
+use crate::{api, down, event, execution, host, image, metrics, sandbox, task, up, vm};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -88,6 +88,13 @@ pub enum Noun {
         /// What to do.
         #[command(subcommand)]
         verb: host::Verb,
+    },
+    /// Full virtual machines
+    #[command(after_help = "Example:\n  perigee vm list -o wide")]
+    Vm {
+        /// What to do.
+        #[command(subcommand)]
+        verb: vm::Verb,
     },
     /// What guests start from
     #[command(after_help = "Example:\n  perigee image build base")]

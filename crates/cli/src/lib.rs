@@ -45,6 +45,7 @@ mod top;
 pub mod units;
 mod up;
 mod version;
+mod vm;
 
 use args::{Cli, Noun};
 use clap::Parser;
@@ -85,6 +86,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
 async fn dispatch(noun: Noun, session: &Session) -> Result<Exit, Failure> {
     match noun {
         Noun::Sandbox { verb } => sandbox::run(verb, session).await,
+        Noun::Vm { verb } => vm::run(verb, session).await,
         Noun::Host { verb } => host::run(verb, session).await,
         Noun::Image { verb } => image::run(verb, session).await,
         Noun::Task { verb } => task::run(verb, session).await,

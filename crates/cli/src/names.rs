@@ -26,6 +26,8 @@ pub enum Kind {
     Host,
     /// A guest.
     Sandbox,
+    /// A virtual machine.
+    Vm,
     /// An image.
     Image,
     /// A task.
@@ -39,6 +41,7 @@ impl Kind {
         match self {
             Self::Host => "host",
             Self::Sandbox => "sandbox",
+            Self::Vm => "vm",
             Self::Image => "image",
             Self::Task => "task",
             Self::Execution => "execution",
@@ -83,6 +86,7 @@ async fn exists(client: &Client, kind: Kind, text: &str) -> Result<(), ClientErr
     match kind {
         Kind::Host => client.host(text).await.map(drop),
         Kind::Sandbox => client.sandbox(text).await.map(drop),
+        Kind::Vm => client.foreign_vm(text).await.map(drop),
         Kind::Image => client.image(text).await.map(drop),
         Kind::Task => client.task(text, None).await.map(drop),
         Kind::Execution => client.execution(text).await.map(drop),
@@ -116,6 +120,7 @@ async fn page(client: &Client, kind: Kind, query: &ListQuery) -> Result<Named, C
     Ok(match kind {
         Kind::Host => named!(hosts, |h: perigee_api::HostView| h.name),
         Kind::Sandbox => named!(sandboxes, |s: perigee_api::SandboxView| s.name),
+        Kind::Vm => named!(foreign_vms, |v: perigee_api::ForeignVmView| v.name),
         Kind::Image => named!(images, |i: perigee_api::ImageView| i.name),
         Kind::Task => named!(tasks, |t: perigee_api::TaskView| t.kind),
         Kind::Execution => named!(executions, |e: perigee_api::ExecutionView| e.argv.join(" ")),

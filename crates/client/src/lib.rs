@@ -21,6 +21,7 @@ mod metrics;
 mod query;
 mod sandbox;
 mod task;
+mod vm;
 
 pub use address::{Address, Token};
 pub use call::{Client, RawAnswer};

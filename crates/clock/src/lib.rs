@@ -38,6 +38,10 @@ impl Instant {
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
+    /// From an earlier one to this; zero when it is not earlier.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_duration_since(earlier.0)
+    }
     /// Later by so much.
     #[must_use]
     pub fn after(self, by: Duration) -> Self {

@@ -10,19 +10,21 @@
 //! ```
 
 mod feed;
+mod foreign;
 mod live;
 
 pub use feed::{Feed, Taken};
+pub use foreign::ForeignVm;
 pub use live::{Update, Watcher};
 
 use crate::Control;
 use live::Live;
 use perigee_clock::Clock;
 use perigee_model::frame::{MetricKind, StreamId, StreamName};
-use perigee_model::{Code, HostId, Refusal, Timestamp, Verb, Who};
+use perigee_model::{Code, HostId, Refusal, Tenant, Timestamp, Verb, Who};
 use perigee_series::promql::{Labels, Matcher, QueryError, Sample, Source, SourceError};
 use perigee_series::{Database, Position, Selection, SeriesError, Settings};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,7 +101,7 @@ impl Watching {
     /// `Denied`.
     pub fn watcher(&self, who: &Who, host: Option<HostId>) -> Result<Watcher, Refusal> {
         who.authorize(Verb::See)?;
-        Ok(Watcher::new(self.0.live.clone(), host))
+        Ok(Watcher::new(self.0.live.clone(), host, who.tenant == Tenant::first()))
     }
 
     /// The latest values of a host's series without labels, and when they were so.
@@ -139,7 +141,12 @@ impl Watching {
             (host.id, Labels::from_iter(pairs))
         };
         let hosts = rows.hosts.values().map(|host| labels(host)).collect();
-        Ok(Samples { database: self.0.database.clone(), hosts })
+        let others = rows.guests.values().filter(|guest| guest.tenant != who.tenant);
+        let others = others.map(|guest| guest.id.to_string()).collect();
+        let foreign = who.tenant == Tenant::first();
+        let own = rows.guests.values().filter(|guest| guest.tenant == who.tenant && !foreign);
+        let own = own.map(|guest| guest.id.to_string()).collect();
+        Ok(Samples { database: self.0.database.clone(), hosts, guests: Guests { foreign, others, own } })
     }
 
     /// Whether the store takes what comes, in words.
@@ -159,6 +166,24 @@ impl Watching {
 pub struct Samples {
     database: Arc<Database>,
     hosts: BTreeMap<HostId, Labels>,
+    guests: Guests,
+}
+
+/// Which guests' series a caller may read.
+struct Guests {
+    /// Those too that nobody made here, or that are gone.
+    foreign: bool,
+    /// Known to be another tenant's.
+    others: BTreeSet<String>,
+    /// The caller's, where foreign ones are not.
+    own: BTreeSet<String>,
+}
+
+impl Guests {
+    fn may_see(&self, labels: &Labels) -> bool {
+        let guest = labels.get("guest");
+        guest.is_empty() || if self.foreign { !self.others.contains(guest) } else { self.own.contains(guest) }
+    }
 }
 
 impl Samples {
@@ -177,7 +202,8 @@ impl Samples {
         let mut all = std::collections::BTreeSet::new();
         for matchers in &sets {
             let found = self.database.series(&self.selection(matchers, from_ms, to_ms, &|host| self.labels(host)));
-            all.extend(found.map_err(|error| QueryError::Source(Box::new(error)))?);
+            let found = found.map_err(|error| QueryError::Source(Box::new(error)))?;
+            all.extend(found.into_iter().filter(|labels| self.guests.may_see(labels)));
         }
         Ok(all.into_iter().collect())
     }
@@ -205,11 +231,30 @@ impl Source for Samples {
         to_ms: i64,
     ) -> Result<Vec<(Labels, Vec<Sample>)>, SourceError> {
         let labels = |host| self.labels(host);
-        Ok(self.database.select(&self.selection(matchers, from_ms, to_ms, &labels))?)
+        let mut found = self.database.select(&self.selection(matchers, from_ms, to_ms, &labels))?;
+        found.retain(|(labels, _)| self.guests.may_see(labels));
+        Ok(found)
     }
 }
 
 /// A store's refusal of a frame, for the agent.
 fn problem(refused: &perigee_series::Refused) -> perigee_model::guest::Problem {
     perigee_model::guest::Problem::new(Code::FrameRefused, refused.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_series_are_seen_by_their_tenant() {
+        let labels = |guest: &str| Labels::from_iter([("guest", guest)]);
+        let set = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
+        let first = Guests { foreign: true, others: set(&["b"]), own: BTreeSet::new() };
+        let second = Guests { foreign: false, others: set(&["a"]), own: set(&["b"]) };
+        let table = [("", true, true), ("a", true, false), ("b", false, true), ("nobody's", true, false)];
+        for (guest, one, other) in table {
+            assert_eq!((first.may_see(&labels(guest)), second.may_see(&labels(guest))), (one, other), "{guest}");
+        }
+    }
 }

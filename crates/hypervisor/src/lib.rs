@@ -1,13 +1,15 @@
 //! What a host can do to guests.
 //!
 //! Owns: the [`Hypervisor`] seam and its ability traits, and the drivers behind it: QEMU `microvm`
-//! ([`microvm`]) and a simulated one ([`simulated`]). What a driver can do is data
+//! ([`microvm`]) and a simulated one ([`simulated`]); and a look at libvirt's domains ([`libvirt`]). What a driver can do is data
 //! ([`Abilities`]); nobody branches on a driver's name.
 //! Refuses: deciding. Which guest should run, when it may boot and what to do when it does not is
 //! the agent's; this room only does it, and may be asked the same thing again and again.
 
+pub mod libvirt;
 pub mod microvm;
 pub mod simulated;
+pub mod usage;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast;
+pub use usage::{GuestUsage, Measure};
 use uuid::Uuid;
 
 /// Everything a driver needs to bring a guest up.
@@ -145,6 +148,10 @@ pub trait Hypervisor: Send + Sync {
     }
     /// Pause and resume, where the driver can.
     fn pause(&self) -> Option<&dyn Pause> {
+        None
+    }
+    /// What guests use, where the driver can tell.
+    fn measure(&self) -> Option<&dyn Measure> {
         None
     }
 }

@@ -18,7 +18,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("libvirt",    &[]),
     ("blobs",      &["model"]),
     ("images",     &["model", "blobs"]),
-    ("hypervisor", &["model", "clock", "guest"]),
+    ("hypervisor", &["model", "clock", "guest", "libvirt"]),
     ("probe",      &["model"]),
     ("series",     &["model"]),
     ("control",    &["model", "clock", "store", "series", "agent-api"]),

@@ -17,6 +17,10 @@ const SYSTEM_HEALTH: u16 = 9092;
 const SYSTEM_METRICS: u16 = 9091;
 /// How often a host is measured when nobody looks closely.
 const INTERVAL_MS: u64 = 3000;
+/// How often guests are.
+const GUEST_INTERVAL_MS: u64 = 1000;
+/// Where libvirt listens: of its daemon for QEMU, and of the one for everything.
+const LIBVIRT_SOCKETS: [&str; 2] = ["/run/libvirt/virtqemud-sock", "/run/libvirt/libvirt-sock"];
 
 /// The Perigee host agent.
 #[derive(Debug, Parser)]
@@ -69,6 +73,12 @@ struct RunFlags {
     /// How often to measure, in milliseconds (default 3000; 1000 while somebody watches closely).
     #[arg(long, env = "PERIGEE_INTERVAL_MS", value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
     interval_ms: Option<u64>,
+    /// How often to measure guests, in milliseconds (default 1000).
+    #[arg(long, env = "PERIGEE_GUEST_INTERVAL_MS", value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
+    guest_interval_ms: Option<u64>,
+    /// Where libvirt listens, whose domains are shown (default: virtqemud's or libvirtd's, where there is one).
+    #[arg(long, env = "PERIGEE_LIBVIRT_SOCKET")]
+    libvirt_socket: Option<PathBuf>,
     /// Measure the latency to this target: icmp://HOST or tcp://HOST:PORT. May be repeated.
     #[arg(long = "ping", env = "PERIGEE_PING", value_delimiter = ',', value_parser = target)]
     ping: Vec<Target>,
@@ -115,6 +125,8 @@ struct File {
     health: Option<SocketAddr>,
     metrics: Option<SocketAddr>,
     interval_ms: Option<u64>,
+    guest_interval_ms: Option<u64>,
+    libvirt_socket: Option<PathBuf>,
     ping: Vec<String>,
     driver: Option<Driver>,
     qemu: Option<PathBuf>,
@@ -156,6 +168,10 @@ pub struct Config {
     pub metrics: SocketAddr,
     /// How often to measure.
     pub interval: Duration,
+    /// How often to measure guests.
+    pub guest_interval: Duration,
+    /// Where libvirt may listen, the best first.
+    pub libvirt_sockets: Vec<PathBuf>,
     /// Whose latency to measure.
     pub ping: Vec<Target>,
     /// What runs guests.
@@ -220,6 +236,13 @@ fn combine(flags: RunFlags, file: File) -> anyhow::Result<Config> {
         health: flags.health.or(file.health).unwrap_or(health),
         metrics: flags.metrics.or(file.metrics).unwrap_or(metrics),
         interval: Duration::from_millis(flags.interval_ms.or(file.interval_ms).unwrap_or(INTERVAL_MS)),
+        guest_interval: Duration::from_millis(
+            flags.guest_interval_ms.or(file.guest_interval_ms).unwrap_or(GUEST_INTERVAL_MS),
+        ),
+        libvirt_sockets: match flags.libvirt_socket.or(file.libvirt_socket) {
+            Some(socket) => vec![socket],
+            None => LIBVIRT_SOCKETS.map(PathBuf::from).to_vec(),
+        },
         ping,
         driver: flags.driver.or(file.driver).unwrap_or(Driver::Auto),
         instance: flags.instance,

@@ -1,80 +1,98 @@
-//! Measuring this host: the probe's collectors, a spool, and the stream to the control plane.
+//! Measuring this host and its guests: a thread, a spool and a stream to the control plane for each.
 
 use crate::config::Config;
 use perigee_agent::frames::{Caps, FrameSpool, Pace, Sender};
 use perigee_agent::home::Home;
 use perigee_agent::uplink::grpc::GrpcUplink;
-use perigee_agent::watch::{Sampler, SharedSheet, Watch};
+use perigee_agent::usage::{Teller, Usages};
+use perigee_agent::watch::{Sampler, SharedSheet, Watch, about_spool};
 use perigee_clock::Clock;
-use perigee_model::frame::{Series, Sheet, StreamName};
+use perigee_hypervisor::Hypervisor;
+use perigee_hypervisor::libvirt::Domains;
+use perigee_model::frame::{Sheet, StreamName};
 use perigee_model::{HostId, RunId, Timestamp};
 use perigee_probe::node::{Node, Settings};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::JoinHandle;
 
+/// For libvirt's answer about all its domains.
+const LIBVIRT_WITHIN: Duration = Duration::from_secs(1);
+
 /// The measuring of one life of the agent.
-pub struct Measuring {
-    pace: Arc<Pace>,
-    sender: JoinHandle<()>,
-}
+pub struct Measuring(Vec<(Arc<Pace>, JoinHandle<()>)>);
 
 impl Measuring {
-    /// Ends it. What was measured stays in the spool.
+    /// Ends it. What was measured stays in the spools.
     pub fn stop(self) {
-        self.pace.stop();
-        self.sender.abort();
+        for (pace, sender) in self.0 {
+            pace.stop();
+            sender.abort();
+        }
     }
 }
 
-/// Begins to measure and to send.
-///
-/// # Errors
-/// When the spool cannot be opened or no thread is to be had.
-pub fn start(
-    config: &Config,
-    home: &Home,
-    host: HostId,
-    clock: &Clock,
-    sheet: Arc<SharedSheet>,
-    uplink: Arc<GrpcUplink>,
-) -> anyhow::Result<Measuring> {
-    let spool = Arc::new(FrameSpool::open(home.path().join("frames/node"), Caps::default())?);
-    let pace = Arc::new(Pace::default());
-    let watch = Watch {
-        host,
-        run: RunId::new(clock.uuid()),
-        interval: config.interval,
-        clock: clock.clone(),
-        sheet,
-        spool: spool.clone(),
-        pace: pace.clone(),
-    };
-    let began = clock.instant();
-    let mut settings = Settings::new(Arc::new(move || began.elapsed()));
-    settings.targets.clone_from(&config.ping);
-    settings.seed = u64::from_le_bytes(clock.random());
-    watch.start("measure-node", Host { node: Node::new(&settings), spool: spool.clone() })?;
-    let sender = Sender { stream: StreamName::Node, spool, uplink, pace: pace.clone(), clock: clock.clone() };
-    Ok(Measuring { pace, sender: tokio::spawn(sender.run()) })
+/// Where measurements are taken, and where they go.
+pub struct About<'a> {
+    pub config: &'a Config,
+    pub home: &'a Home,
+    pub host: HostId,
+    pub clock: &'a Clock,
+    pub uplink: Arc<GrpcUplink>,
+}
+
+impl About<'_> {
+    /// Begins to measure the host and its guests, each on its sheet, and to send.
+    ///
+    /// # Errors
+    /// When a spool cannot be opened or no thread is to be had.
+    pub fn start(&self, sheets: [Arc<SharedSheet>; 2], driver: Arc<dyn Hypervisor>) -> anyhow::Result<Measuring> {
+        let [node, guests] = sheets;
+        let began = self.clock.instant();
+        let mut settings = Settings::new(Arc::new(move || began.elapsed()));
+        settings.targets.clone_from(&self.config.ping);
+        settings.seed = u64::from_le_bytes(self.clock.random());
+        let collectors = Node::new(&settings);
+        let node = self.stream(StreamName::Node, self.config.interval, node, |spool| Host { collectors, spool })?;
+
+        let mut tellers = vec![(driver.abilities().driver, Teller::Driver(driver))];
+        let domains = Domains::behind(self.config.libvirt_sockets.clone(), LIBVIRT_WITHIN);
+        tellers.push(("libvirt".to_owned(), Teller::Other(Arc::new(domains))));
+        let (runtime, clock) = (tokio::runtime::Handle::current(), self.clock.clone());
+        let usages = |spool| Usages::new(runtime, clock, spool, tellers);
+        let guests = self.stream(StreamName::Vm, self.config.guest_interval, guests, usages)?;
+        Ok(Measuring(vec![node, guests]))
+    }
+
+    fn stream<S: Sampler + 'static>(
+        &self,
+        stream: StreamName,
+        interval: Duration,
+        sheet: Arc<SharedSheet>,
+        sampler: impl FnOnce(Arc<FrameSpool>) -> S,
+    ) -> anyhow::Result<(Arc<Pace>, JoinHandle<()>)> {
+        let folder = self.home.path().join("frames").join(stream.text());
+        let spool = Arc::new(FrameSpool::open(folder, Caps::default())?);
+        let pace = Arc::new(Pace::default());
+        let (clock, run) = (self.clock.clone(), RunId::new(self.clock.uuid()));
+        let (host, written) = (self.host, spool.clone());
+        let watch = Watch { host, run, interval, clock, sheet, spool: written, pace: pace.clone() };
+        watch.start(&format!("measure-{}", stream.text()), sampler(spool.clone()))?;
+        let uplink = self.uplink.clone();
+        let sender = Sender { stream, spool, uplink, pace: pace.clone(), clock: self.clock.clone() };
+        Ok((pace, tokio::spawn(sender.run())))
+    }
 }
 
 /// The host's collectors, and how its frames fare.
 struct Host {
-    node: Node,
+    collectors: Node,
     spool: Arc<FrameSpool>,
 }
 
 impl Sampler for Host {
     fn sample(&mut self, sheet: &mut Sheet, _: Timestamp) {
-        self.node.collect(sheet);
-        let about = [
-            (Series::gauge("perigee_agent_spool_frames", 0), self.spool.waiting()),
-            (Series::counter("perigee_agent_frames_lost_total", 0), self.spool.lost()),
-        ];
-        for (series, value) in about {
-            if let Some(slot) = sheet.define(series) {
-                sheet.set(slot, i64::try_from(value).unwrap_or(i64::MAX));
-            }
-        }
+        self.collectors.collect(sheet);
+        about_spool(StreamName::Node, &self.spool, sheet);
     }
 }

@@ -63,8 +63,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     home.tell_endpoints(listener.local_addr()?, scraped.local_addr()?)?;
     let health_pages = web::health_pages(health.clone(), home.token.clone());
     let pages = tokio::spawn(web::serve(listener, health_pages, cancel.clone()));
-    let sheet = Arc::new(SharedSheet::default());
-    tokio::spawn(web::serve(scraped, web::metrics_pages(sheet.clone()), cancel.clone()));
+    let sheets: [Arc<SharedSheet>; 2] = Default::default();
+    let [node, guests] = sheets.clone();
+    tokio::spawn(web::serve(scraped, web::metrics_pages(node, guests), cancel.clone()));
 
     let known = tokio::select! {
         known = identity(&config, &home, &clock, &health) => known?,
@@ -83,7 +84,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let chosen = driver::choose(&config, &home, &clock)?;
     let uplink = Arc::new(GrpcUplink::new(server, current));
-    let measuring = measure::start(&config, &home, host, &clock, sheet, uplink.clone())?;
+    let about = measure::About { config: &config, home: &home, host, clock: &clock, uplink: uplink.clone() };
+    let measuring = about.start(sheets, chosen.hypervisor.clone())?;
     let blobs = BlobDir::at(home.path().join("cache"))?;
     let mut base = BaseBuild::new(home.path().join("build"), &config.guest_binary);
     if let Some(package) = &config.kernel_deb {

@@ -144,18 +144,20 @@ pub struct Watcher {
     live: Arc<Live>,
     /// Only this host, and all of it; without one, what sums up each host.
     host: Option<HostId>,
+    /// Its guests too, whoever owns them.
+    guests: bool,
     seen: BTreeMap<StreamId, Seen>,
     moved: watch::Receiver<u64>,
 }
 
 impl Watcher {
-    /// Watches one host closely, or all from afar.
-    pub fn new(live: Arc<Live>, host: Option<HostId>) -> Self {
+    /// Watches one host closely, with all guests on it or without, or all hosts from afar.
+    pub fn new(live: Arc<Live>, host: Option<HostId>, guests: bool) -> Self {
         if let Some(host) = host {
             live.look(host, true);
         }
         let moved = live.moved.subscribe();
-        Self { live, host, seen: BTreeMap::new(), moved }
+        Self { live, host, guests: guests && host.is_some(), seen: BTreeMap::new(), moved }
     }
 
     /// Forgets what was told: the next updates tell everything again.
@@ -174,7 +176,9 @@ impl Watcher {
     /// What changed since the last call.
     pub fn updates(&mut self) -> Vec<Update> {
         let streams = self.live.streams();
-        let wanted = streams.iter().filter(|(id, _)| self.host.is_none_or(|host| id.host == host));
+        let wanted = streams.iter().filter(|(id, _)| {
+            self.host.is_none_or(|host| id.host == host) && (self.guests || id.name == StreamName::Node)
+        });
         let close = self.host.is_some();
         let mut updates = Vec::new();
         for (id, latest) in wanted {
@@ -267,8 +271,8 @@ mod tests {
     #[test]
     fn watchers_see_what_changed_since_they_looked() {
         let mut world = World::new();
-        let mut close = Watcher::new(world.live.clone(), Some(STREAM.host));
-        let mut slow = Watcher::new(world.live.clone(), Some(STREAM.host));
+        let mut close = Watcher::new(world.live.clone(), Some(STREAM.host), true);
+        let mut slow = Watcher::new(world.live.clone(), Some(STREAM.host), true);
         world.frame(true, &[("a", 1), ("b", 2)]);
         assert_eq!(told(&close.updates()), ["reset +a,b 0=1 1=2"]);
         assert_eq!(close.updates(), []);
@@ -288,7 +292,7 @@ mod tests {
     fn from_afar_only_summaries_are_seen() {
         let mut world = World::new();
         world.frame(true, &[("a", 1), ("perigee_host_cpu_usage_ratio", 2), ("node_load1", 3)]);
-        let mut far = Watcher::new(world.live.clone(), None);
+        let mut far = Watcher::new(world.live.clone(), None, true);
         assert_eq!(told(&far.updates()), ["reset +perigee_host_cpu_usage_ratio,node_load1 0=2 1=3"]);
         world.frame(false, &[("a", 9)]);
         assert_eq!(told(&far.updates()), ["+ "], "it was measured again, with the same values");
@@ -297,10 +301,26 @@ mod tests {
     }
 
     #[test]
+    fn guests_are_seen_by_who_may() {
+        let mut world = World::new();
+        world.frame(true, &[("a", 1)]);
+        let guests = StreamId { name: StreamName::Vm, ..STREAM };
+        let frame = Sheet::default().encode(1, Timestamp::from_micros(1), true);
+        world.live.take(guests, &frame, || None);
+        let streams = |host, may| {
+            let updates = Watcher::new(world.live.clone(), host, may).updates();
+            updates.iter().map(|update| update.stream.name).collect::<Vec<_>>()
+        };
+        assert_eq!(streams(Some(STREAM.host), true), [StreamName::Node, StreamName::Vm]);
+        assert_eq!(streams(Some(STREAM.host), false), [StreamName::Node]);
+        assert_eq!(streams(None, true), [StreamName::Node], "from afar nobody looks at single guests");
+    }
+
+    #[test]
     fn a_host_is_watched_as_long_as_somebody_looks() {
         let world = World::new();
-        let one = Watcher::new(world.live.clone(), Some(STREAM.host));
-        let two = Watcher::new(world.live.clone(), Some(STREAM.host));
+        let one = Watcher::new(world.live.clone(), Some(STREAM.host), true);
+        let two = Watcher::new(world.live.clone(), Some(STREAM.host), true);
         drop(one);
         assert!(world.live.is_watched(STREAM.host));
         drop(two);

@@ -134,6 +134,29 @@ impl Cgroups {
         Ok(())
     }
 
+    /// CPU time in nanoseconds and memory in bytes that the guest's VMM uses, as far as its groups tell.
+    pub fn used(&self, guest: GuestId) -> (Option<u64>, Option<u64>) {
+        let number = |path: PathBuf| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+        let (mut cpu_ns, mut memory) = (None, None);
+        for tree in &self.trees {
+            let group = tree.mount.join(&self.instance).join(guest.to_string());
+            if tree.controllers.contains(&"memory") {
+                memory = number(group.join(match tree.version {
+                    Version::One => "memory.usage_in_bytes",
+                    Version::Two => "memory.current",
+                }));
+            }
+            if tree.controllers.contains(&"cpu") {
+                cpu_ns = match tree.version {
+                    // Where the accounting is mounted together with the shares, as everywhere.
+                    Version::One => number(group.join("cpuacct.usage")),
+                    Version::Two => usage_ns(&fs::read_to_string(group.join("cpu.stat")).unwrap_or_default()),
+                };
+            }
+        }
+        (cpu_ns, memory)
+    }
+
     /// Whether the kernel killed the guest's VMM because it reached its memory limit.
     pub fn ran_out_of_memory(&self, guest: GuestId) -> bool {
         self.trees.iter().any(|tree| {
@@ -221,6 +244,12 @@ fn trees(mounts: &str, available: impl Fn(&Path) -> String) -> Vec<Tree> {
     found
 }
 
+/// `usage_usec` of a version 2 `cpu.stat`.
+fn usage_ns(stat: &str) -> Option<u64> {
+    let micros = stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
+    micros.trim().parse::<u64>().ok()?.checked_mul(1000)
+}
+
 fn make_dir(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -279,6 +308,8 @@ mod tests {
 
         assert!(inside(&groups, guest, "dd if=/dev/zero of=/dev/null bs=4M count=1").success());
         assert!(!groups.ran_out_of_memory(guest));
+        let (cpu_ns, memory) = groups.used(guest);
+        assert!(cpu_ns.is_some_and(|ns| ns > 0) && memory.is_some(), "{cpu_ns:?} {memory:?}");
         let forks = "for n in 1 2 3 4 5 6 7 8 9 10; do sleep 1 & done; wait";
         assert!(!inside(&groups, guest, forks).success(), "ten processes where six may be");
         let killed = inside(&groups, guest, "exec dd if=/dev/zero of=/dev/null bs=96M count=1");

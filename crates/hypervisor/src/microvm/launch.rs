@@ -8,7 +8,7 @@
 use super::arguments::{self, Descriptors, TRANSLATION_MIB};
 use super::cgroups::Limits;
 use super::host::Host;
-use super::place::{os, room_or_os};
+use super::place::{About, os, room_or_os};
 use super::record::{CONSOLE_BYTES, ERRORS_BYTES, Record};
 use super::sys;
 use super::vmm::Vmm;
@@ -64,6 +64,9 @@ pub fn check(plan: &Plan) -> Result<(), HypervisorError> {
 /// Makes everything and starts the VMM, outside its control group yet. What it made before an error is for the caller to remove.
 pub fn launch(host: &Host, plan: &Plan) -> Result<Vmm, HypervisorError> {
     let uid = host.places.take_uid(plan.guest)?;
+    let resources = plan.resources;
+    let (name, cpus, memory_bytes) = (plan.name.to_string(), resources.cpus, resources.memory_bytes);
+    host.places.keep_about(plan.guest, &About { name, cpus, memory_bytes })?;
     let parts = open_parts(host, plan, uid)?;
     let channel = listen(&host.places.channel(plan.guest))?;
     let qmp = listen(&host.places.qmp(plan.guest))?;

@@ -17,6 +17,7 @@ mod arguments;
 mod cgroups;
 mod host;
 mod launch;
+mod measure;
 mod place;
 mod probe;
 mod processes;
@@ -26,7 +27,7 @@ mod session;
 mod sys;
 mod vmm;
 
-use crate::{Channel, Found, GuestEvent, Hypervisor, HypervisorError, Pause, Plan, Session};
+use crate::{Channel, Found, GuestEvent, GuestUsage, Hypervisor, HypervisorError, Measure, Pause, Plan, Session};
 use async_trait::async_trait;
 use cgroups::Cgroups;
 use host::{Host, dead, finish, living, off_thread};
@@ -159,6 +160,9 @@ impl Hypervisor for Microvm {
     fn pause(&self) -> Option<&dyn Pause> {
         Some(self)
     }
+    fn measure(&self) -> Option<&dyn Measure> {
+        Some(self)
+    }
 }
 
 #[async_trait]
@@ -177,6 +181,13 @@ impl Channel for Microvm {
             Err(ChannelError::NoAnswer { .. } | ChannelError::TimedOut { .. }) => Err(HypervisorError::Silent(within)),
             Err(error) => Err(session::told(error)),
         }
+    }
+}
+
+#[async_trait]
+impl Measure for Microvm {
+    async fn usages(&self) -> Result<Vec<GuestUsage>, HypervisorError> {
+        Ok(measure::usages(&self.host).await)
     }
 }
 

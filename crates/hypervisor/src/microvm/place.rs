@@ -3,6 +3,7 @@
 //! ```text
 //! <dir>/<guest>/            made first and removed last, so that a crash always leaves it to be found
 //! <dir>/<guest>/uid         the user its VMM runs as
+//! <dir>/<guest>/about       its name and size, for whoever measures it after a restart of ours
 //! <dir>/<guest>/disk.<n>    its own copy of an image's disk
 //! <run_dir>/<guest>.c       socket of the channel         (guest: 32 hex digits)
 //! <run_dir>/<guest>.q       socket of QMP
@@ -11,6 +12,7 @@
 
 use crate::HypervisorError;
 use perigee_model::GuestId;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -24,6 +26,17 @@ pub const UIDS: u32 = 16_384;
 /// `sockaddr_un` holds 108 bytes, the last one zero (unix(7)).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 const SOCKET_NAME_BYTES: usize = "/0123456789abcdef0123456789abcdef.c".len();
+
+/// What is told of a guest beside its use of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The guest's name.
+    pub name: String,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory it was given.
+    pub memory_bytes: u64,
+}
 
 /// The directories of all guests of one instance.
 #[derive(Debug)]
@@ -112,6 +125,18 @@ impl Places {
         let path = self.guest(guest).join("uid");
         fs::write(&path, format!("{uid}\n")).map_err(room_or_os(format!("writing {}", path.display())))?;
         Ok(Some(uid))
+    }
+
+    /// Writes down what is told of the guest beside its use of the host.
+    pub fn keep_about(&self, guest: GuestId, about: &About) -> Result<(), HypervisorError> {
+        let path = self.guest(guest).join("about");
+        let text = serde_json::to_vec(about).map_err(io::Error::from);
+        let written = text.and_then(|text| fs::write(&path, text));
+        written.map_err(room_or_os(format!("writing {}", path.display())))
+    }
+    /// As it was written; `None` for a guest of a version that did not.
+    pub fn about(&self, guest: GuestId) -> Option<About> {
+        serde_json::from_slice(&fs::read(self.guest(guest).join("about")).ok()?).ok()
     }
 
     /// A VMM found alive keeps its user.

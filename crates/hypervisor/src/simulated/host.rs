@@ -4,7 +4,8 @@
 //! Refuses: tasks, threads and I/O. Everything is computed when somebody looks.
 
 use super::program::Execution;
-use crate::{Found, GuestEvent};
+use crate::usage::RunState;
+use crate::{Found, GuestEvent, GuestUsage};
 use bytes::Bytes;
 use perigee_clock::Instant;
 use perigee_model::{GuestId, InstanceId};
@@ -50,6 +51,27 @@ pub(super) struct Vmm {
     pub sessions: u64,
     pub executions: BTreeMap<Uuid, Execution>,
     pub files: BTreeMap<String, Bytes>,
+}
+
+impl Vmm {
+    /// That it is there, and whether it stands still; nothing simulated uses anything.
+    pub fn usage(&self, guest: GuestId) -> GuestUsage {
+        GuestUsage {
+            id: guest.uuid(),
+            name: None,
+            ours: true,
+            life: u64::from(self.pid),
+            state: if self.paused { RunState::Paused } else { RunState::Running },
+            busy: false,
+            cpus: None,
+            cpu_ns: None,
+            memory_bytes: None,
+            resident_bytes: None,
+            usable_bytes: None,
+            disks: Vec::new(),
+            nics: Vec::new(),
+        }
+    }
 }
 
 impl Default for SimulatedHost {

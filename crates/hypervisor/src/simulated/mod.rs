@@ -14,7 +14,7 @@ mod knobs;
 mod program;
 mod session;
 
-use crate::{Channel, Found, GuestEvent, Hypervisor, HypervisorError, Pace, Pause, Plan, Session};
+use crate::{Channel, Found, GuestEvent, GuestUsage, Hypervisor, HypervisorError, Measure, Pace, Pause, Plan, Session};
 use async_trait::async_trait;
 pub use host::SimulatedHost;
 use host::{Key, Vmm, found};
@@ -184,6 +184,23 @@ impl Hypervisor for Simulated {
     }
     fn pause(&self) -> Option<&dyn Pause> {
         Some(self)
+    }
+    fn measure(&self) -> Option<&dyn Measure> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Measure for Simulated {
+    async fn usages(&self) -> Result<Vec<GuestUsage>, HypervisorError> {
+        if self.strikes(Fault::InventoryFails) {
+            return Err(struck("measuring the simulated host"));
+        }
+        let own = self.config.instance.bits();
+        Ok(self.host.look(|world| {
+            let guests = world.guests.iter().filter(|((instance, _), _)| *instance == own);
+            guests.filter_map(|((_, guest), vmm)| Some(vmm.as_ref()?.usage(*guest))).collect()
+        }))
     }
 }
 

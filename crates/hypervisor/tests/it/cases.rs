@@ -3,6 +3,7 @@
 use crate::contract::Lab;
 use bytes::Bytes;
 use perigee_guest::protocol::ExecOutcome;
+use perigee_hypervisor::usage::RunState;
 use perigee_hypervisor::{
     ExecEnd, ExecEvent, ExecStart, ExecStream, FileSource, GuestEvent, Hypervisor, HypervisorError, Pace, Plan, Session,
 };
@@ -278,4 +279,29 @@ pub async fn a_steady_guest_boots(lab: &dyn Lab) {
     let session = driver.channel().unwrap().open(plan.guest, Duration::from_secs(60)).await.unwrap();
     assert_eq!(run(&*session, FIRST, &["echo", "steady"]).await.0, "steady\n");
     driver.destroy(plan.guest).await.unwrap();
+}
+
+pub async fn what_guests_use_is_told(lab: &dyn Lab) {
+    let (driver, plan) = (lab.driver(), lab.plan());
+    let measure = driver.measure().unwrap();
+    assert_eq!(measure.usages().await.unwrap(), []);
+    driver.start(&plan).await.unwrap();
+    let session = open(lab, &*driver, plan.guest).await;
+    let told = measure.usages().await.unwrap();
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].id, told[0].ours, told[0].busy), (plan.guest.uuid(), true, false));
+    assert_eq!(told[0].state, RunState::Running);
+    run(&*session, FIRST, &["echo", "work"]).await;
+    driver.pause().unwrap().pause(plan.guest).await.unwrap();
+    assert_eq!(measure.usages().await.unwrap()[0].state, RunState::Paused);
+    driver.pause().unwrap().resume(plan.guest).await.unwrap();
+
+    // The next agent's driver tells the same life.
+    let next = lab.driver();
+    next.inventory().await.unwrap();
+    let later = next.measure().unwrap().usages().await.unwrap();
+    assert_eq!((later[0].life, &later[0].name), (told[0].life, &told[0].name));
+    assert!(later[0].cpu_ns >= told[0].cpu_ns);
+    driver.destroy(plan.guest).await.unwrap();
+    assert_eq!(measure.usages().await.unwrap(), []);
 }

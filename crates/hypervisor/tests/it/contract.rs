@@ -57,4 +57,5 @@ contract! {
     guests_run_in_parallel
     a_paused_guest_stands_still
     a_steady_guest_boots
+    what_guests_use_is_told
 }

@@ -2,7 +2,6 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use perigee_libvirt::Endpoint;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -85,10 +84,6 @@ impl Daemon {
         let path = self.folder.path().join(format!("{name}.xml"));
         std::fs::write(&path, xml).unwrap();
         self.virsh(&["define", path.to_str().unwrap()]);
-    }
-
-    pub fn socket_endpoint(&self) -> Endpoint {
-        Endpoint::Unix(self.socket())
     }
 
     /// The QEMU process of a domain.

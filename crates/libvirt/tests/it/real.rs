@@ -3,15 +3,19 @@
 use crate::daemon::Daemon;
 use nix::sys::signal::{Signal, kill};
 use perigee_libvirt::{
-    Broken, Connection, DomainStats, Error, EventKind, Events, Happened, Lifecycle, Notice, Settings, State, groups,
-    list,
+    Broken, Connection, DomainStats, Endpoint, Error, EventKind, Events, Happened, Lifecycle, Notice, Settings, State,
+    groups, list,
 };
 use std::time::{Duration, Instant};
 
 const QEMU: &str = "qemu:///system";
 
+fn endpoint(daemon: &Daemon) -> Endpoint {
+    Endpoint::Unix(daemon.socket())
+}
+
 async fn open(daemon: &Daemon) -> Connection {
-    Connection::open(&daemon.socket_endpoint(), Some(QEMU), 0).await.unwrap()
+    Connection::open(&endpoint(daemon), Some(QEMU), 0).await.unwrap()
 }
 
 async fn stats(connection: &Connection) -> DomainStats {
@@ -104,10 +108,10 @@ async fn host_agrees(daemon: &Daemon, libvirt: &Connection) {
 #[tokio::test]
 async fn real_the_test_driver_answers_too() {
     let daemon = Daemon::start();
-    let libvirt = Connection::open(&daemon.socket_endpoint(), Some("test:///default"), 0).await.unwrap();
+    let libvirt = Connection::open(&endpoint(&daemon), Some("test:///default"), 0).await.unwrap();
     let domains = libvirt.domains(list::ACTIVE).await.unwrap();
     assert_eq!(domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>(), ["test"]);
-    let refused = Connection::open(&daemon.socket_endpoint(), Some("nonsense:///"), 0).await;
+    let refused = Connection::open(&endpoint(&daemon), Some("nonsense:///"), 0).await;
     assert!(matches!(refused, Err(Error::Libvirt { .. })), "{refused:?}");
 }
 
@@ -144,7 +148,7 @@ async fn real_a_daemon_stopped_killed_and_frozen_is_told_apart() {
         ..Settings::default()
     };
     let patient = Settings { deadline: Duration::from_secs(10), ..settings.clone() };
-    let endpoint = daemon.socket_endpoint();
+    let endpoint = endpoint(&daemon);
     let libvirt = Connection::open_with(&endpoint, Some(QEMU), 0, &patient).await.unwrap();
     daemon.signal(Signal::SIGSTOP);
     let frozen = libvirt.within(settings.deadline).hostname().await;

@@ -6,6 +6,7 @@ mod exec_stream;
 mod executions;
 pub mod extract;
 mod files;
+mod foreign_vms;
 mod health;
 mod hosts;
 mod images;
@@ -91,6 +92,8 @@ pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(vms::list, vms::create))
         .routes(routes!(vms::get, vms::delete))
         .routes(routes!(vms::execute))
+        .routes(routes!(foreign_vms::list))
+        .routes(routes!(foreign_vms::get))
         .routes(routes!(executions::list))
         .routes(routes!(executions::get))
         .routes(routes!(executions::output))

@@ -5,7 +5,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use perigee_api::host::{AbilitiesView, InventoryView};
 use perigee_api::problem::ProblemView;
-use perigee_api::{EventView, ExecutionView, HostView, ImageView, LoadView, PartView, SandboxView, TaskView};
+use perigee_api::{
+    EventView, ExecutionView, ForeignVmView, HostView, ImageView, LoadView, PartView, SandboxView, TaskView,
+};
+use perigee_control::watch::ForeignVm;
 use perigee_model::execution::Excerpt;
 use perigee_model::guest::Problem;
 use perigee_model::{
@@ -188,6 +191,32 @@ pub fn host(server: &Server, host: &Host) -> HostView {
         created_at: time(host.created_at),
         load: load(server, host),
         inventory: host.inventory.as_ref().map(inventory),
+    }
+}
+
+/// A virtual machine that is not ours.
+pub fn foreign_vm(server: &Server, vm: &ForeignVm) -> ForeignVmView {
+    let status = match vm.state {
+        Some(1 | 2) => "running",
+        Some(3 | 7) => "paused",
+        Some(4) => "stopping",
+        Some(5) => "stopped",
+        Some(6) => "failed",
+        _ => "unknown",
+    };
+    ForeignVmView {
+        id: vm.id.to_string(),
+        name: vm.name.clone(),
+        status: status.to_owned(),
+        busy: vm.busy,
+        host: server.control.view().host(vm.host).map(|host| host.name.to_string()).unwrap_or_default(),
+        host_id: vm.host.to_string(),
+        driver: vm.driver.clone(),
+        cpus: vm.cpus,
+        memory_bytes: vm.memory_bytes,
+        resident_bytes: vm.resident_bytes,
+        cpu_cores: vm.cpu_cores,
+        measured_at: time(vm.measured_at),
     }
 }
 

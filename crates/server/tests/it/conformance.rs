@@ -154,7 +154,7 @@ async fn another_tenants_objects_do_not_exist() {
     for route in routes(&world).iter().filter(|r| r.path.contains("{id}") && !r.path.contains("/hosts/")) {
         let noun = route.path.split('/').nth(3).unwrap();
         let id = match noun {
-            "sandboxes" | "vms" => &guest,
+            "sandboxes" | "vms" | "foreign-vms" => &guest,
             "tasks" => &task,
             "images" => &image,
             "executions" => &execution,

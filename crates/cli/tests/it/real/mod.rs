@@ -5,8 +5,12 @@
 mod instance;
 mod kills;
 mod leftovers;
+#[path = "../../../../libvirt/tests/it/daemon.rs"]
+#[allow(dead_code, reason = "the tests of the libvirt crate use all of it")]
+mod libvirtd;
 mod life;
 mod namespace;
+mod vms;
 mod watch;
 
 pub use instance::Instance;

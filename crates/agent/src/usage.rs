@@ -1,0 +1,270 @@
+//! Measuring guests: what their hypervisors tell, written on the sheet of the `vm` stream.
+//!
+//! Owns: asking every source at once, the series of each guest and their rates. Refuses: making up a
+//! number: what is not told this time has no value, and a counter that began again has no rate.
+//!
+//! ```text
+//! driver ─┐                        ┌ perigee_guest_*{guest,name}          ─▶ Sheet ─▶ frame
+//! libvirt ┴─▶ Vec<GuestUsage> ─▶ Member: totals, and rates since the last round
+//! ```
+
+mod member;
+
+use crate::frames::FrameSpool;
+use crate::watch::Sampler;
+use member::Member;
+use perigee_clock::{Clock, Instant};
+use perigee_hypervisor::{GuestUsage, Hypervisor, HypervisorError, Measure};
+use perigee_model::Timestamp;
+use perigee_model::frame::{Series, Sheet, Slot, StreamName};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+/// Who tells of guests.
+pub enum Teller {
+    /// The driver, of those it runs.
+    Driver(Arc<dyn Hypervisor>),
+    /// Another hypervisor of this host, of guests that are not ours.
+    Other(Arc<dyn Measure>),
+}
+
+impl Teller {
+    async fn ask(&self) -> Result<Vec<GuestUsage>, HypervisorError> {
+        match self {
+            Self::Driver(driver) => match driver.measure() {
+                Some(measure) => measure.usages().await,
+                None => Ok(Vec::new()),
+            },
+            Self::Other(measure) => measure.usages().await,
+        }
+    }
+}
+
+/// A source of usages.
+struct Source {
+    name: String,
+    teller: Teller,
+    success: Option<Slot>,
+    duration: Option<Slot>,
+    failing: bool,
+}
+
+/// Measures the guests of this host.
+pub struct Usages {
+    runtime: Handle,
+    clock: Clock,
+    spool: Arc<FrameSpool>,
+    sources: Vec<Source>,
+    members: BTreeMap<(usize, Uuid), Member>,
+}
+
+impl Usages {
+    /// Asks these, each under the name that its `collector` label and the guests' `driver` label have.
+    /// `spool` is the stream's own.
+    pub fn new(runtime: Handle, clock: Clock, spool: Arc<FrameSpool>, tellers: Vec<(String, Teller)>) -> Self {
+        let source = |(name, teller)| Source { name, teller, success: None, duration: None, failing: false };
+        let sources = tellers.into_iter().map(source).collect();
+        Self { runtime, clock, spool, sources, members: BTreeMap::new() }
+    }
+
+    /// One answer for each source, and how long it took.
+    fn ask(&self) -> Vec<(Result<Vec<GuestUsage>, HypervisorError>, Duration)> {
+        let asked = self.sources.iter().map(async |source| {
+            let began = self.clock.instant();
+            (source.teller.ask().await, began.elapsed())
+        });
+        self.runtime.block_on(futures::future::join_all(asked))
+    }
+
+    /// Writes down what one source told.
+    fn take(&mut self, place: usize, told: Vec<GuestUsage>, at: Instant, sheet: &mut Sheet) {
+        for usage in told {
+            let key = (place, usage.id);
+            let driver = &self.sources[place].name;
+            // Renamed: another series.
+            if self.members.get(&key).is_some_and(|known| !known.is_named(usage.name.as_deref()))
+                && let Some(old) = self.members.remove(&key)
+            {
+                old.retire(sheet);
+            }
+            self.members.entry(key).or_insert_with(|| Member::new(&usage, driver, sheet)).write(&usage, at, sheet);
+        }
+        let gone = self.members.extract_if(.., |(of, _), member| *of == place && !member.was_seen(at));
+        gone.for_each(|(_, member)| member.retire(sheet));
+    }
+}
+
+impl Sampler for Usages {
+    fn sample(&mut self, sheet: &mut Sheet, _: Timestamp) {
+        for (place, (told, took)) in self.ask().into_iter().enumerate() {
+            // Counters are of when they were told: a late answer must not look like a fast guest.
+            let at = self.clock.instant();
+            let source = &mut self.sources[place];
+            source.account(told.is_ok(), took, sheet);
+            match told {
+                Ok(told) => {
+                    source.failing = false;
+                    self.take(place, told, at, sheet);
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut source.failing, true) {
+                        tracing::warn!(source = source.name, error = %crate::chain(&error), "guests are not measured");
+                    }
+                    let known = self.members.iter_mut().filter(|((of, _), _)| *of == place);
+                    known.for_each(|(_, member)| member.clear(sheet));
+                }
+            }
+        }
+        crate::watch::about_spool(StreamName::Vm, &self.spool, sheet);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.members.is_empty()
+    }
+}
+
+impl Source {
+    fn account(&mut self, good: bool, took: Duration, sheet: &mut Sheet) {
+        let name = self.name.clone();
+        let define = |sheet: &mut Sheet, series: Series| sheet.define(series.with("collector", &name));
+        if self.success.is_none() {
+            self.success = define(sheet, Series::gauge("perigee_collector_success", 0));
+            self.duration = define(sheet, Series::gauge("perigee_collector_duration_seconds", 6));
+        }
+        if let (Some(success), Some(duration)) = (self.success, self.duration) {
+            sheet.set(success, i64::from(good));
+            sheet.set(duration, i64::try_from(took.as_micros()).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frames::Caps;
+    use async_trait::async_trait;
+    use perigee_hypervisor::usage::{DiskUsage, NicUsage, RunState};
+    use std::sync::Mutex;
+
+    /// A hypervisor that says what it is told to.
+    #[derive(Default)]
+    struct Told(Mutex<Option<Vec<GuestUsage>>>);
+
+    #[async_trait]
+    impl Measure for Told {
+        async fn usages(&self) -> Result<Vec<GuestUsage>, HypervisorError> {
+            self.0.lock().unwrap().clone().ok_or(HypervisorError::NotRunning)
+        }
+    }
+
+    fn guest(life: u64, cpu_ns: u64, read_bytes: u64) -> GuestUsage {
+        let disk = DiskUsage { name: "vda".into(), read_bytes: Some(read_bytes), ..DiskUsage::default() };
+        let nic = NicUsage { name: "vnet0".into(), sent_bytes: Some(read_bytes / 2), ..NicUsage::default() };
+        GuestUsage {
+            id: Uuid::from_u128(7),
+            name: Some("db".into()),
+            ours: false,
+            life,
+            state: RunState::Running,
+            busy: false,
+            cpus: Some(2),
+            cpu_ns: Some(cpu_ns),
+            memory_bytes: Some(1 << 30),
+            resident_bytes: None,
+            usable_bytes: None,
+            disks: vec![disk],
+            nics: vec![nic],
+        }
+    }
+
+    struct Lab {
+        runtime: tokio::runtime::Runtime,
+        told: Arc<Told>,
+        usages: Usages,
+        sheet: Sheet,
+        _folder: tempfile::TempDir,
+    }
+
+    /// Time stands still but for [`Lab::after`].
+    fn lab() -> Lab {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Arc::new(FrameSpool::open(folder.path().into(), Caps::default()).unwrap());
+        let told = Arc::new(Told::default());
+        let tellers = vec![("libvirt".to_owned(), Teller::Other(told.clone()))];
+        let usages = Usages::new(runtime.handle().clone(), Clock::simulated(1), spool, tellers);
+        Lab { runtime, told, usages, sheet: Sheet::default(), _folder: folder }
+    }
+
+    impl Lab {
+        fn after(&mut self, seconds: u64, told: Option<Vec<GuestUsage>>) {
+            self.runtime.block_on(tokio::time::advance(Duration::from_secs(seconds)));
+            *self.told.0.lock().unwrap() = told;
+            let _inside = self.runtime.enter();
+            let mut sheet = std::mem::take(&mut self.sheet);
+            self.usages.sample(&mut sheet, Timestamp::from_micros(0));
+            self.sheet = sheet;
+        }
+        fn value(&self, name: &str) -> Option<f64> {
+            self.sheet.values().find(|(series, _)| series.name == name).map(|(_, value)| value)
+        }
+    }
+
+    #[test]
+    fn totals_become_rates_and_a_new_life_begins_without_one() {
+        let mut lab = lab();
+        lab.after(0, Some(vec![guest(1, 0, 0)]));
+        assert_eq!((lab.value("perigee_guest_state"), lab.value("perigee_guest_cpu_cores")), (Some(1.0), None));
+        lab.after(2, Some(vec![guest(1, 3_000_000_000, 4096)]));
+        assert_eq!(lab.value("perigee_guest_cpu_cores"), Some(1.5));
+        assert_eq!(lab.value("perigee_guest_cpu_seconds_total"), Some(3.0));
+        assert_eq!(lab.value("perigee_guest_disk_read_bytes_per_second"), Some(2048.0));
+        assert_eq!(lab.value("perigee_guest_network_transmit_bytes_per_second"), Some(1024.0));
+        assert_eq!(lab.value("perigee_guest_memory_resident_bytes"), None, "not told");
+        // Started again: its totals are smaller, or by chance not.
+        lab.after(2, Some(vec![guest(2, 9_000_000_000, 9000)]));
+        assert_eq!(lab.value("perigee_guest_cpu_cores"), None);
+        assert_eq!(lab.value("perigee_guest_disk_read_bytes_per_second"), None);
+        lab.after(1, Some(vec![guest(2, 8_000_000_000, 9000)]));
+        assert_eq!(lab.value("perigee_guest_cpu_cores"), None, "a total that shrinks has no rate");
+    }
+
+    #[test]
+    fn a_busy_guest_is_busy_and_not_zero() {
+        let mut lab = lab();
+        lab.after(0, Some(vec![guest(1, 5_000_000_000, 4096)]));
+        let busy = GuestUsage { busy: true, memory_bytes: None, disks: Vec::new(), ..guest(1, 6_000_000_000, 0) };
+        lab.after(1, Some(vec![busy]));
+        assert_eq!((lab.value("perigee_guest_busy"), lab.value("perigee_guest_memory_bytes")), (Some(1.0), None));
+        assert_eq!(lab.value("perigee_guest_disk_read_bytes_total"), None);
+        assert_eq!(lab.value("perigee_guest_cpu_cores"), Some(1.0));
+    }
+
+    #[test]
+    fn a_silent_source_leaves_gaps_and_a_guest_that_went_leaves_nothing() {
+        let mut lab = lab();
+        lab.after(0, Some(vec![guest(1, 0, 0)]));
+        lab.after(1, None);
+        assert_eq!((lab.value("perigee_collector_success"), lab.value("perigee_guest_state")), (Some(0.0), None));
+        assert_eq!(lab.value("perigee_guest_info"), Some(1.0), "nobody said that it is gone");
+        lab.after(1, Some(vec![guest(1, 4_000_000_000, 0)]));
+        assert_eq!(lab.value("perigee_guest_cpu_cores"), None, "not over a gap");
+        assert!(!lab.usages.is_idle());
+        lab.after(1, Some(Vec::new()));
+        assert!(lab.usages.is_idle());
+        assert_eq!(lab.sheet.values().filter(|(series, _)| series.name.starts_with("perigee_guest")).count(), 0);
+    }
+
+    #[test]
+    fn a_renamed_guest_is_another_series() {
+        let mut lab = lab();
+        lab.after(0, Some(vec![guest(1, 0, 0)]));
+        lab.after(1, Some(vec![GuestUsage { name: Some("db2".into()), ..guest(1, 0, 0) }]));
+        let names: Vec<_> = lab.sheet.values().filter(|(series, _)| series.name == "perigee_guest_info").collect();
+        assert_eq!(names.len(), 1);
+        assert_eq!(names[0].0.labels["name"], "db2");
+    }
+}
