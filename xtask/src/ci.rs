@@ -1,7 +1,7 @@
 //! What `make test` runs, in the order in which it fails fastest. Each stage is timed against its
 //! budget: cold, on two cores.
 
-use crate::{build, cgroup2, codegen, shell::cargo, shell::program, tidy};
+use crate::{build, cgroup2, codegen, shell::cargo, shell::program, tidy, web};
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ const STAGES: &[Stage] = &[
     stage("fmt", 10, || cargo(["fmt", "--all", "--check"]).go()),
     stage("tidy", 5, tidy::run),
     stage("codegen", 60, || codegen::run(&["--check".to_owned()])),
+    // Before perigeed, which embeds it.
+    stage("web", 90, web::test),
     stage("clippy", 240, || cargo(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]).go()),
     stage("build", 240, || cargo(["build", "--workspace", "--bins"]).go()),
     stage("guest", 60, || build::guest().map(|_| ())),

@@ -1,7 +1,7 @@
 //! From nothing to a command's output out of a microVM, shown as one would type it.
 
-use crate::build;
 use crate::shell::{self, Step};
+use crate::{build, web};
 use anyhow::{Result, bail, ensure};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -10,6 +10,7 @@ use std::time::Instant;
 pub fn run() -> Result<()> {
     let start = Instant::now();
     println!("building (the first time takes minutes)");
+    web::build_if_possible();
     build::programs()?;
     build::guest()?;
     println!("built in {:.1} s\n", start.elapsed().as_secs_f64());
@@ -23,6 +24,7 @@ pub fn run() -> Result<()> {
 
 /// Builds, then `perigee up` in the foreground.
 pub fn up(arguments: &[String]) -> Result<()> {
+    web::build_if_possible();
     build::programs()?;
     build::guest()?;
     perigee().args(["up"]).args(arguments).go()

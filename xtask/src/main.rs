@@ -11,6 +11,7 @@ mod demo;
 mod shell;
 mod source;
 mod tidy;
+mod web;
 
 use anyhow::{Result, bail};
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ cargo xtask COMMAND
   sim [ARGS...]       the seeded world: --seed N --story
   bench [ROW...]      numbers into bench/results: N1 N9 N10 N11 N13, or the named rows;
                       --quick takes a tenth of the runs
+  web                 checks, tests and builds the dashboard
   cgroup2             limits under cgroup v2, tried in a sandbox of our own
   soak                what does not fit in the budget of `ci`
   cover               line coverage, as HTML and as a table
@@ -58,6 +60,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "up" => demo::up(rest),
         "sim" => shell::cargo(["run", "--quiet", "--package", "perigee-sim", "--"]).args(rest).go(),
         "bench" => bench::run(rest),
+        "web" => web::test(),
         "soak" => ci::soak(),
         "cgroup2" => cgroup2::run(),
         "cover" => shell::cargo(["llvm-cov", "nextest", "--workspace", "--html"])

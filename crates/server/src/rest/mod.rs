@@ -136,7 +136,9 @@ pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
         .route("/status.js", get(pages::script))
         .route("/status.css", get(pages::style))
         .route("/icon.svg", get(pages::icon))
-        .fallback(async || Refused(Refusal::new(Code::NoSuchRoute, "there is no such route; see /api/v1/openapi.json")))
+        .route("/manifest.webmanifest", get(pages::manifest))
+        .route("/assets/{name}", get(pages::asset))
+        .fallback(pages::elsewhere)
         .method_not_allowed_fallback(async || {
             let text = "the route does not know this method; see /api/v1/openapi.json";
             Refused(Refusal::new(Code::WrongMethod, text)).into_response()

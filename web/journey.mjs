@@ -1,0 +1,141 @@
+// A person's way through the dashboard, in a real browser.
+//
+//   BASE_URL=http://127.0.0.1:8080 TOKEN=… node journey.mjs
+//
+// SHOTS=folder   leaves pictures of both screens, in both themes and two sizes
+// SAMPLES=n      measures the way from n samples to the screen
+// CHROMIUM=path  of the browser [/usr/bin/chromium]
+import assert from "node:assert/strict";
+import { mkdirSync } from "node:fs";
+import { chromium } from "playwright-core";
+
+const { BASE_URL, TOKEN, SHOTS, SAMPLES = "0", CHROMIUM = "/usr/bin/chromium" } = process.env;
+assert(BASE_URL && TOKEN, "BASE_URL and TOKEN say where to go");
+const WITHIN = { timeout: 30_000 };
+
+const browser = await chromium.launch({
+  executablePath: CHROMIUM,
+  headless: true,
+  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+});
+
+/** A page that keeps what went wrong in it. */
+async function open(viewport, colorScheme = "dark") {
+  const context = await browser.newContext({ viewport, colorScheme, reducedMotion: "reduce" });
+  const page = await context.newPage();
+  const wrong = [];
+  page.on("console", (message) => message.type() === "error" && wrong.push(message.text()));
+  page.on("pageerror", (error) => wrong.push(String(error)));
+  await page.addInitScript(() => {
+    document.addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
+  });
+  return { page, wrong };
+}
+
+async function signIn(page, token) {
+  await page.getByLabel("Token").fill(token);
+  await page.getByRole("button", { name: "Sign in" }).click();
+}
+
+/** Every control can be reached and seen with the keyboard alone. */
+async function walk(page) {
+  const reached = new Set();
+  for (let step = 0; step < 40; step += 1) {
+    await page.keyboard.press("Tab");
+    const here = await page.evaluate(() => {
+      const one = document.activeElement;
+      if (!one || one === document.body) return null;
+      const shown = getComputedStyle(one).outlineStyle !== "none" || one.classList.contains("sr");
+      return { name: one.getAttribute("aria-label") ?? one.textContent?.trim() ?? "", shown };
+    });
+    if (!here) break;
+    assert(here.shown, `the focus on "${here.name}" cannot be seen`);
+    reached.add(here.name);
+  }
+  for (const name of ["Hosts", "Overview"]) assert([...reached].some((one) => one.startsWith(name)), `${name} cannot be reached by keyboard: ${[...reached]}`);
+}
+
+async function main() {
+  const { page, wrong } = await open({ width: 1440, height: 900 });
+  await page.goto(BASE_URL);
+  await signIn(page, "wrong");
+  await page.getByRole("alert").waitFor(WITHIN);
+  wrong.length = 0; // The refusal of a wrong token is an error in the console, as it should be.
+
+  await signIn(page, TOKEN);
+  await page.getByRole("heading", { name: "Overview" }).waitFor(WITHIN);
+  const row = page.locator("section.fleet a.fr").first();
+  await row.waitFor(WITHIN);
+  await row.locator("svg[aria-label=ok]").waitFor(WITHIN);
+  await page.getByText(/^live /).waitFor(WITHIN);
+  await walk(page);
+
+  const host = (await row.locator(".nm").textContent()).trim();
+  await row.click();
+  await page.waitForURL(`**/hosts/${encodeURIComponent(host)}`, WITHIN);
+  for (const strip of ["CPU", "Memory", "Disk", "Network"]) await page.locator(".rec .k b", { hasText: strip }).first().waitFor(WITHIN);
+  const cpu = page.locator(".rec .ln", { hasText: "User" }).locator("em").first();
+  const before = await cpu.textContent();
+  await page.waitForFunction((old) => document.querySelector(".rec .ln em").textContent !== old, before, WITHIN);
+  assert((await page.locator("section[aria-label=Processes] tbody tr").count()) > 0, "no process is shown");
+  assert((await page.locator("section[aria-label=Disks] tbody tr").count()) > 0, "no file system is shown");
+  const inked = await page.locator(".plot canvas").first().evaluate((canvas) => {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    let count = 0;
+    for (let at = 3; at < data.length; at += 4) if (data[at] > 0) count += 1;
+    return count;
+  });
+  assert(inked > 100, "the CPU's strip is empty");
+
+  // All that is chosen is in the address, and the browser's own buttons work.
+  await page.getByLabel("Length of the charts").selectOption("3600000");
+  await page.waitForURL("**range=1h", WITHIN);
+  await page.reload();
+  await page.getByText("Last 1 h").waitFor({ state: "attached", ...WITHIN });
+  await page.goBack();
+  await page.goBack();
+  await page.getByRole("heading", { name: "Overview" }).waitFor(WITHIN);
+
+  if (Number(SAMPLES) > 0) await lag(page, host);
+  assert.deepEqual(wrong, [], "the console tells of errors");
+  if (SHOTS) await shots(host);
+}
+
+/** From the moment of a measurement to the screen; both clocks are this machine's. */
+async function lag(page, host) {
+  await page.goto(`${BASE_URL}/hosts/${encodeURIComponent(host)}`);
+  const marks = () => performance.getEntriesByName("perigee-frame").map((mark) => mark.detail);
+  await page.waitForFunction((count) => performance.getEntriesByName("perigee-frame").length >= count + 3, Number(SAMPLES), { timeout: 30_000 + 1500 * Number(SAMPLES) });
+  // The first frames are of the time before somebody watched.
+  const ms = (await page.evaluate(marks)).slice(3).sort((a, b) => a - b);
+  const at = (share) => ms[Math.min(ms.length - 1, Math.floor(ms.length * share))];
+  console.log(JSON.stringify({ samples: ms.length, p50_ms: at(0.5), p99_ms: at(0.99), max_ms: ms[ms.length - 1] }));
+}
+
+async function shots(host) {
+  mkdirSync(SHOTS, { recursive: true });
+  for (const [size, viewport] of [["desk", { width: 1440, height: 900 }], ["phone", { width: 390, height: 844 }]]) {
+    for (const theme of ["dark", "light"]) {
+      const { page, wrong } = await open(viewport, theme);
+      for (const [name, path] of [["overview", "/"], ["host", `/hosts/${encodeURIComponent(host)}`], ["hosts", "/hosts"]]) {
+        await page.goto(`${BASE_URL}${path}#token=${TOKEN}`);
+        await page.getByText(/^live /).waitFor({ state: "attached", ...WITHIN });
+        assert(!page.url().includes("token"), "the token stays in the address");
+        if (name === "host") await page.locator(".plot canvas").first().waitFor(WITHIN);
+        await page.waitForTimeout(3000); // Some more samples, for the picture only.
+        const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+        assert(!wide, `${name} is wider than a ${size}`);
+        await page.screenshot({ path: `${SHOTS}/${name}-${theme}-${size}.png` });
+      }
+      assert.deepEqual(wrong, [], `${size}, ${theme}`);
+      await page.context().close();
+    }
+  }
+}
+
+try {
+  await main();
+  console.log("the journey went well");
+} finally {
+  await browser.close();
+}

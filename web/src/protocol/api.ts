@@ -1,0 +1,65 @@
+// The REST API: a token, a path, a value or a typed failure.
+
+import type { InstantSeries, Page, Problem, RangeSeries } from "./types";
+
+/** Why a call gave nothing. `status` 0: nobody answered. */
+export class ApiError extends Error {
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    message: string,
+    readonly requestId: string,
+  ) {
+    super(message);
+  }
+}
+
+/** A call that takes longer is given up. */
+const PATIENCE_MS = 30_000;
+
+export class Api {
+  constructor(
+    readonly token: string,
+    private readonly fetcher: typeof fetch = (input, init) => fetch(input, init),
+  ) {}
+
+  async get<T>(path: string): Promise<T> {
+    const init = { headers: { authorization: `Bearer ${this.token}` }, signal: AbortSignal.timeout(PATIENCE_MS) };
+    let response: Response;
+    try {
+      response = await this.fetcher(path, init);
+    } catch {
+      throw new ApiError(0, "", "The control plane does not answer.", "");
+    }
+    const requestId = response.headers.get("x-request-id") ?? "";
+    if (response.ok) return (await response.json()) as T;
+    const problem = (await response.json().catch(() => null)) as Partial<Problem & { error: string }> | null;
+    const said = problem?.detail ?? problem?.error ?? problem?.title ?? `HTTP ${response.status}`;
+    throw new ApiError(response.status, problem?.code ?? "", said, problem?.request_id ?? requestId);
+  }
+
+  /** Every page of a list, up to `most` objects. */
+  async all<T>(path: string, most = 10_000): Promise<T[]> {
+    const items: T[] = [];
+    let token: string | undefined;
+    do {
+      const query = `limit=${Math.min(1000, most - items.length)}${token ? `&page_token=${encodeURIComponent(token)}` : ""}`;
+      const page = await this.get<Page<T>>(`${path}${path.includes("?") ? "&" : "?"}${query}`);
+      items.push(...page.items);
+      token = page.next_page_token;
+    } while (token && items.length < most);
+    return items;
+  }
+
+  /** A PromQL expression over a time, in milliseconds since 1970. */
+  async range(query: string, from: number, to: number, step: number): Promise<RangeSeries[]> {
+    const params = new URLSearchParams({ query, start: String(from / 1000), end: String(to / 1000), step: String(step / 1000) });
+    return (await this.get<{ data: { result: RangeSeries[] } }>(`/api/v1/query_range?${params}`)).data.result;
+  }
+
+  /** A PromQL expression at one moment; now by default. */
+  async instant(query: string, at?: number): Promise<InstantSeries[]> {
+    const params = new URLSearchParams({ query, ...(at ? { time: String(at / 1000) } : {}) });
+    return (await this.get<{ data: { result: InstantSeries[] } }>(`/api/v1/query?${params}`)).data.result;
+  }
+}

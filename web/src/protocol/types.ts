@@ -1,0 +1,146 @@
+// What `/api/v1` answers with; the published contract is /api/v1/openapi.json.
+
+export interface Page<T> {
+  items: T[];
+  next_page_token?: string;
+}
+
+export interface Load {
+  measured_at: string;
+  cpu_usage_ratio?: number;
+  memory_used_bytes?: number;
+  memory_total_bytes?: number;
+  load1?: number;
+  frames_lost: number;
+}
+
+export interface Driver {
+  driver: string;
+  version: string;
+  acceleration: string;
+}
+
+export interface Inventory {
+  hostname: string;
+  arch: string;
+  kernel_release: string;
+  os: string;
+  cpus: number;
+  cpu_model: string;
+  memory_bytes: number;
+  disk_bytes: number;
+  disk_free_bytes: number;
+  agent_version: string;
+  privileges: string;
+  drivers: Driver[];
+}
+
+export interface Host {
+  id: string;
+  name: string;
+  status: "connected" | "disconnected" | "revoked";
+  status_since?: string;
+  heard_at?: string;
+  labels: Record<string, string>;
+  guests: number;
+  memory_taken_bytes: number;
+  created_at: string;
+  load?: Load;
+  inventory?: Inventory;
+}
+
+export interface Guest {
+  id: string;
+  name: string;
+  kind: string;
+  status: string;
+  note?: string;
+  cpus: number;
+  memory_bytes: number;
+  host?: string;
+  host_id?: string;
+  created_at: string;
+}
+
+export interface ForeignVm {
+  id: string;
+  name: string;
+  status: string;
+  busy: boolean;
+  host: string;
+  host_id: string;
+  driver: string;
+  cpus?: number;
+  memory_bytes?: number;
+  resident_bytes?: number;
+  cpu_cores?: number;
+  measured_at: string;
+}
+
+export interface Task {
+  id: string;
+  kind: string;
+  state: "pending" | "running" | "succeeded" | "failed" | "cancelled" | "dead";
+  owner: string;
+  sandbox_id?: string;
+  image_id?: string;
+  note?: string;
+  percent?: number;
+  created_at: string;
+  problem?: { code: string; detail: string };
+}
+
+export interface Problem {
+  code: string;
+  title: string;
+  detail: string;
+  status: number;
+  request_id: string;
+}
+
+/** Seconds since 1970 and a number as text. */
+export type Point = [number, string];
+
+export interface RangeSeries {
+  metric: Record<string, string>;
+  values: Point[];
+}
+
+export interface InstantSeries {
+  metric: Record<string, string>;
+  value: Point;
+}
+
+export interface LiveSeries {
+  name: string;
+  labels: Record<string, string>;
+  kind: string;
+}
+
+export interface LiveStream {
+  host: string;
+  stream: string;
+  at: number;
+  series: LiveSeries[];
+  values: (number | null)[];
+}
+
+export interface LiveSnapshot {
+  type: "snapshot";
+  sequence: number;
+  streams: LiveStream[];
+}
+
+export interface LiveFrame {
+  type: "frame";
+  sequence: number;
+  host: string;
+  stream: string;
+  at: number;
+  reset: boolean;
+  added: LiveSeries[];
+  columns: number[];
+  values: (number | null)[];
+}
+
+export type LiveMessage = LiveSnapshot | LiveFrame;

@@ -1,0 +1,97 @@
+// What the whole installation is, read now and then, and pushed in between.
+
+import { Api, ApiError } from "../protocol/api";
+import { dialWith, Live, type LiveState } from "../protocol/live";
+import type { ForeignVm, Guest, Host, LiveMessage, Task } from "../protocol/types";
+import { Cell } from "./cell";
+import { Streams } from "./streams";
+
+/** Something read from the API. While it is read again the last value stays. */
+export interface Loaded<T> {
+  value: T | undefined;
+  error: ApiError | undefined;
+  at: number;
+}
+
+const NOTHING = { value: undefined, error: undefined, at: 0 };
+const READ_EVERY_MS = 10_000;
+/** Tasks that the time line shows. */
+const TASKS = 200;
+/** A host that nobody watches closely is measured this often. */
+export const INTERVAL_MS = 3000;
+
+export class Fleet {
+  readonly hosts = new Cell<Loaded<Host[]>>(NOTHING);
+  readonly guests = new Cell<Loaded<Guest[]>>(NOTHING);
+  readonly foreign = new Cell<Loaded<ForeignVm[]>>(NOTHING);
+  readonly tasks = new Cell<Loaded<Task[]>>(NOTHING);
+  readonly live = new Cell<LiveState>("connecting");
+  /** Counts what was pushed. */
+  readonly pushed = new Cell<number>(0);
+  readonly streams = new Streams();
+  private readonly connection: Live;
+  private timer: ReturnType<typeof setTimeout> | undefined;
+  private ended = false;
+
+  constructor(
+    readonly api: Api,
+    private readonly refused: () => void,
+  ) {
+    this.connection = new Live(dialWith(api.token), "/api/v1/live", {
+      message: (message) => this.hear(message),
+      state: (state) => this.live.set(state),
+    });
+    void this.read();
+  }
+
+  close(): void {
+    this.ended = true;
+    clearTimeout(this.timer);
+    this.connection.close();
+  }
+
+  /** Reads everything now. */
+  async read(): Promise<void> {
+    clearTimeout(this.timer);
+    await Promise.all([
+      this.load(this.hosts, () => this.api.all<Host>("/api/v1/hosts")),
+      this.load(this.guests, () => this.api.all<Guest>("/api/v1/vms")),
+      this.load(this.foreign, () => this.api.all<ForeignVm>("/api/v1/foreign-vms")),
+      this.load(this.tasks, () => this.api.all<Task>("/api/v1/tasks", TASKS)),
+    ]);
+    if (!this.ended) this.timer = setTimeout(() => void this.read(), READ_EVERY_MS);
+  }
+
+  private async load<T>(into: Cell<Loaded<T>>, read: () => Promise<T>): Promise<void> {
+    try {
+      into.set({ value: await read(), error: undefined, at: Date.now() });
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      if (error.status === 401) this.refused();
+      into.set({ ...into.value, error });
+    }
+  }
+
+  private hear(message: LiveMessage): void {
+    this.streams.take(message);
+    this.pushed.set(this.pushed.value + 1);
+  }
+}
+
+export type State = "ok" | "warning" | "critical" | "unknown" | "off" | "run" | "info" | "maint";
+
+/** What is known of a host at a moment: its link, and how old its last measurement is. */
+export function hostState(host: Host, measuredAt: number | undefined, now: number): State {
+  if (host.status === "revoked") return "off";
+  if (host.status !== "connected") return "unknown";
+  // Without guests and watchers a host is measured every 3 s; three missing are no accident.
+  if (measuredAt === undefined) return "info";
+  return now - measuredAt > 3 * INTERVAL_MS + 2000 ? "unknown" : "ok";
+}
+
+/** When a host was measured last: pushed, or as it was read. */
+export function measuredAt(fleet: Fleet, host: Host): number | undefined {
+  const pushed = fleet.streams.get(host.id, "node")?.at ?? 0;
+  const read = host.load ? Date.parse(host.load.measured_at) : 0;
+  return Math.max(pushed, read) || undefined;
+}

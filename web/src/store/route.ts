@@ -1,0 +1,63 @@
+// Where the reader is: everything that is chosen is in the address.
+
+import { Cell } from "./cell";
+
+export type Screen = { name: "overview" } | { name: "hosts" } | { name: "host"; host: string } | { name: "nowhere" };
+
+export interface Route {
+  screen: Screen;
+  /** Length of the charts' time, in milliseconds. */
+  range: number;
+  /** The end of the charts' time; undefined: now. */
+  at: number | undefined;
+}
+
+export const RANGES: [string, number][] = [
+  ["15 min", 900_000],
+  ["1 h", 3_600_000],
+  ["6 h", 21_600_000],
+  ["24 h", 86_400_000],
+];
+
+export function parse(path: string, search: string): Route {
+  const query = new URLSearchParams(search);
+  const range = RANGES.find(([name]) => name.replace(" ", "") === query.get("range"))?.[1] ?? RANGES[0]![1];
+  const at = Date.parse(query.get("at") ?? "");
+  const parts = path.split("/").filter(Boolean);
+  let screen: Screen = { name: "nowhere" };
+  if (parts.length === 0) screen = { name: "overview" };
+  else if (parts[0] === "hosts" && parts.length === 1) screen = { name: "hosts" };
+  else if (parts[0] === "hosts" && parts.length === 2) screen = { name: "host", host: decodeURIComponent(parts[1]!) };
+  return { screen, range, at: Number.isNaN(at) ? undefined : at };
+}
+
+/** The address with another time. */
+export function timed(path: string, range: number, at: number | undefined): string {
+  const query = new URLSearchParams();
+  const name = RANGES.find(([, length]) => length === range)?.[0].replace(" ", "");
+  if (name && range !== RANGES[0]![1]) query.set("range", name);
+  if (at !== undefined) query.set("at", new Date(at).toISOString());
+  const text = query.toString();
+  return text ? `${path}?${text}` : path;
+}
+
+export const route = new Cell<Route>(parse("/", ""));
+
+export function go(address: string): void {
+  history.pushState(null, "", address);
+  route.set(parse(location.pathname, location.search));
+}
+
+/** Follows the browser's own buttons, and links inside the page. */
+export function follow(): void {
+  const read = () => route.set(parse(location.pathname, location.search));
+  addEventListener("popstate", read);
+  document.addEventListener("click", (event) => {
+    const link = event.target instanceof Element ? event.target.closest("a") : null;
+    const plain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey;
+    if (!link || !plain || link.target || link.origin !== location.origin || link.hash) return;
+    event.preventDefault();
+    go(link.pathname + link.search);
+  });
+  read();
+}
