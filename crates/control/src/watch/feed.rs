@@ -121,8 +121,10 @@ impl Feed {
                 self.said = Some(FramesDown { refused: None, ..down.clone() });
                 return down;
             }
+            // A fleet's feeds are not all woken by each sync: only those that wait for one.
+            let waits = !self.pending.is_empty();
             tokio::select! {
-                changed = self.durable.changed() => if changed.is_err() { std::future::pending::<()>().await },
+                changed = self.durable.changed(), if waits => if changed.is_err() { std::future::pending::<()>().await },
                 changed = self.attention.changed() => if changed.is_err() { std::future::pending::<()>().await },
             }
         }
