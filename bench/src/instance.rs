@@ -10,7 +10,7 @@ use serde::Deserialize;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 pub struct Instance {
@@ -35,6 +35,37 @@ impl Instance {
         instance.interval = Some(every);
         instance.perigee(&["up", "--detach"])?;
         Ok(instance)
+    }
+
+    /// Up, with so many played hosts.
+    pub fn playing(options: &Options, hosts: usize) -> Result<Self> {
+        let instance = Self::make(options)?;
+        instance.perigee(&["up", "--detach", "--sim", &hosts.to_string()])?;
+        Ok(instance)
+    }
+
+    /// What is missing, up again.
+    pub fn up(&self) -> Result<()> {
+        self.perigee(&["up", "--detach"])
+    }
+
+    /// `kill -9` of one of its programs; back when it is gone.
+    pub fn kill(&self, program: &str) -> Result<()> {
+        let pid = self.pid(program)?;
+        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
+        while !is_gone(pid) {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// The agent alone, while there is no control plane.
+    pub fn start_agent(&self, interval: Duration) -> Result<Child> {
+        let log = fs::File::options().append(true).open(self.path().join("agent/agent.log"))?;
+        let mut command = Command::new(self.program("perigee-agent"));
+        command.args(["run", "--data-dir"]).arg(self.path().join("agent"));
+        command.env("PERIGEE_INTERVAL_MS", interval.as_millis().to_string());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().context("perigee-agent")
     }
 
     /// Up, with the image `base`.
@@ -126,6 +157,13 @@ impl Instance {
         };
         processes.filter_map(ours).collect()
     }
+}
+
+/// Nothing of it is left but, maybe, a number that nobody asked for yet: its locks are free.
+fn is_gone(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    threads <= 1 && stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 impl Drop for Instance {

@@ -10,14 +10,17 @@
 
 mod api;
 mod bare;
+mod close;
 mod create;
 mod exec;
+mod fleet;
 mod instance;
 mod lab;
 mod load;
 mod machine;
 mod numbers;
 mod open_loop;
+mod outage;
 mod pinned;
 mod queue;
 mod report;
@@ -35,15 +38,17 @@ use std::time::Duration;
 
 /// All rows, in the order in which they run. N13 ends the instance and therefore comes last; N1
 /// brings N2 and N3 along.
-const ROWS: [&str; 5] = ["N1", "N9", "N10", "N11", "N13"];
+const ROWS: [&str; 8] = ["N1", "N7", "N8", "N16", "N9", "N10", "N11", "N13"];
+/// Those that need guests, and with them an instance that has an image.
+const ROWS_OF_GUESTS: [&str; 4] = ["N9", "N10", "N11", "N13"];
 /// The whole bench, without building.
-const WITHIN: Duration = Duration::from_secs(360);
+const WITHIN: Duration = Duration::from_secs(1800);
 
 /// Measures, prints a table, and writes it to a file.
 #[derive(Debug, Parser)]
 #[command(name = "perigee-bench")]
 pub struct Options {
-    /// Only these rows: N1, N9, N10, N11, N13
+    /// Only these rows: N1, N7, N8, N16, N9, N10, N11, N13
     rows: Vec<String>,
     /// A tenth of the runs
     #[arg(long)]
@@ -60,6 +65,18 @@ pub struct Options {
     /// How the programs were built, for the results
     #[arg(long, default_value = "unknown")]
     built: String,
+    /// N16: played hosts
+    #[arg(long, default_value_t = 1000)]
+    fleet_hosts: usize,
+    /// N16: how long lags are measured
+    #[arg(long, default_value_t = 120)]
+    fleet_seconds: u64,
+    /// N7: how long the control plane is away
+    #[arg(long, default_value_t = 24)]
+    outage_seconds: u64,
+    /// N7: how often the host is measured meanwhile
+    #[arg(long, default_value_t = 100)]
+    outage_interval_ms: u64,
     /// Wait this long for compilers to end first
     #[arg(long, default_value_t = 120)]
     quiet_wait_s: u64,
@@ -87,15 +104,21 @@ async fn run(options: &Options) -> Result<()> {
     machine::await_quiet(Duration::from_secs(options.quiet_wait_s)).await;
     let mut report = Report::new(&clock, options);
     let began = clock.instant();
-    let mut lab = Lab::open(options, clock.clone()).await?;
-    report.describe(&lab);
+    let with_guests = ROWS_OF_GUESTS.iter().any(|row| is_wanted(options, row));
+    let mut lab = if with_guests { Some(Lab::open(options, clock.clone()).await?) } else { None };
+    if let Some(lab) = &lab {
+        report.describe(lab);
+    }
     let measured = tokio::select! {
-        measured = tokio::time::timeout(WITHIN, rows(options, &mut lab, &mut report)) => {
+        measured = tokio::time::timeout(WITHIN, rows(options, lab.as_mut(), &mut report)) => {
             measured.with_context(|| format!("it took longer than {} s", WITHIN.as_secs())).flatten()
         }
         interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into).and(Err(anyhow::anyhow!("interrupted"))),
     };
-    let closed = lab.close().await;
+    let closed = match lab {
+        Some(lab) => lab.close().await,
+        None => Ok(()),
+    };
     report.took(began.elapsed());
     say::line(&report.markdown());
     for path in report.write(&options.out)? {
@@ -105,20 +128,36 @@ async fn run(options: &Options) -> Result<()> {
     closed
 }
 
+fn is_wanted(options: &Options, row: &str) -> bool {
+    options.rows.is_empty() || options.rows.iter().any(|wanted| wanted == row)
+}
+
+async fn of_guests(row: &str, lab: &mut Lab, report: &mut Report) -> Result<()> {
+    match row {
+        "N9" => exec::run(lab, report).await,
+        "N10" => create::run(lab, report).await,
+        "N11" => queue::run(lab, report).await,
+        _ => load::run(lab, report).await,
+    }
+}
+
 /// A row that cannot be measured is noted, and the next one runs all the same.
-async fn rows(options: &Options, lab: &mut Lab, report: &mut Report) -> Result<()> {
+async fn rows(options: &Options, mut lab: Option<&mut Lab>, report: &mut Report) -> Result<()> {
     let mut failed = Vec::new();
     for row in ROWS {
-        if !options.rows.is_empty() && !options.rows.iter().any(|wanted| wanted == row) {
+        if !is_wanted(options, row) {
             continue;
         }
         say::progress(&format!("{row} …"));
         let measured = match row {
             "N1" => watch::run(options, report).await,
-            "N9" => exec::run(lab, report).await,
-            "N10" => create::run(lab, report).await,
-            "N11" => queue::run(lab, report).await,
-            _ => load::run(lab, report).await,
+            "N7" => outage::run(options, report).await,
+            "N8" => close::run(options, report).await,
+            "N16" => fleet::run(options, report).await,
+            _ => match lab.as_deref_mut() {
+                Some(lab) => of_guests(row, lab, report).await,
+                None => Ok(()),
+            },
         };
         if let Err(error) = measured {
             report.note(row, format!("NOT MEASURED: {error:#}"));

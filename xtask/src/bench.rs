@@ -14,7 +14,7 @@ const PROFILE: &[(&str, &str, &str)] = &[
 /// `arguments` are rows and options of `perigee-bench`.
 pub fn run(arguments: &[String]) -> Result<()> {
     cargo(["build", "--release", "--bin", "perigee", "--bin", "perigeed", "--bin", "perigee-agent"])
-        .args(["--bin", "perigee-bench"])
+        .args(["--bin", "perigee-sim", "--bin", "perigee-bench"])
         .go()?;
     let guest = build::guest()?;
     program(release_dir().join("perigee-bench"))

@@ -66,6 +66,12 @@ pub fn soak() -> Result<()> {
     let here = "not test(limits_of_version_two_hold)";
     nextest().args(["--run-ignored", "only", "--no-tests", "pass", "-E", here]).go()?;
     cgroup2::run()?;
+    // Ten minutes away with a kill, at the usual pace; then fleets until one breaks.
+    let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    crate::bench::run(&words("N7 --outage-seconds 600 --outage-interval-ms 3000"))?;
+    for hosts in ["1000", "2000", "5000"] {
+        crate::bench::run(&words(&format!("N16 --fleet-hosts {hosts} --fleet-seconds 600")))?;
+    }
     simulate(SOAK_SEEDS)
 }
 

@@ -13,6 +13,7 @@ use perigee_agent_api::VERSIONS;
 use perigee_agent_api::wire::link::enrolment_client::EnrolmentClient;
 use perigee_agent_api::wire::link::{Certificate, EnrolRequest, RenewRequest};
 use perigee_clock::Clock;
+use perigee_model::Labels;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use rustls_pki_types::pem::PemObject as _;
@@ -103,6 +104,7 @@ pub async fn join(
     token: &JoinToken,
     folder: &IdentityDir,
     hostname: &str,
+    labels: &Labels,
 ) -> Result<Identity, EnrolError> {
     if let Some(known) = folder.load()? {
         return Err(IdentityError::Exists(known.host).into());
@@ -115,6 +117,7 @@ pub async fn join(
         hostname: hostname.to_owned(),
         version_min: VERSIONS.min,
         version_max: VERSIONS.max,
+        labels: labels.clone().into_iter().collect(),
     };
     let answer = within(async {
         let mut client = EnrolmentClient::new(tls::connect(server, config).await?);

@@ -97,6 +97,9 @@ impl Sender {
     }
 
     async fn sync(&self) {
+        if !self.spool.is_sync_due() {
+            return;
+        }
         let spool = self.spool.clone();
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || spool.sync()).await {
             warn!(stream = self.stream.text(), %error, "frames are not synced");

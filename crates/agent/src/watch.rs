@@ -1,4 +1,4 @@
-//! Measuring: one thread that wakes at its ticks, fills a sheet and writes frames down.
+//! Measuring: one thread, or task, that wakes at its ticks, fills a sheet and writes frames down.
 //!
 //! Owns: when to measure, sequence numbers and key frames. Refuses: waiting for the network; what
 //! it measured is in the spool, and the rest is the sender's.
@@ -20,7 +20,7 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 /// The thread's stack: collectors read into one buffer.
 const STACK_BYTES: usize = 512 << 10;
 
-/// What fills a sheet. Called from one thread only.
+/// What fills a sheet. Never called twice at once.
 pub trait Sampler: Send {
     /// Writes what is so now.
     fn sample(&mut self, sheet: &mut Sheet, now: Timestamp);
@@ -82,32 +82,61 @@ impl Watch {
         thread.spawn(move || self.run(&mut sampler)).map(drop)
     }
 
-    fn run(self, sampler: &mut dyn Sampler) {
-        let mut sequence = 0;
-        let mut keyed = self.clock.instant();
-        loop {
-            let wished = self.pace.interval();
-            let own = if sampler.is_idle() { self.interval.max(IDLE_INTERVAL) } else { self.interval };
-            let interval = wished.unwrap_or(own).max(Duration::from_millis(100));
-            let wait = until_tick(self.clock.now(), interval, self.host);
-            if !self.pace.wait(wait) {
-                return;
-            }
-            // Woken early by another wish: measured at once, so that who watches waits for nothing.
-            let now = self.clock.now();
-            let now = Timestamp::from_micros(now.micros() / 1000 * 1000);
-            sequence += 1;
-            let key = sequence == 1 || keyed.elapsed() >= KEY_EVERY || self.spool.is_key_due() || self.pace.take_key();
-            if key {
-                keyed = self.clock.instant();
-            }
-            let frame = {
-                let mut sheet = self.sheet.lock();
-                sampler.sample(&mut sheet, now);
-                sheet.encode(sequence, now, key)
-            };
-            self.spool.append(self.run, &frame, key);
+    /// Measures until [`Pace::stop`] as a task: for samplers that never block, of which many share
+    /// one thread.
+    pub async fn serve(self, mut sampler: impl Sampler) {
+        let mut ticks = Ticks::begin(self);
+        while ticks.watch.pace.waited(ticks.wait(&sampler)).await {
+            ticks.measure(&mut sampler);
         }
+    }
+
+    fn run(self, sampler: &mut dyn Sampler) {
+        let mut ticks = Ticks::begin(self);
+        while ticks.watch.pace.wait(ticks.wait(sampler)) {
+            ticks.measure(sampler);
+        }
+    }
+}
+
+/// How far one life's measuring is.
+struct Ticks {
+    watch: Watch,
+    sequence: u64,
+    /// The last key frame.
+    keyed: perigee_clock::Instant,
+}
+
+impl Ticks {
+    fn begin(watch: Watch) -> Self {
+        let keyed = watch.clock.instant();
+        Self { watch, sequence: 0, keyed }
+    }
+
+    /// How long to the next tick.
+    fn wait(&self, sampler: &dyn Sampler) -> Duration {
+        let wished = self.watch.pace.interval();
+        let own = self.watch.interval;
+        let own = if sampler.is_idle() { own.max(IDLE_INTERVAL) } else { own };
+        let interval = wished.unwrap_or(own).max(Duration::from_millis(100));
+        until_tick(self.watch.clock.now(), interval, self.watch.host)
+    }
+
+    /// Woken early by another wish, it is measured at once, so that who watches waits for nothing.
+    fn measure(&mut self, sampler: &mut dyn Sampler) {
+        let Watch { run, clock, sheet, spool, pace, .. } = &self.watch;
+        let now = Timestamp::from_micros(clock.now().micros() / 1000 * 1000);
+        self.sequence += 1;
+        let key = self.sequence == 1 || self.keyed.elapsed() >= KEY_EVERY || spool.is_key_due() || pace.take_key();
+        if key {
+            self.keyed = clock.instant();
+        }
+        let frame = {
+            let mut sheet = sheet.lock();
+            sampler.sample(&mut sheet, now);
+            sheet.encode(self.sequence, now, key)
+        };
+        spool.append(*run, &frame, key);
     }
 }
 

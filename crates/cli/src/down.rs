@@ -1,4 +1,5 @@
-//! `perigee down`: ends control plane and agent of this machine's instance, and only those.
+//! `perigee down`: ends played hosts, agent and control plane of this machine's instance, and only
+//! those.
 
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -36,14 +37,14 @@ pub enum Guests {
     Stop,
 }
 
-/// Ends both.
+/// Ends all.
 pub async fn run(options: &Options, session: &Session) -> Result<Exit, Failure> {
     let session = &Session::new(session.settings.local());
     end(session, options.guests, options.force).await?;
     Ok(Exit::OK)
 }
 
-/// Guests first if they shall go, then the agent, then the control plane it speaks to.
+/// Guests first if they shall go, then who speaks to the control plane, then itself.
 pub async fn end(session: &Session, guests: Guests, force: bool) -> Result<(), Failure> {
     let root = session.settings.data_dir.as_path();
     if guests == Guests::Stop {
@@ -58,7 +59,7 @@ pub async fn end(session: &Session, guests: Guests, force: bool) -> Result<(), F
         remove_all(session).await?;
     }
     let mut found = false;
-    for program in [Program::Agent, Program::ControlPlane] {
+    for program in [Program::Fleet, Program::Agent, Program::ControlPlane] {
         let recorded = program.recorded(root).filter(|e| program.is(root, e.pid));
         if let Some(endpoints) = recorded {
             found = true;

@@ -1,4 +1,4 @@
-//! The two programs of an instance on this machine: where they write themselves down, and whether
+//! The programs of an instance on this machine: where they write themselves down, and whether
 //! what is written is still true.
 //!
 //! A process is ours only if the recorded pid lives, runs the right program, and has our data
@@ -18,13 +18,15 @@ const HEALTH_PATIENCE: Duration = Duration::from_secs(2);
 /// Between looks at a process that shall end.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// One of the two.
+/// One of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Program {
     /// `perigeed`.
     ControlPlane,
     /// `perigee-agent`.
     Agent,
+    /// `perigee-sim fleet`: hosts that are played.
+    Fleet,
 }
 
 /// `endpoints.json`: what a program writes when it listens.
@@ -49,6 +51,7 @@ impl Program {
         match self {
             Self::ControlPlane => "perigeed",
             Self::Agent => "perigee-agent",
+            Self::Fleet => "perigee-sim",
         }
     }
     /// Its own directory in the instance's.
@@ -56,6 +59,7 @@ impl Program {
         match self {
             Self::ControlPlane => root.to_owned(),
             Self::Agent => root.join("agent"),
+            Self::Fleet => root.join("fleet"),
         }
     }
     /// Where its standard error goes.
@@ -63,6 +67,7 @@ impl Program {
         match self {
             Self::ControlPlane => root.join("perigeed.log"),
             Self::Agent => root.join("agent").join("agent.log"),
+            Self::Fleet => root.join("fleet").join("fleet.log"),
         }
     }
 
@@ -91,6 +96,8 @@ impl Program {
         let url = match self {
             Self::ControlPlane => endpoints.http.as_deref(),
             Self::Agent => endpoints.health.as_deref(),
+            // It listens nowhere.
+            Self::Fleet => return true,
         };
         let Some(Ok(address)) = url.map(Address::parse) else { return false };
         Client::new(address, None).with_patience(HEALTH_PATIENCE).live().await.is_ok()

@@ -41,7 +41,7 @@ pub fn find(program: Program, search_path: &OsStr) -> Result<PathBuf, Failure> {
 
 /// Directories of an instance, closed to others.
 pub fn prepare(root: &Path) -> Result<(), Failure> {
-    for dir in [root.to_owned(), root.join("agent")] {
+    for dir in [root.to_owned(), root.join("agent"), root.join("fleet")] {
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| {
             Failure::io(format!("{} cannot be made", dir.display()), &e)
                 .hint("sudo perigee up, or perigee up --data-dir DIR")

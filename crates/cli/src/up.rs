@@ -47,6 +47,9 @@ pub struct Options {
     /// What runs guests
     #[arg(long, value_enum, default_value = "auto")]
     driver: Driver,
+    /// Play so many hosts beside it, which measure what is made up
+    #[arg(long, value_name = "HOSTS", value_parser = clap::value_parser!(u64).range(1..=20_000))]
+    sim: Option<u64>,
 }
 
 /// What runs guests.
@@ -124,7 +127,7 @@ async fn bring_up(
         }
         let missing = match session.client() {
             Ok(client) => match client.ready().await {
-                Ok(ready) if is_ready(&ready) => return Ok(server),
+                Ok(ready) if is_ready(&ready) => break,
                 Ok(ready) => unready(&ready),
                 Err(error) => error.to_string(),
             },
@@ -139,6 +142,11 @@ async fn bring_up(
         }
         sleep(LOOK).await;
     }
+    if let Some(hosts) = options.sim {
+        let arguments = fleet_arguments(hosts, settings, &server)?;
+        half(Program::Fleet, settings, arguments, halves, deadline).await?;
+    }
+    Ok(server)
 }
 
 /// The program that runs, or a new one.
@@ -208,6 +216,22 @@ fn agent_arguments(options: &Options, settings: &Settings, link: &str) -> Vec<Os
     arguments
 }
 
+fn fleet_arguments(hosts: u64, settings: &Settings, server: &Endpoints) -> Result<Vec<OsString>, Failure> {
+    let root = settings.data_dir.as_path();
+    let (Some(link), Some(api)) = (&server.agents, &server.http) else {
+        return Err(Failure::new(Exit::FAILURE, "perigeed does not say where it listens"));
+    };
+    let pairs: [(&str, OsString); 5] = [
+        ("--data-dir", Program::Fleet.dir(root).into()),
+        ("--server", link.into()),
+        ("--api", api.into()),
+        ("--token-file", root.join("token").into()),
+        ("--hosts", hosts.to_string().into()),
+    ];
+    let pairs = pairs.into_iter().flat_map(|(name, value)| [name.into(), value]);
+    Ok(std::iter::once("fleet".into()).chain(pairs).collect())
+}
+
 /// The control plane is, and a host with it. A host elsewhere may be away meanwhile.
 fn is_ready(ready: &ReadyView) -> bool {
     let about_hosts = |name: &str| name.starts_with("host ") || name.starts_with("driver ");
@@ -241,6 +265,9 @@ fn report(session: &Session, endpoints: &Endpoints, halves: &[Half], began: Inst
         started: halves.iter().filter(|h| h.started.is_some()).map(|h| h.program.name()).collect(),
         took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
     })?;
+    if pid(Program::Fleet) > 0 {
+        session.out.note("Played hosts are joining; see perigee host list.");
+    }
     let given = if session.settings.system { String::new() } else { format!(" --data-dir {}", root.display()) };
     session.out.note("next:");
     session.out.note(&format!("  perigee{given} image build base"));
@@ -248,7 +275,7 @@ fn report(session: &Session, endpoints: &Endpoints, halves: &[Half], began: Inst
     Ok(())
 }
 
-/// Until Ctrl-C, or until one of the two ends by itself.
+/// Until Ctrl-C, or until one of them ends by itself.
 async fn stay(session: &Session, mut halves: Vec<Half>) -> Result<Exit, Failure> {
     let root = session.settings.data_dir.as_path();
     session.out.note("Ctrl-C ends it; guests live on.");

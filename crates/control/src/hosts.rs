@@ -4,6 +4,7 @@ use crate::guests::desired_of;
 use crate::{Cause, Control, LinkEnd, Span, refuse_store};
 use perigee_agent_api::{DesiredGuest, FromAgent, FromServer, Hello, VERSIONS, VersionRange};
 use perigee_model::limits::HEARTBEAT_EVERY;
+use perigee_model::name::labels_fault;
 use perigee_model::{Code, Host, HostId, Inventory, Labels, Name, Refusal, RunId, Tenant, Verb, Who};
 use perigee_store::{Batch, Change, Noun, Record};
 use std::sync::Arc;
@@ -12,14 +13,23 @@ impl Control {
     /// Turns a join token into a host record. The token is used up in the same write.
     ///
     /// # Errors
-    /// `BadJoinToken`, `VersionRefused`.
-    pub async fn enrol(&self, secret: &str, hostname: &str, versions: VersionRange) -> Result<Arc<Host>, Refusal> {
+    /// `BadJoinToken`, `VersionRefused`, `BadField` for labels beyond the limits.
+    pub async fn enrol(
+        &self,
+        secret: &str,
+        hostname: &str,
+        labels: Labels,
+        versions: VersionRange,
+    ) -> Result<Arc<Host>, Refusal> {
         speak(versions)?;
+        if let Some(fault) = labels_fault(&labels) {
+            return Err(Refusal::field("labels", fault));
+        }
         let key = self.join_key(secret)?;
         let host = Host {
             id: HostId::new(self.clock().uuid()),
             name: self.free_host_name(hostname),
-            labels: Labels::new(),
+            labels,
             created_at: self.clock().now(),
             revoked: false,
             drained: false,

@@ -23,7 +23,7 @@ use perigee_clock::Clock;
 use perigee_model::frame::{MetricKind, StreamId, StreamName};
 use perigee_model::{Code, HostId, Refusal, Tenant, Timestamp, Verb, Who};
 use perigee_series::promql::{Labels, Matcher, QueryError, Sample, Source, SourceError};
-use perigee_series::{Database, Position, Selection, SeriesError, Settings};
+use perigee_series::{Database, Position, Selection, SeriesError, Settings, Standing};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -112,7 +112,7 @@ impl Watching {
     /// Frames of a host that were measured and will never come, since this control plane started.
     pub fn lost(&self, host: HostId) -> u64 {
         let one = |name| self.0.database.losses(StreamId { host, name }).lost;
-        one(StreamName::Node) + one(StreamName::Vm)
+        one(StreamName::Node).saturating_add(one(StreamName::Vm))
     }
 
     /// What is measured, by name.
@@ -149,6 +149,12 @@ impl Watching {
         Ok(Samples { database: self.0.database.clone(), hosts, guests: Guests { foreign, others, own } })
     }
 
+    /// How the store stands, and who watches.
+    pub fn figures(&self) -> Figures {
+        let (watchers_close, watchers_far) = self.0.live.watchers();
+        Figures { store: self.0.database.standing(), watchers_close, watchers_far }
+    }
+
     /// Whether the store takes what comes, in words.
     pub fn health(&self) -> Result<String, String> {
         match self.0.database.failing() {
@@ -160,6 +166,17 @@ impl Watching {
             )),
         }
     }
+}
+
+/// How watching stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Figures {
+    /// The series store.
+    pub store: Standing,
+    /// Those who watch one host.
+    pub watchers_close: usize,
+    /// Those who watch all from afar.
+    pub watchers_far: usize,
 }
 
 /// Everything one caller may read.

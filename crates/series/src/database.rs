@@ -1,5 +1,9 @@
 //! The store of everything measured.
 
+mod standing;
+
+pub use standing::Standing;
+
 use crate::block;
 use crate::error::{Refused, SeriesError, os};
 use crate::head::Head;

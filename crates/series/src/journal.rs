@@ -42,6 +42,23 @@ struct State {
     failing: Option<String>,
     released: Position,
     stop: bool,
+    syncs: u64,
+    bytes: u64,
+}
+
+/// How far the log is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Records over all time.
+    pub appended: Position,
+    /// Those of them that are durable.
+    pub durable: Position,
+    /// Bytes that wait for the next sync.
+    pub waiting_bytes: usize,
+    /// Syncs since the opening.
+    pub syncs: u64,
+    /// Bytes written since the opening.
+    pub bytes: u64,
 }
 
 struct Shared {
@@ -136,6 +153,12 @@ impl Journal {
     pub fn durable(&self) -> Position {
         self.shared.lock().durable
     }
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        let state = self.shared.lock();
+        let State { appended, durable, syncs, bytes, .. } = *state;
+        Progress { appended, durable, waiting_bytes: state.waiting.len(), syncs, bytes }
+    }
     /// Why the disk takes nothing, if so.
     pub fn failing(&self) -> Option<String> {
         self.shared.lock().failing.clone()
@@ -189,6 +212,8 @@ impl Writer {
                 }
                 let mut state = self.shared.lock();
                 state.durable = upto;
+                state.syncs += 1;
+                state.bytes += bytes.len() as u64;
                 state.failing = None;
                 drop(state);
                 (self.told)(upto);

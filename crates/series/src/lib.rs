@@ -25,8 +25,8 @@ mod query;
 mod segments;
 mod stream;
 
-pub use database::{Appended, Database, Repaired, Settings};
+pub use database::{Appended, Database, Repaired, Settings, Standing};
 pub use error::{Refused, SeriesError};
-pub use journal::{OnDurable, Position};
+pub use journal::{OnDurable, Position, Progress};
 pub use query::Selection;
 pub use stream::{Class, Losses};

@@ -79,7 +79,7 @@ impl Stream {
                 self.losses.refused += 1;
                 Err(Refused::OldRun)
             }
-            Some(last) if !header.key && header.sequence != last + 1 => Err(Refused::NeedsKey),
+            Some(last) if !header.key && last.checked_add(1) != Some(header.sequence) => Err(Refused::NeedsKey),
             None if !header.key => Err(Refused::NeedsKey),
             Some(_) | None => Ok(()),
         }
@@ -113,7 +113,8 @@ impl Stream {
                 0
             }
         };
-        self.losses.lost += sequence.saturating_sub(before + 1);
+        let missing = sequence.saturating_sub(before.saturating_add(1));
+        self.losses.lost = self.losses.lost.saturating_add(missing);
     }
 
     /// Keeps an applied frame for its block.

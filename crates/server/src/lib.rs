@@ -9,5 +9,6 @@ pub mod authority;
 pub mod config;
 pub mod grpc;
 pub mod place;
+mod process;
 pub mod rest;
 pub mod run;

@@ -36,6 +36,11 @@ impl Draw {
         Duration::from_millis(self.0.random_range(least..=most.max(least)))
     }
 
+    /// From 0 up to, but without, 1.
+    pub fn share(&mut self) -> f64 {
+        self.0.random()
+    }
+
     /// One of these.
     pub fn pick<'a, T>(&mut self, of: &'a [T]) -> Option<&'a T> {
         if of.is_empty() { None } else { of.get(self.below(of.len())) }

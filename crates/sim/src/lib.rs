@@ -18,6 +18,7 @@ mod checks;
 mod draw;
 mod driver;
 mod faults;
+pub mod fleet;
 mod host;
 mod images;
 mod journal;

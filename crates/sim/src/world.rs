@@ -19,6 +19,7 @@ use perigee_control::{Cause, Control, Span};
 use perigee_model::limits::TASK_DEADLINE;
 use perigee_model::{ImageState, Name, Refusal, Role, Tenant, Who};
 use perigee_store::MemoryStore;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +90,7 @@ impl World {
         let mut hosts = Vec::new();
         for name in HOST_NAMES.into_iter().take(count) {
             let secret = control.mint_join_secret(&who, None, &Cause::default()).await?.0.0;
-            let joined = control.enrol(&secret, name, perigee_agent_api::VERSIONS).await?;
+            let joined = control.enrol(&secret, name, BTreeMap::new(), perigee_agent_api::VERSIONS).await?;
             scene.story.tell(format!("host {name} joins"));
             hosts.push(Host::new(&scene, &network, joined.id, name));
         }

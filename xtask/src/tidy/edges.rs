@@ -26,7 +26,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("server",     &["model", "clock", "blobs", "api", "agent-api", "store", "series", "control"]),
     ("client",     &["model", "clock", "api"]),
     ("cli",        &["model", "clock", "api", "client"]),
-    ("sim",        &["model", "clock", "store", "control", "agent", "agent-api", "hypervisor"]),
+    ("sim",        &["model", "clock", "store", "control", "agent", "agent-api", "hypervisor", "api", "client"]),
     ("bench",      &["model", "api", "client", "clock", "guest", "hypervisor"]),
     ("xtask",      &[]),
 ];

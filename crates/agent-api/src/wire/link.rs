@@ -117,7 +117,7 @@ pub struct BlobStored {
     pub bytes: u64,
 }
 #[allow(clippy::all)]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EnrolRequest {
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
@@ -130,6 +130,12 @@ pub struct EnrolRequest {
     pub version_min: u32,
     #[prost(uint32, tag = "5")]
     pub version_max: u32,
+    /// What the new host is called by, besides its name; within the limits of labels.
+    #[prost(map = "string, string", tag = "6")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -1,7 +1,8 @@
-//! What the control plane wants of the measuring, told to the thread that measures.
+//! What the control plane wants of the measuring, told to who measures.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 #[derive(Default)]
 struct Wish {
@@ -16,6 +17,8 @@ struct Wish {
 pub struct Pace {
     wish: Mutex<Wish>,
     changed: Condvar,
+    /// The same for who waits as a task.
+    told: Notify,
 }
 
 impl Pace {
@@ -29,7 +32,7 @@ impl Pace {
         if wish.interval != interval {
             wish.interval = interval;
             wish.changed = true;
-            self.changed.notify_all();
+            self.tell();
         }
     }
     /// The next frame should need none before it; it is wanted now.
@@ -37,12 +40,17 @@ impl Pace {
         let mut wish = self.lock();
         wish.key = true;
         wish.changed = true;
-        self.changed.notify_all();
+        self.tell();
     }
     /// Ends the measuring.
     pub fn stop(&self) {
         self.lock().stop = true;
+        self.tell();
+    }
+
+    fn tell(&self) {
         self.changed.notify_all();
+        self.told.notify_one();
     }
 
     /// The interval that is wanted.
@@ -58,6 +66,13 @@ impl Pace {
         let wish = self.lock();
         let waited = self.changed.wait_timeout_while(wish, most, |wish| !wish.changed && !wish.stop);
         let (mut wish, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        wish.changed = false;
+        !wish.stop
+    }
+    /// The same as a task, of which there may be many on one thread. May be dropped.
+    pub async fn waited(&self, most: Duration) -> bool {
+        let _ = tokio::time::timeout(most, self.told.notified()).await;
+        let mut wish = self.lock();
         wish.changed = false;
         !wish.stop
     }

@@ -89,7 +89,8 @@ struct Inner {
 
 /// The spool of one stream.
 pub struct FrameSpool {
-    folder: PathBuf,
+    /// Without one everything is in memory.
+    folder: Option<PathBuf>,
     caps: Caps,
     inner: Mutex<Inner>,
     /// Something was appended.
@@ -125,7 +126,13 @@ impl FrameSpool {
             }
         }
         let inner = Inner { segments, next, released: 0, synced: next - 1, lost: 0, full: false };
-        Ok(Self { folder, caps, inner: Mutex::new(inner), appended: Notify::new() })
+        Ok(Self { folder: Some(folder), caps, inner: Mutex::new(inner), appended: Notify::new() })
+    }
+
+    /// One that lives no longer than this process: for hosts that are played.
+    pub fn in_memory(caps: Caps) -> Self {
+        let inner = Inner { segments: VecDeque::new(), next: 1, released: 0, synced: 0, lost: 0, full: false };
+        Self { folder: None, caps, inner: Mutex::new(inner), appended: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -172,7 +179,8 @@ impl FrameSpool {
     }
 
     fn begin_segment(&self, inner: &mut Inner) {
-        let path = path_of(&self.folder, inner.next);
+        let Some(folder) = &self.folder else { return inner.push(Body::Memory(Vec::new())) };
+        let path = path_of(folder, inner.next);
         let file =
             std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
         match file {
@@ -271,6 +279,13 @@ impl FrameSpool {
         {
             inner.drop_first();
         }
+    }
+
+    /// Something is neither durable elsewhere nor on this disk.
+    pub fn is_sync_due(&self) -> bool {
+        let inner = self.lock();
+        let on_disk = inner.segments.back().is_some_and(|last| matches!(last.body, Body::Disk(..)));
+        on_disk && inner.next - 1 > inner.synced.max(inner.released)
     }
 
     /// Syncs what is neither durable elsewhere nor here. Blocks for the disk.

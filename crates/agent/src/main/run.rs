@@ -13,6 +13,7 @@ use perigee_agent::{Agent, BaseBuilder, CachedParts, DirJournal, DirSpool, Healt
 use perigee_blobs::BlobDir;
 use perigee_clock::Clock;
 use perigee_images::{BaseBuild, KernelSource};
+use perigee_model::Labels;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +42,7 @@ fn token_in(file: &Path) -> anyhow::Result<JoinToken> {
 
 async fn enrol_here(home: &Home, server: &ServerUrl, token: &JoinToken) -> Result<Identity, EnrolError> {
     let hostname = perigee_probe::machine().map(|m| m.hostname).unwrap_or_default();
-    let identity = enrol::join(server, token, &IdentityDir::of(home.path()), &hostname).await?;
+    let identity = enrol::join(server, token, &IdentityDir::of(home.path()), &hostname, &Labels::new()).await?;
     tracing::info!(host = %identity.host, server = %server, "joined");
     Ok(identity)
 }

@@ -10,6 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use tonic::{Request, Response, Status};
@@ -150,7 +151,7 @@ async fn a_host_joins_once_and_renews_with_proof_of_its_key() {
     let root = tempfile::tempdir().unwrap();
     let folder = IdentityDir::of(root.path());
     assert!(folder.load().unwrap().is_none());
-    let joined = enrol::join(&url, &token(rpc.authority.sha256()), &folder, "h").await.unwrap();
+    let joined = enrol::join(&url, &token(rpc.authority.sha256()), &folder, "h", &BTreeMap::new()).await.unwrap();
     let kept = folder.load().unwrap().unwrap();
     assert_eq!((kept.host, &kept.certificate), (joined.host, &joined.certificate));
     tls::mutual(&kept).unwrap();
@@ -160,7 +161,7 @@ async fn a_host_joins_once_and_renews_with_proof_of_its_key() {
         let meta = std::fs::metadata(root.path().join("identity").join(name)).unwrap();
         assert_eq!(meta.permissions().mode() & 0o777, mode, "{name}");
     }
-    let again = enrol::join(&url, &token(rpc.authority.sha256()), &folder, "h").await;
+    let again = enrol::join(&url, &token(rpc.authority.sha256()), &folder, "h", &BTreeMap::new()).await;
     assert!(matches!(again, Err(EnrolError::Identity(IdentityError::Exists(_)))));
 
     let fresh = enrol::renew(&url, &kept).await.unwrap();
@@ -187,7 +188,7 @@ async fn a_server_that_is_not_the_tokens_never_sees_the_secret() {
         (serve(rpc.clone(), own, "somebody-else").await, rpc.authority.sha256()),
     ];
     for (url, pin) in cases {
-        let refused = enrol::join(&url, &token(pin), &folder, "h").await;
+        let refused = enrol::join(&url, &token(pin), &folder, "h", &BTreeMap::new()).await;
         assert!(matches!(refused, Err(EnrolError::Uplink(UplinkError::Certificate(_)))), "{refused:?}");
     }
     assert!(rpc.heard.lock().unwrap().is_empty(), "the secret was told to a stranger");
@@ -200,7 +201,7 @@ async fn an_identity_that_others_can_read_is_refused() {
     let url = serve(rpc.clone(), rpc.authority.certificate.clone(), "perigee").await;
     let root = tempfile::tempdir().unwrap();
     let folder = IdentityDir::of(root.path());
-    enrol::join(&url, &token(rpc.authority.sha256()), &folder, "h").await.unwrap();
+    enrol::join(&url, &token(rpc.authority.sha256()), &folder, "h", &BTreeMap::new()).await.unwrap();
     for (name, open, closed) in [("key.pem", 0o640, 0o600), ("host", 0o604, 0o600), ("", 0o755, 0o700)] {
         let path = root.path().join("identity").join(name);
         std::fs::set_permissions(&path, PermissionsExt::from_mode(open)).unwrap();

@@ -12,9 +12,15 @@ use tokio::sync::watch;
 
 /// Frames that may be under way without being durable.
 const WINDOW: u32 = 256;
-/// More frames a second of one stream are taken at this pace only: enough to catch up with an hour
-/// in half a minute, too few to keep others waiting.
-const FRAMES_PER_SECOND: u32 = 200;
+/// What one stream may cost in a second: 200 frames of the usual size, enough to catch up with an
+/// hour in half a minute, too little to keep others waiting.
+const WORK_PER_SECOND: u64 = 200 * FRAME_WORK;
+/// What a frame costs at least. One byte costs 1.
+const FRAME_WORK: u64 = 10_000;
+/// A changed value costs as much as so many bytes.
+const CHANGE_WORK: u64 = 16;
+/// A frame that is not what it should be: nobody knows what reading it cost.
+const BAD_FRAME_WORK: u64 = 100_000;
 /// How often a host is measured while somebody looks closely.
 const CLOSE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -45,7 +51,8 @@ pub struct Feed {
     durable: watch::Receiver<Position>,
     attention: watch::Receiver<u64>,
     second: perigee_clock::Instant,
-    taken: u32,
+    /// What was done in this second.
+    work: u64,
 }
 
 impl Feed {
@@ -56,8 +63,8 @@ impl Feed {
         let (durable, attention) = (watching.0.durable.clone(), watching.0.live.attention());
         let second = watching.0.clock.instant();
         let (pending, done) = (VecDeque::from_iter(pending), None);
-        let (want_key, refused, said, taken) = (false, None, None, 0);
-        Self { watching, stream, pending, done, want_key, refused, said, durable, attention, second, taken }
+        let (want_key, refused, said, work) = (false, None, None, 0);
+        Self { watching, stream, pending, done, want_key, refused, said, durable, attention, second, work }
     }
 
     /// Takes a frame.
@@ -65,9 +72,11 @@ impl Feed {
         let parts = &self.watching.0;
         let sequence = Header::read(frame).map_or(0, |header| header.sequence);
         let mark = Mark { run, sequence };
+        let mut work = frame.len() as u64;
         match parts.database.append(self.stream, run, frame, parts.clock.now()) {
             Ok(appended) => {
                 self.want_key = false;
+                work += CHANGE_WORK * appended.change.changed.len() as u64;
                 self.pending.push_back((mark, appended.position));
                 let known = || parts.database.latest(self.stream);
                 parts.live.take(self.stream, frame, known);
@@ -79,24 +88,27 @@ impl Feed {
             Err(Refused::Store(_)) => return Taken::Again(STUCK_WAIT),
             Err(refused @ (Refused::Future | Refused::TooOld)) => {
                 self.refused = Some(problem(&refused));
+                work = work.max(BAD_FRAME_WORK);
                 self.pending.push_back((mark, parts.database.durable()));
             }
             Err(refused @ Refused::Frame(_)) => {
                 self.refused = Some(problem(&refused));
+                work = work.max(BAD_FRAME_WORK);
                 self.want_key = true;
             }
         }
-        if self.pending.len() > PENDING_MAX { Taken::Wait(STUCK_WAIT) } else { Taken::Wait(self.pace()) }
+        if self.pending.len() > PENDING_MAX { Taken::Wait(STUCK_WAIT) } else { Taken::Wait(self.pace(work)) }
     }
 
-    fn pace(&mut self) -> Duration {
+    /// How long the stream rests after so much work.
+    fn pace(&mut self, work: u64) -> Duration {
         let passed = self.second.elapsed();
         if passed >= Duration::from_secs(1) {
             self.second = self.watching.0.clock.instant();
-            self.taken = 0;
+            self.work = 0;
         }
-        self.taken += 1;
-        if self.taken < FRAMES_PER_SECOND { Duration::ZERO } else { Duration::from_secs(1).saturating_sub(passed) }
+        self.work += work.max(FRAME_WORK);
+        if self.work < WORK_PER_SECOND { Duration::ZERO } else { Duration::from_secs(1).saturating_sub(passed) }
     }
 
     /// What the agent should hear, as soon as it is something new. May be dropped.
@@ -121,8 +133,10 @@ impl Feed {
                 self.said = Some(FramesDown { refused: None, ..down.clone() });
                 return down;
             }
+            // A fleet's feeds are not all woken by each sync: only those that wait for one.
+            let waits = !self.pending.is_empty();
             tokio::select! {
-                changed = self.durable.changed() => if changed.is_err() { std::future::pending::<()>().await },
+                changed = self.durable.changed(), if waits => if changed.is_err() { std::future::pending::<()>().await },
                 changed = self.attention.changed() => if changed.is_err() { std::future::pending::<()>().await },
             }
         }

@@ -88,6 +88,11 @@ impl Live {
     pub fn is_watched(&self, host: HostId) -> bool {
         self.watched().contains_key(&host)
     }
+    /// Those who watch one host, and those who watch all.
+    pub fn watchers(&self) -> (usize, usize) {
+        let close = self.watched().values().sum();
+        (close, self.moved.receiver_count().saturating_sub(close))
+    }
     /// Changes when somebody begins or ends looking closely.
     pub fn attention(&self) -> watch::Receiver<u64> {
         self.attention.subscribe()

@@ -78,7 +78,7 @@ impl Columns {
 
     fn apply_delta(&mut self, header: Header, mut reader: Reader<'_>) -> Result<Change, FrameError> {
         let last = self.last.map_or(0, |last| last.sequence);
-        if self.last.is_none() || header.sequence != last + 1 {
+        if self.last.is_none() || last.checked_add(1) != Some(header.sequence) {
             return Err(FrameError::Gap { last, got: header.sequence });
         }
         let added_from = self.series.len();

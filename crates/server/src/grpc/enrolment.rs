@@ -38,7 +38,8 @@ impl Enrolment for EnrolmentRpc {
         let probe = HostId::new(self.control.clock().uuid());
         self.authority.sign_host(&request.csr, probe).map_err(|r| status(&r))?;
         let versions = VersionRange { min: request.version_min, max: request.version_max };
-        let host = self.control.enrol(&request.token, &request.hostname, versions).await;
+        let labels = request.labels.into_iter().collect();
+        let host = self.control.enrol(&request.token, &request.hostname, labels, versions).await;
         let host = host.map_err(|r| status(&r))?;
         let signed = self.authority.sign_host(&request.csr, host.id).map_err(|r| status(&r))?;
         tracing::info!(host = %host.id, name = %host.name, "a host joined");

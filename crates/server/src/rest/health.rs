@@ -1,29 +1,13 @@
-//! Health and metrics. `/health/live` says only that the process answers, `/health/ready` only a
+//! Health. `/health/live` says only that the process answers, `/health/ready` only a
 //! status code, to anybody; what is ready and what is not is told to callers with a token.
 
 use super::Server;
-use super::extract::{Caller, bearer};
-use super::refuse::Answer;
+use super::extract::bearer;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode};
 use perigee_api::{ReadyPart, ReadyView};
-use perigee_model::{TaskState, Verb};
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Requests served, by class of status.
-#[derive(Default)]
-pub struct Requests([AtomicU64; 5]);
-
-impl Requests {
-    /// Counts one.
-    pub fn count(&self, status: u16) {
-        let class = usize::from(status / 100).clamp(1, 5) - 1;
-        self.0[class].fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 pub async fn live() -> &'static str {
     "ok\n"
@@ -74,45 +58,4 @@ async fn parts(server: &Server) -> ReadyView {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         instance: server.control.instance().to_string(),
     }
-}
-
-/// Prometheus text format 0.0.4.
-pub async fn metrics(State(server): State<Server>, caller: Caller) -> Answer {
-    caller.who.authorize(Verb::See)?;
-    let mut text = String::new();
-    family(&mut text, "perigee_http_requests_total", "counter", "Requests served, by class of status.");
-    for (class, count) in server.requests.0.iter().enumerate() {
-        let count = count.load(Ordering::Relaxed);
-        text.push_str(&format!("perigee_http_requests_total{{class=\"{}xx\"}} {count}\n", class + 1));
-    }
-    let mut tasks: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    let (guests, executions, hosts) = {
-        let rows = server.control.view().read();
-        for task in rows.open_tasks() {
-            let state = if task.state == TaskState::Pending { "pending" } else { "running" };
-            *tasks.entry((task.kind.text(), state)).or_default() += 1;
-        }
-        let hosts: Vec<_> = rows.hosts.values().filter(|h| !h.revoked).map(|h| h.id).collect();
-        (rows.living_guests().count(), rows.open_executions().count(), hosts)
-    };
-    family(&mut text, "perigee_tasks_open", "gauge", "Tasks that have not ended.");
-    for ((kind, state), count) in tasks {
-        text.push_str(&format!("perigee_tasks_open{{kind=\"{kind}\",state=\"{state}\"}} {count}\n"));
-    }
-    family(&mut text, "perigee_guests", "gauge", "Guests that are not gone.");
-    text.push_str(&format!("perigee_guests {guests}\n"));
-    family(&mut text, "perigee_executions_open", "gauge", "Executions that have not ended.");
-    text.push_str(&format!("perigee_executions_open {executions}\n"));
-    let connected = hosts.iter().filter(|h| server.control.links().is_connected(**h)).count();
-    family(&mut text, "perigee_hosts", "gauge", "Hosts, by whether they have a link.");
-    text.push_str(&format!("perigee_hosts{{connected=\"true\"}} {connected}\n"));
-    text.push_str(&format!("perigee_hosts{{connected=\"false\"}} {}\n", hosts.len() - connected));
-    let mut response = text.into_response();
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    Ok(response)
-}
-
-fn family(text: &mut String, name: &str, kind: &str, about: &str) {
-    text.push_str(&format!("# HELP {name} {about}\n# TYPE {name} {kind}\n"));
 }

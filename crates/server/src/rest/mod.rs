@@ -12,6 +12,7 @@ mod hosts;
 mod images;
 pub mod layer;
 pub mod live;
+mod metrics;
 mod once;
 mod page;
 mod pages;
@@ -22,9 +23,9 @@ mod tasks;
 mod views;
 mod vms;
 
-pub use health::Requests;
 pub use hosts::join_token;
 pub use images::sweep as sweep_blobs;
+pub use metrics::Requests;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -61,7 +62,7 @@ pub struct Parts {
     pub agents_url: String,
     /// SHA-256 of the authority's certificate, hex, for join tokens.
     pub authority_sha256: String,
-    /// Requests served, by status class.
+    /// Requests served, by status.
     pub requests: Requests,
     /// Idempotency keys whose first request is being served.
     pub in_flight: Mutex<HashSet<(String, String)>>,
@@ -130,7 +131,7 @@ pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
         .route("/api/v1/status/buildinfo", get(prometheus::build))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
-        .route("/metrics", get(health::metrics))
+        .route("/metrics", get(metrics::metrics))
         .route("/errors/{code}", get(pages::error))
         .route("/", get(pages::index))
         .route("/status.js", get(pages::script))

@@ -16,6 +16,7 @@ use perigee_model::{
 use perigee_server::rest::{Parts, Requests, Server, router};
 use perigee_store::{Batch, MemoryStore, Record, Store};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -116,7 +117,7 @@ impl World {
         let stranger = control.mint_key("stranger", other, Role::Admin).await.unwrap().0;
         let who = Who { tenant: Tenant::first(), actor: "test".into(), role: Role::Admin };
         let (secret, _) = control.mint_join_secret(&who, None, &Cause::default()).await.unwrap();
-        let host = control.enrol(&secret.0, "bench", VERSIONS).await.unwrap().id;
+        let host = control.enrol(&secret.0, "bench", BTreeMap::new(), VERSIONS).await.unwrap().id;
         let hello = Hello {
             host,
             run: RunId::new(clock.uuid()),

@@ -1,6 +1,7 @@
-//! `perigee-sim`: plays seeded worlds and says what the checkers found.
+//! `perigee-sim`: plays seeded worlds and says what the checkers found, or a fleet of hosts.
 #![forbid(unsafe_code)]
 
+mod fleet;
 mod output;
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +19,9 @@ enum Wish {
 }
 
 fn main() -> Result<ExitCode> {
+    if std::env::args().nth(1).as_deref() == Some("fleet") {
+        return fleet::main();
+    }
     match wish(std::env::args().skip(1))? {
         Wish::Help => {
             output::help();

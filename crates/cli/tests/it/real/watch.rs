@@ -62,6 +62,19 @@ fn real_measurements_outlive_an_outage_with_a_kill_in_it() {
     assert!(holes.len() <= 1, "{holes:?} in {moments:?}");
 }
 
+/// `promtool check metrics` has nothing to say about the control plane's page.
+fn assert_clean(instance: &Instance) {
+    let token = std::fs::read_to_string(instance.path().join("token")).unwrap();
+    let url = endpoint(instance, "", "http").unwrap() + "/metrics";
+    let header = format!("Authorization: Bearer {}", token.trim());
+    let mut page = Command::new("curl").args(["-sf", "-H", &header, &url]).stdout(Stdio::piped()).spawn().unwrap();
+    let check =
+        Command::new("promtool").args(["check", "metrics"]).stdin(page.stdout.take().unwrap()).output().unwrap();
+    assert!(page.wait().unwrap().success());
+    let said = String::from_utf8_lossy(&check.stdout) + String::from_utf8_lossy(&check.stderr);
+    assert!(check.status.success() && said.trim().is_empty(), "{said}");
+}
+
 struct Prometheus {
     child: Child,
     url: String,
@@ -117,15 +130,29 @@ impl Prometheus {
 
 #[test]
 fn real_prometheus_scrapes_both_halves_without_error() {
+    scraped_each_second(15.0);
+}
+
+#[test]
+#[ignore = "soak"]
+fn real_prometheus_scrapes_both_halves_for_a_minute() {
+    scraped_each_second(60.0);
+}
+
+/// Both halves answer so many scrapes in a row, and their pages are as Prometheus wants them.
+fn scraped_each_second(scrapes: f64) {
     let instance = measuring();
     instance.until("a first measurement", || (!moments(&instance).is_empty()).then_some(()));
     let prometheus = Prometheus::scraping(&instance);
-    instance.until("fifteen scrapes of both", || {
-        let scrapes = prometheus.query("count_over_time(up[2m])");
-        (scrapes.len() == 2 && scrapes.iter().all(|(_, count)| *count >= 15.0)).then_some(())
-    });
+    for scrapes in (15..).step_by(15).map(f64::from).take_while(|some| *some <= scrapes) {
+        instance.until("the next fifteen scrapes of both", || {
+            let counts = prometheus.query("count_over_time(up[2m])");
+            (counts.len() == 2 && counts.iter().all(|(_, count)| *count >= scrapes)).then_some(())
+        });
+    }
     let good = prometheus.query("min_over_time(up[2m])");
     assert!(good.iter().all(|(_, up)| *up == 1.0), "{good:?}");
+    assert_clean(&instance);
     // The same machine, measured by the same agent, asked in two places.
     let there = prometheus.query("node_boot_time_seconds")[0].1;
     let here = instance.json(&["metrics", "query", "node_boot_time_seconds"]);
