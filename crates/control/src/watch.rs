@@ -6,13 +6,15 @@
 //!
 //! ```text
 //! link ─▶ Feed ─append─▶ series store ─durable─▶ Feed ─▶ acknowledgement
-//!                 └─▶ Live ─▶ watchers
+//! HTTP ─▶ post ┘  └─▶ Live ─▶ watchers
 //! ```
 
 mod feed;
+mod intake;
 mod live;
 
 pub use feed::{Feed, Taken};
+pub use intake::Batch;
 pub use live::{Update, Watcher};
 
 use crate::Control;
@@ -44,6 +46,7 @@ struct Parts {
     database: Arc<Database>,
     live: Arc<Live>,
     durable: watch::Receiver<Position>,
+    desks: intake::Desks,
 }
 
 impl Watching {
@@ -61,7 +64,8 @@ impl Watching {
             tracing::warn!(bytes = repaired.torn_bytes, "half-written measurements of a crash were cut off");
         }
         let clock = control.clock().clone();
-        Ok(Self(Arc::new(Parts { control, clock, database, live: Arc::default(), durable })))
+        let (live, desks) = (Arc::default(), intake::Desks::default());
+        Ok(Self(Arc::new(Parts { control, clock, database, live, durable, desks })))
     }
 
     /// Makes blocks and drops old ones until cancelled.
@@ -110,7 +114,7 @@ impl Watching {
     /// Frames of a host that were measured and will never come, since this control plane started.
     pub fn lost(&self, host: HostId) -> u64 {
         let one = |name| self.0.database.losses(StreamId { host, name }).lost;
-        one(StreamName::Node) + one(StreamName::Vm)
+        [StreamName::Node, StreamName::Vm, StreamName::Ingest].into_iter().map(one).fold(0, u64::saturating_add)
     }
 
     /// What is measured, by name.
@@ -134,7 +138,6 @@ impl Watching {
                 ("host", host.name.to_string()),
                 ("host_id", host.id.to_string()),
                 ("instance", host.name.to_string()),
-                ("job", "perigee".to_owned()),
             ];
             (host.id, Labels::from_iter(pairs))
         };
@@ -176,14 +179,17 @@ impl Samples {
         }
         let mut all = std::collections::BTreeSet::new();
         for matchers in &sets {
-            let found = self.database.series(&self.selection(matchers, from_ms, to_ms, &|host| self.labels(host)));
+            let found = self.database.series(&self.selection(matchers, from_ms, to_ms, &|id| self.labels(id)));
             all.extend(found.map_err(|error| QueryError::Source(Box::new(error)))?);
         }
         Ok(all.into_iter().collect())
     }
 
-    fn labels(&self, host: HostId) -> Option<Labels> {
-        self.hosts.get(&host).cloned()
+    fn labels(&self, id: StreamId) -> Option<Labels> {
+        let mut labels = self.hosts.get(&id.host).cloned()?;
+        // What another agent reports never looks as if our own had measured it.
+        labels.set("job", if id.name == StreamName::Ingest { "ingest" } else { "perigee" });
+        Some(labels)
     }
 
     fn selection<'a>(
@@ -191,7 +197,7 @@ impl Samples {
         matchers: &'a [Matcher],
         from_ms: i64,
         to_ms: i64,
-        labels: &'a dyn Fn(HostId) -> Option<Labels>,
+        labels: &'a dyn Fn(StreamId) -> Option<Labels>,
     ) -> Selection<'a> {
         Selection { matchers, from_ms, to_ms, labels, samples_max: SAMPLES_MAX }
     }
@@ -204,7 +210,7 @@ impl Source for Samples {
         from_ms: i64,
         to_ms: i64,
     ) -> Result<Vec<(Labels, Vec<Sample>)>, SourceError> {
-        let labels = |host| self.labels(host);
+        let labels = |id| self.labels(id);
         Ok(self.database.select(&self.selection(matchers, from_ms, to_ms, &labels))?)
     }
 }

@@ -113,7 +113,7 @@ impl Stream {
                 0
             }
         };
-        self.losses.lost += sequence.saturating_sub(before + 1);
+        self.losses.lost = self.losses.lost.saturating_add(sequence.saturating_sub(before + 1));
     }
 
     /// Keeps an applied frame for its block.

@@ -78,7 +78,9 @@ impl Live {
     /// Values of a host's own stream, by the names of series without labels.
     pub fn values<const N: usize>(&self, host: HostId, names: [&str; N]) -> Option<(Timestamp, [Option<f64>; N])> {
         let streams = self.streams();
-        let columns = &streams.get(&StreamId { host, name: StreamName::Node })?.columns;
+        // Where our own agent does not measure, another one may.
+        let mut latest = [StreamName::Node, StreamName::Ingest].into_iter();
+        let columns = &latest.find_map(|name| streams.get(&StreamId { host, name }))?.columns;
         let place = |name: &str| columns.series().iter().position(|s| s.name == name && s.labels.is_empty());
         let value = |name: &str| columns.value(u32::try_from(place(name)?).ok()?);
         Some((columns.at()?, names.map(value)))

@@ -9,6 +9,8 @@ mod files;
 mod health;
 mod hosts;
 mod images;
+mod ingest;
+mod ingest_report;
 pub mod layer;
 pub mod live;
 mod once;
@@ -25,6 +27,7 @@ pub use health::Requests;
 pub use hosts::join_token;
 pub use images::sweep as sweep_blobs;
 
+use crate::ingest_token::IngestTokens;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::response::IntoResponse;
@@ -60,6 +63,8 @@ pub struct Parts {
     pub agents_url: String,
     /// SHA-256 of the authority's certificate, hex, for join tokens.
     pub authority_sha256: String,
+    /// Reads and makes ingest tokens.
+    pub ingest_tokens: IngestTokens,
     /// Requests served, by status class.
     pub requests: Requests,
     /// Idempotency keys whose first request is being served.
@@ -102,7 +107,12 @@ pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(hosts::list))
         .routes(routes!(hosts::get, hosts::revoke))
         .routes(routes!(hosts::token))
-        .routes(routes!(events::list))
+        .routes(routes!(ingest::allow))
+        .routes(routes!(ingest::renew))
+        .routes(routes!(ingest::register))
+        .routes(routes!(ingest::metrics))
+        .routes(routes!(ingest::command_result))
+        .routes(routes!(events::list, ingest::events))
         .routes(routes!(live::live))
         .routes(routes!(prometheus::query))
         .routes(routes!(prometheus::query_range))

@@ -3,6 +3,7 @@
 
 mod conformance;
 mod idempotency;
+mod ingest;
 mod refusals;
 mod stories;
 mod watch;
