@@ -21,6 +21,9 @@ pub struct HostView {
     pub heard_at: Option<String>,
     /// Marks.
     pub labels: BTreeMap<String, String>,
+    /// What another agent says of the host: `primary_interface_speed_mbps`, …
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
     /// Guests placed here.
     pub guests: u32,
     /// Memory of these guests.

@@ -10,6 +10,7 @@ pub mod event;
 pub mod execution;
 pub mod host;
 pub mod image;
+pub mod ingest;
 pub mod live;
 pub mod problem;
 pub mod prometheus;
@@ -22,6 +23,10 @@ pub use event::EventView;
 pub use execution::{ExecuteRequest, ExecutionView};
 pub use host::{AbilitiesView, HostView, InventoryView, JoinTokenRequest, JoinTokenView, LoadView};
 pub use image::{ImageRequest, ImageView, PartView};
+pub use ingest::{
+    CommandResultReport, EventReport, EventsReport, IngestTokenRequest, IngestTokenView, MetricSample, MetricsBatch,
+    ReceiptView, RegisterRequest, SampleKind, TagValue,
+};
 pub use problem::{FieldFault, ProblemDocument};
 pub use sandbox::{SandboxPatch, SandboxRequest, SandboxView};
 pub use task::TaskView;

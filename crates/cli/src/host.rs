@@ -8,12 +8,12 @@ use crate::listing;
 use crate::names::{Kind, resolve};
 use crate::session::Session;
 use crate::spark::{bar, sparkline};
-use crate::table::{Column, Shown, column};
+use crate::table::{Column, Shown, column, wide};
 use crate::top;
 use crate::units::parse_duration;
 use clap::Subcommand;
 use perigee_api::prometheus::QueryData;
-use perigee_api::{JoinTokenRequest, JoinTokenView};
+use perigee_api::{IngestTokenRequest, IngestTokenView, JoinTokenRequest, JoinTokenView};
 use perigee_client::{ListQuery, QueryRange};
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -48,15 +48,25 @@ pub enum Verb {
         #[arg(long)]
         once: bool,
     },
-    /// Make a token with which one more machine joins
-    #[command(after_help = "Example:\n  perigee host token --file join.token --ttl 10m")]
+    /// Make a token with which one more machine joins, or with which another agent reports for one
+    #[command(after_help = "Example:\n  perigee host token --file join.token --ttl 10m\n  \
+                            perigee host token --ingest nas-1 --new --file nas-1.token")]
     Token {
         /// Write the token into a new file (mode 0600) instead of printing it
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
-        /// How long it is good [default: 1h, also the longest]
+        /// How long it is good [default: 1h; the longest is 1h, with --ingest 24h]
         #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
         ttl: Option<Duration>,
+        /// Make a token with which an agent that is not ours reports for this host over HTTP
+        #[arg(long, value_name = "HOST")]
+        ingest: Option<String>,
+        /// Make the host if there is none of this name
+        #[arg(long, requires = "ingest")]
+        new: bool,
+        /// End every earlier ingest token of the host and forget the key it signs with
+        #[arg(long, requires = "ingest")]
+        reset: bool,
     },
     /// Revoke hosts: their agents are refused from then on
     #[command(visible_alias = "rm", after_help = "Example:\n  perigee host delete web-1")]
@@ -80,11 +90,23 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
             lately(session, &id).await?;
         }
         Verb::Top { once } => return top::run(session, once).await,
-        Verb::Token { file, ttl } => {
-            let ttl_ms = ttl.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
+        Verb::Token { file, ttl, ingest: Some(host), new, reset } => {
+            let request = IngestTokenRequest { ttl_ms: ttl.map(millis), create: new, reset };
+            let token = client.create_ingest_token(&host, &request).await?;
+            match file {
+                Some(file) => keep(&file, &token.token)?,
+                None => session.out.object(&token)?,
+            }
+        }
+        Verb::Token { file, ttl, ingest: None, .. } => {
+            let ttl_ms = ttl.map(millis);
             let token = client.create_join_token(&JoinTokenRequest { ttl_ms }).await?;
             match file {
-                Some(file) => keep(session, &file, &token)?,
+                Some(file) => {
+                    keep(&file, &token.token)?;
+                    session.out.note("On the machine that joins:");
+                    session.out.note(&format!("  perigee-agent join {} --token-file {}", token.url, file.display()));
+                }
                 None => session.out.object(&token)?,
             }
         }
@@ -127,20 +149,36 @@ async fn lately(session: &Session, id: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn keep(session: &Session, file: &Path, token: &JoinTokenView) -> Result<(), Failure> {
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn keep(file: &Path, token: &str) -> Result<(), Failure> {
     let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
     opened
-        .and_then(|mut f| writeln!(f, "{}", token.token))
-        .map_err(|e| Failure::io(format!("{} cannot be written", file.display()), &e))?;
-    session.out.note("On the machine that joins:");
-    session.out.note(&format!("  perigee-agent join {} --token-file {}", token.url, file.display()));
-    Ok(())
+        .and_then(|mut f| writeln!(f, "{token}"))
+        .map_err(|e| Failure::io(format!("{} cannot be written", file.display()), &e))
 }
 
 impl Shown for JoinTokenView {
     const COLUMNS: &'static [Column] = &[column("TOKEN"), column("URL"), column("EXPIRES")];
     fn cells(&self) -> Vec<Cell> {
         vec![Cell::Text(self.token.clone()), Cell::Text(self.url.clone()), Cell::Time(self.expires_at.clone())]
+    }
+    fn name(&self) -> String {
+        self.token.clone()
+    }
+}
+
+impl Shown for IngestTokenView {
+    const COLUMNS: &'static [Column] = &[column("TOKEN"), column("HOST"), column("EXPIRES"), wide("HOST_ID")];
+    fn cells(&self) -> Vec<Cell> {
+        vec![
+            Cell::Text(self.token.clone()),
+            Cell::Text(self.host.clone()),
+            Cell::Time(self.expires_at.clone()),
+            Cell::Text(self.host_id.clone()),
+        ]
     }
     fn name(&self) -> String {
         self.token.clone()

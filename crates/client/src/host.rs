@@ -5,7 +5,7 @@ use crate::ask::Ask;
 use crate::call::json;
 use crate::{Client, ClientError, ListQuery};
 use http::Method;
-use perigee_api::{HostView, JoinTokenRequest, JoinTokenView, Page};
+use perigee_api::{HostView, IngestTokenRequest, IngestTokenView, JoinTokenRequest, JoinTokenView, Page};
 
 impl Client {
     /// One page of the hosts.
@@ -30,5 +30,15 @@ impl Client {
     /// Makes a token with which one more host may join.
     pub async fn create_join_token(&self, request: &JoinTokenRequest) -> Result<JoinTokenView, ClientError> {
         self.value(&Ask::new(Method::POST, "/api/v1/hosts/tokens").json(json(request)?)).await
+    }
+
+    /// Makes a token with which another agent reports for a host, by id or name.
+    pub async fn create_ingest_token(
+        &self,
+        host: &str,
+        request: &IngestTokenRequest,
+    ) -> Result<IngestTokenView, ClientError> {
+        let path = format!("/api/v1/hosts/{}/ingest-token", encoded(host));
+        self.value(&Ask::new(Method::POST, path).json(json(request)?)).await
     }
 }

@@ -5,7 +5,7 @@ use crate::{Cause, Control, LinkEnd, Span, refuse_store};
 use perigee_agent_api::{DesiredGuest, FromAgent, FromServer, Hello, VERSIONS, VersionRange};
 use perigee_model::limits::HEARTBEAT_EVERY;
 use perigee_model::name::labels_fault;
-use perigee_model::{Code, Host, HostId, Inventory, Labels, Name, Refusal, RunId, Tenant, Verb, Who};
+use perigee_model::{Code, Host, HostId, Inventory, Labels, Name, Refusal, Reporting, RunId, Tenant, Verb, Who};
 use perigee_store::{Batch, Change, Noun, Record};
 use std::sync::Arc;
 
@@ -36,6 +36,7 @@ impl Control {
             inventory: None,
             run: None,
             seen_at: None,
+            reporting: Reporting::default(),
             revision: 1,
         };
         let mut batch = Batch::default();

@@ -16,6 +16,7 @@ pub mod executions;
 pub mod guests;
 pub mod hosts;
 pub mod images;
+pub mod ingest;
 pub mod keys;
 pub mod links;
 mod queue;
@@ -56,6 +57,7 @@ struct Parts {
     /// Tells that the view has something new.
     shown: Notify,
     tasks_done: tasks::Waiters,
+    report_rates: ingest::Rates,
 }
 
 impl Control {
@@ -83,6 +85,7 @@ impl Control {
             queue_wake: Notify::new(),
             shown: Notify::new(),
             tasks_done: tasks::Waiters::default(),
+            report_rates: ingest::Rates::default(),
         })))
     }
 

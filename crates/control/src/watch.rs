@@ -6,15 +6,17 @@
 //!
 //! ```text
 //! link ─▶ Feed ─append─▶ series store ─durable─▶ Feed ─▶ acknowledgement
-//!                 └─▶ Live ─▶ watchers
+//! HTTP ─▶ post ┘  └─▶ Live ─▶ watchers
 //! ```
 
 mod feed;
 mod foreign;
+mod intake;
 mod live;
 
 pub use feed::{Feed, Taken};
 pub use foreign::ForeignVm;
+pub use intake::Batch;
 pub use live::{Update, Watcher};
 
 use crate::Control;
@@ -46,6 +48,7 @@ struct Parts {
     database: Arc<Database>,
     live: Arc<Live>,
     durable: watch::Receiver<Position>,
+    desks: intake::Desks,
 }
 
 impl Watching {
@@ -63,7 +66,8 @@ impl Watching {
             tracing::warn!(bytes = repaired.torn_bytes, "half-written measurements of a crash were cut off");
         }
         let clock = control.clock().clone();
-        Ok(Self(Arc::new(Parts { control, clock, database, live: Arc::default(), durable })))
+        let (live, desks) = (Arc::default(), intake::Desks::default());
+        Ok(Self(Arc::new(Parts { control, clock, database, live, durable, desks })))
     }
 
     /// Makes blocks and drops old ones until cancelled.
@@ -112,7 +116,7 @@ impl Watching {
     /// Frames of a host that were measured and will never come, since this control plane started.
     pub fn lost(&self, host: HostId) -> u64 {
         let one = |name| self.0.database.losses(StreamId { host, name }).lost;
-        one(StreamName::Node).saturating_add(one(StreamName::Vm))
+        [StreamName::Node, StreamName::Vm, StreamName::Ingest].into_iter().map(one).fold(0, u64::saturating_add)
     }
 
     /// What is measured, by name.
@@ -136,7 +140,6 @@ impl Watching {
                 ("host", host.name.to_string()),
                 ("host_id", host.id.to_string()),
                 ("instance", host.name.to_string()),
-                ("job", "perigee".to_owned()),
             ];
             (host.id, Labels::from_iter(pairs))
         };
@@ -218,15 +221,18 @@ impl Samples {
         }
         let mut all = std::collections::BTreeSet::new();
         for matchers in &sets {
-            let found = self.database.series(&self.selection(matchers, from_ms, to_ms, &|host| self.labels(host)));
+            let found = self.database.series(&self.selection(matchers, from_ms, to_ms, &|id| self.labels(id)));
             let found = found.map_err(|error| QueryError::Source(Box::new(error)))?;
             all.extend(found.into_iter().filter(|labels| self.guests.may_see(labels)));
         }
         Ok(all.into_iter().collect())
     }
 
-    fn labels(&self, host: HostId) -> Option<Labels> {
-        self.hosts.get(&host).cloned()
+    fn labels(&self, id: StreamId) -> Option<Labels> {
+        let mut labels = self.hosts.get(&id.host).cloned()?;
+        // What another agent reports never looks as if our own had measured it.
+        labels.set("job", if id.name == StreamName::Ingest { "ingest" } else { "perigee" });
+        Some(labels)
     }
 
     fn selection<'a>(
@@ -234,7 +240,7 @@ impl Samples {
         matchers: &'a [Matcher],
         from_ms: i64,
         to_ms: i64,
-        labels: &'a dyn Fn(HostId) -> Option<Labels>,
+        labels: &'a dyn Fn(StreamId) -> Option<Labels>,
     ) -> Selection<'a> {
         Selection { matchers, from_ms, to_ms, labels, samples_max: SAMPLES_MAX }
     }
@@ -247,7 +253,7 @@ impl Source for Samples {
         from_ms: i64,
         to_ms: i64,
     ) -> Result<Vec<(Labels, Vec<Sample>)>, SourceError> {
-        let labels = |host| self.labels(host);
+        let labels = |id| self.labels(id);
         let mut found = self.database.select(&self.selection(matchers, from_ms, to_ms, &labels))?;
         found.retain(|(labels, _)| self.guests.may_see(labels));
         Ok(found)

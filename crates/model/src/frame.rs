@@ -30,6 +30,8 @@ pub enum StreamName {
     Node,
     /// Its guests.
     Vm,
+    /// What an agent that is not ours reports of the host over HTTP.
+    Ingest,
 }
 
 impl StreamName {
@@ -38,11 +40,12 @@ impl StreamName {
         match self {
             Self::Node => "node",
             Self::Vm => "vm",
+            Self::Ingest => "ingest",
         }
     }
     /// Reads it.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Node, Self::Vm].into_iter().find(|name| name.text() == text)
+        [Self::Node, Self::Vm, Self::Ingest].into_iter().find(|name| name.text() == text)
     }
 }
 

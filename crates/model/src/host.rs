@@ -86,6 +86,20 @@ pub struct Host {
     pub run: Option<RunId>,
     /// When the inventory was last written.
     pub seen_at: Option<Timestamp>,
+    /// What it may report over HTTP, and what it said of itself there.
+    #[serde(default)]
+    pub reporting: Reporting,
     /// Bumped by each write.
     pub revision: u64,
+}
+
+/// A host's side of HTTP ingest: for agents that are not ours.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Reporting {
+    /// Ingest tokens of another generation are refused.
+    pub generation: u64,
+    /// Ed25519 public key: when there is one, reports are signed with it.
+    pub key: Option<[u8; 32]>,
+    /// What the agent says of the host: `primary_interface_speed_mbps`, …
+    pub tags: Labels,
 }

@@ -123,3 +123,22 @@ pub const LABEL_VALUE_BYTES_MAX: usize = 1024;
 pub const SERIES_PER_STREAM_MAX: usize = 20_000;
 /// One frame, encoded.
 pub const FRAME_BYTES_MAX: usize = 2 << 20;
+
+/// Life of an ingest token when none is asked for.
+pub const INGEST_TOKEN_LIFE: Duration = Duration::from_secs(3600);
+/// Longest life of an ingest token; it is renewed within it.
+pub const INGEST_TOKEN_LIFE_MAX: Duration = Duration::from_secs(86_400);
+/// What a host reports over HTTP is refused as stale when it is older.
+pub const INGEST_AGE_MAX: Duration = Duration::from_secs(300);
+/// What a host reports over HTTP may be ahead of our clock by so much.
+pub const INGEST_AHEAD_MAX: Duration = Duration::from_secs(30);
+/// Reports over HTTP that one host may make each second, over time.
+pub const INGEST_PER_SECOND: u32 = 10;
+/// Reports over HTTP that one host may make at once after a rest.
+pub const INGEST_BURST: u32 = 50;
+/// Series in one batch of measurements over HTTP.
+pub const INGEST_SERIES_MAX: usize = 5000;
+/// Events in one report over HTTP.
+pub const INGEST_EVENTS_MAX: usize = 100;
+/// Highest sequence id: what every JSON reader holds exactly.
+pub const SEQUENCE_MAX: u64 = 1 << 53;

@@ -346,6 +346,7 @@ fn record_head(id: StreamId, run: RunId) -> [u8; RECORD_HEAD] {
     head[0] = match id.name {
         StreamName::Node => 1,
         StreamName::Vm => 2,
+        StreamName::Ingest => 3,
     };
     head[1..17].copy_from_slice(id.host.uuid().as_bytes());
     head[17..].copy_from_slice(run.uuid().as_bytes());
@@ -357,6 +358,7 @@ fn read_record(payload: &[u8]) -> Option<(StreamId, RunId, &[u8])> {
     let name = match head[0] & !SEEN_ONLY {
         1 => StreamName::Node,
         2 => StreamName::Vm,
+        3 => StreamName::Ingest,
         _ => return None,
     };
     let host = HostId::new(Uuid::from_slice(&head[1..17]).ok()?);

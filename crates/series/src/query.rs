@@ -3,7 +3,6 @@
 use crate::database::{Database, lock_stream};
 use crate::error::SeriesError;
 use crate::promql::{Labels, Matcher, NAME, Sample};
-use perigee_model::HostId;
 use perigee_model::frame::{Series, StreamId};
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -19,8 +18,8 @@ pub struct Selection<'a> {
     pub from_ms: i64,
     /// Up to and with this one.
     pub to_ms: i64,
-    /// A host's labels; `None` for one that is not to be seen.
-    pub labels: &'a dyn Fn(HostId) -> Option<Labels>,
+    /// The labels all series of a stream have; `None` for one that is not to be seen.
+    pub labels: &'a dyn Fn(StreamId) -> Option<Labels>,
     /// At most so many samples.
     pub samples_max: u64,
 }
@@ -44,7 +43,7 @@ impl Database {
         let mut answer = Vec::new();
         let mut left = selection.samples_max;
         for id in self.streams() {
-            let Some(base) = (selection.labels)(id.host) else { continue };
+            let Some(base) = (selection.labels)(id) else { continue };
             let wants = |series: &Series| wants(selection.matchers, &base, series);
             let mut found = Found::new();
             for stretch in self.stretches(id, selection, &wants)? {
@@ -70,7 +69,7 @@ impl Database {
     pub fn series(&self, selection: &Selection<'_>) -> Result<Vec<Labels>, SeriesError> {
         let mut all = std::collections::BTreeSet::new();
         for id in self.streams() {
-            let Some(base) = (selection.labels)(id.host) else { continue };
+            let Some(base) = (selection.labels)(id) else { continue };
             let mut add = |series: &[Arc<Series>]| {
                 let wanted = series.iter().filter(|series| wants(selection.matchers, &base, series));
                 all.extend(wanted.map(|series| labels_of(&base, series)));

@@ -8,6 +8,7 @@
 pub mod authority;
 pub mod config;
 pub mod grpc;
+pub mod ingest_token;
 pub mod place;
 mod process;
 pub mod rest;

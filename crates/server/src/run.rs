@@ -3,6 +3,7 @@
 use crate::authority::Authority;
 use crate::config::Config;
 use crate::grpc;
+use crate::ingest_token::IngestTokens;
 use crate::place::Place;
 use crate::rest::{self, Parts, Requests, Server};
 use anyhow::Context;
@@ -50,6 +51,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         hosts: config.host_names.clone(),
         agents_url: agents_url.clone(),
         authority_sha256: authority.sha256(),
+        ingest_tokens: IngestTokens::open(&place, &instance, clock.clone())?,
         requests: Requests::default(),
         in_flight: Mutex::default(),
     });

@@ -80,6 +80,7 @@ pub fn host() -> HostView {
         status_since: some(AT),
         heard_at: some(AT),
         labels: BTreeMap::new(),
+        tags: BTreeMap::new(),
         guests: 2,
         memory_taken_bytes: 512 << 20,
         created_at: AT.to_owned(),

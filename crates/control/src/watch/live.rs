@@ -78,7 +78,9 @@ impl Live {
     /// Values of a host's own stream, by the names of series without labels.
     pub fn values<const N: usize>(&self, host: HostId, names: [&str; N]) -> Option<(Timestamp, [Option<f64>; N])> {
         let streams = self.streams();
-        let columns = &streams.get(&StreamId { host, name: StreamName::Node })?.columns;
+        // Where our own agent does not measure, another one may.
+        let mut latest = [StreamName::Node, StreamName::Ingest].into_iter();
+        let columns = &latest.find_map(|name| streams.get(&StreamId { host, name }))?.columns;
         let place = |name: &str| columns.series().iter().position(|s| s.name == name && s.labels.is_empty());
         let value = |name: &str| columns.value(u32::try_from(place(name)?).ok()?);
         Some((columns.at()?, names.map(value)))
@@ -182,7 +184,7 @@ impl Watcher {
     pub fn updates(&mut self) -> Vec<Update> {
         let streams = self.live.streams();
         let wanted = streams.iter().filter(|(id, _)| {
-            self.host.is_none_or(|host| id.host == host) && (self.guests || id.name == StreamName::Node)
+            self.host.is_none_or(|host| id.host == host) && (self.guests || id.name != StreamName::Vm)
         });
         let close = self.host.is_some();
         let mut updates = Vec::new();

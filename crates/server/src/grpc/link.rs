@@ -7,7 +7,7 @@ use perigee_agent_api::wire::link::{
     BlobChunk, BlobRange, BlobStored, Envelope, FramesDown as WireDown, FramesUp as WireUp, TunnelFrame as WireFrame,
 };
 use perigee_agent_api::wire::{TUNNEL_KEY, envelope, message};
-use perigee_agent_api::{FramesUp, FromAgent, FromServer, TunnelFrame, TunnelId};
+use perigee_agent_api::{FramesUp, FromAgent, FromServer, StreamName, TunnelFrame, TunnelId};
 use perigee_blobs::BlobDir;
 use perigee_control::watch::{Feed, Taken, Watching};
 use perigee_control::{Control, LinkEnd, Tunnel};
@@ -108,8 +108,8 @@ impl Link for LinkRpc {
         let mut incoming = request.into_inner();
         let begin = tokio::time::timeout(HELLO_TIMEOUT, incoming.message()).await;
         let begin = begin.ok().and_then(Result::ok).flatten().and_then(|said| FramesUp::try_from(said).ok());
-        let Some(FramesUp::Begin(name)) = begin else {
-            return Err(Status::invalid_argument("the first message names the stream, within 10 s"));
+        let Some(FramesUp::Begin(name @ (StreamName::Node | StreamName::Vm))) = begin else {
+            return Err(Status::invalid_argument("the first message names one of our agent's streams, within 10 s"));
         };
         let feed = self.watching.feed(host, name);
         let (tx, rx) = mpsc::channel(16);

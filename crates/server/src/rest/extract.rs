@@ -145,18 +145,31 @@ pub struct Body<T> {
 impl<T: DeserializeOwned> FromRequest<Server> for Body<T> {
     type Rejection = Refused;
     async fn from_request(request: Request, _: &Server) -> Result<Self, Refused> {
-        let kind = text(request.headers(), &header::CONTENT_TYPE).unwrap_or("application/json");
-        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        if kind != "application/json" && kind != "application/merge-patch+json" {
-            return Err(Refusal::new(Code::BadMediaType, "send Content-Type: application/json").into());
-        }
+        require_json(request.headers())?;
         let bytes = read(request).await?;
         let value = parse(&bytes)?;
         Ok(Self { value, bytes })
     }
 }
 
-async fn read(request: Request) -> Result<Bytes, Refusal> {
+/// Refuses a body that says it is something else.
+///
+/// # Errors
+/// `BadMediaType`.
+pub fn require_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    let kind = text(headers, &header::CONTENT_TYPE).unwrap_or("application/json");
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if kind != "application/json" && kind != "application/merge-patch+json" {
+        return Err(Refusal::new(Code::BadMediaType, "send Content-Type: application/json"));
+    }
+    Ok(())
+}
+
+/// A request's whole body.
+///
+/// # Errors
+/// `TooLarge`.
+pub async fn read(request: Request) -> Result<Bytes, Refusal> {
     let too_large = || Refusal::new(Code::TooLarge, format!("a body has at most {BODY_BYTES_MAX} bytes"));
     let declared = text(request.headers(), &header::CONTENT_LENGTH).and_then(|l| l.parse::<usize>().ok());
     if declared.is_some_and(|length| length > BODY_BYTES_MAX) {
@@ -192,7 +205,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
 fn fault(path: &str, text: &str) -> Refusal {
     let code = if text.contains("unknown field") { Code::UnknownField } else { Code::BadField };
     let mut refusal = Refusal::new(code, text);
-    let path = path.trim_matches('.').replace('.', "/").replace(['[', ']'], "");
+    let path = path.trim_matches('.').replace(['.', '['], "/").replace(']', "");
     refusal.pointer = Some(if path == "?" { String::new() } else { format!("/{path}") });
     refusal
 }
@@ -239,6 +252,8 @@ mod tests {
         assert_eq!(told(r#"{"cpus":"two"}"#), "PRG-1002 /cpus");
         assert_eq!(told(r#"{"cpus":-1}"#), "PRG-1002 /cpus");
         assert_eq!(told("[]"), "PRG-1002 /");
+        let listed = parse::<perigee_api::ExecuteRequest>(br#"{"argv":["a",1]}"#).err().unwrap();
+        assert_eq!(listed.pointer.as_deref(), Some("/argv/1"));
         assert_eq!(told("{} {}"), "PRG-1001 ");
     }
 

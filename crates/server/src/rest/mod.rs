@@ -10,6 +10,8 @@ mod foreign_vms;
 mod health;
 mod hosts;
 mod images;
+mod ingest;
+mod ingest_report;
 pub mod layer;
 pub mod live;
 mod metrics;
@@ -27,6 +29,7 @@ pub use hosts::join_token;
 pub use images::sweep as sweep_blobs;
 pub use metrics::Requests;
 
+use crate::ingest_token::IngestTokens;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::response::IntoResponse;
@@ -62,6 +65,8 @@ pub struct Parts {
     pub agents_url: String,
     /// SHA-256 of the authority's certificate, hex, for join tokens.
     pub authority_sha256: String,
+    /// Reads and makes ingest tokens.
+    pub ingest_tokens: IngestTokens,
     /// Requests served, by status.
     pub requests: Requests,
     /// Idempotency keys whose first request is being served.
@@ -106,7 +111,12 @@ pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(hosts::list))
         .routes(routes!(hosts::get, hosts::revoke))
         .routes(routes!(hosts::token))
-        .routes(routes!(events::list))
+        .routes(routes!(ingest::allow))
+        .routes(routes!(ingest::renew))
+        .routes(routes!(ingest::register))
+        .routes(routes!(ingest::metrics))
+        .routes(routes!(ingest::command_result))
+        .routes(routes!(events::list, ingest::events))
         .routes(routes!(live::live))
         .routes(routes!(prometheus::query))
         .routes(routes!(prometheus::query_range))

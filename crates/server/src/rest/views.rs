@@ -186,6 +186,7 @@ pub fn host(server: &Server, host: &Host) -> HostView {
         status_since: link.since.map(time),
         heard_at: link.heard.map(time),
         labels: host.labels.clone(),
+        tags: host.reporting.tags.clone(),
         guests,
         memory_taken_bytes,
         created_at: time(host.created_at),

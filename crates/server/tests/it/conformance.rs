@@ -23,6 +23,14 @@ impl Route {
     fn has_json_body(&self) -> bool {
         !self.operation["requestBody"]["content"]["application/json"].is_null()
     }
+    /// Hosts report here, each with a token of its own; keys of people and programs are refused.
+    fn is_ingest(&self) -> bool {
+        self.operation["tags"][0] == "ingest"
+    }
+    /// A token that may call it.
+    fn token<'a>(&self, world: &'a World) -> &'a str {
+        if self.is_ingest() { &world.silent } else { &world.admin }
+    }
     fn is_list(&self) -> bool {
         self.parameters().any(|p| p["name"] == "page_token")
     }
@@ -143,6 +151,26 @@ async fn viewers_only_look() {
 }
 
 #[tokio::test]
+async fn ingest_tokens_open_nothing_but_ingest() {
+    let world = World::new().await;
+    let (ingest, others): (Vec<_>, Vec<_>) = routes(&world).into_iter().partition(Route::is_ingest);
+    for route in &others {
+        for id in ["x", "silent"] {
+            let answer = world.send(route.method.clone(), &route.filled(id), &world.silent, &[], b"").await;
+            refused(&route.label(), &answer, 401, "PRG-2001");
+        }
+    }
+    for route in &ingest {
+        let answer = world.send(route.method.clone(), &route.filled("x"), &world.admin, &[], b"{}").await;
+        refused(&route.label(), &answer, 403, "PRG-2003");
+    }
+    assert_eq!(ingest.len(), 5);
+    for path in ["/metrics", "/api/v1/openapi.json"] {
+        refused(path, &world.send(Method::GET, path, &world.silent, &[], b"").await, 401, "PRG-2001");
+    }
+}
+
+#[tokio::test]
 async fn another_tenants_objects_do_not_exist() {
     let mut world = World::new().await;
     let guest = world.running("a").await.to_string();
@@ -151,7 +179,8 @@ async fn another_tenants_objects_do_not_exist() {
     world.post(&format!("/api/v1/sandboxes/{guest}/execute"), &[], json!({ "argv": ["true"] })).await;
     let execution = world.get("/api/v1/executions").await.json()["items"][0]["id"].as_str().unwrap().to_owned();
     let mut tried = 0;
-    for route in routes(&world).iter().filter(|r| r.path.contains("{id}") && !r.path.contains("/hosts/")) {
+    let objects = |r: &&Route| r.path.contains("{id}") && !r.path.contains("/hosts/") && !r.is_ingest();
+    for route in routes(&world).iter().filter(objects) {
         let noun = route.path.split('/').nth(3).unwrap();
         let id = match noun {
             "sandboxes" | "vms" | "foreign-vms" => &guest,
@@ -182,10 +211,15 @@ async fn another_tenants_objects_do_not_exist() {
 async fn unknown_ids_methods_and_routes_are_refused() {
     let world = World::new().await;
     for route in routes(&world).iter().filter(|r| r.path.contains("{id}")) {
-        let body: &[u8] = if route.has_json_body() { br#"{"argv":["true"]}"# } else { b"" };
-        let body: &[u8] = if route.method == Method::PATCH { b"{}" } else { body };
-        let path = route.filled("no-such-thing");
-        let answer = world.send(route.method.clone(), &path, &world.admin, &[("if-match", "*")], body).await;
+        let now = world.control.clock().now();
+        let body = match route.path.rsplit('/').next().unwrap() {
+            "execute" => json!({ "argv": ["true"] }),
+            "result" => json!({ "timestamp": now, "exit_code": 0 }),
+            _ => json!({}),
+        };
+        let body = if route.has_json_body() { body.to_string() } else { String::new() };
+        let (path, token) = (route.filled("no-such-thing"), route.token(&world));
+        let answer = world.send(route.method.clone(), &path, token, &[("if-match", "*")], body.as_bytes()).await;
         assert_eq!(answer.status, 404, "{}: {}", route.label(), answer.json());
         refused(&route.label(), &answer, 404, &answer.code());
     }
@@ -213,11 +247,12 @@ async fn bodies_are_read_strictly_everywhere() {
             (&huge, 413, "PRG-1004"),
         ];
         for (body, status, code) in table {
-            let answer = world.send(route.method.clone(), &path, &world.admin, &[("if-match", "*")], body).await;
+            let token = route.token(&world);
+            let answer = world.send(route.method.clone(), &path, token, &[("if-match", "*")], body).await;
             refused(&route.label(), &answer, status, code);
         }
         let form = [("content-type", "application/x-www-form-urlencoded"), ("if-match", "*")];
-        let answer = world.send(route.method.clone(), &path, &world.admin, &form, b"a=b").await;
+        let answer = world.send(route.method.clone(), &path, route.token(&world), &form, b"a=b").await;
         refused(&route.label(), &answer, 415, "PRG-1005");
         tried += 1;
     }

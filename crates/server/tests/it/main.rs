@@ -4,6 +4,7 @@
 mod conformance;
 mod hostile;
 mod idempotency;
+mod ingest;
 mod refusals;
 mod stories;
 mod watch;

@@ -13,6 +13,7 @@ use perigee_model::{
     Abilities, Acceleration, Digest, GuestId, HostId, Image, ImageId, ImageState, InstanceId, Inventory, Name,
     Observed, Part, PartRole, Phase, Role, RunId, Tenant, Who,
 };
+use perigee_server::ingest_token::IngestTokens;
 use perigee_server::rest::{Parts, Requests, Server, router};
 use perigee_store::{Batch, MemoryStore, Record, Store};
 use serde_json::Value;
@@ -32,6 +33,8 @@ pub struct World {
     pub admin: String,
     pub viewer: String,
     pub stranger: String,
+    /// The ingest token of a host without our agent.
+    pub silent: String,
     _dir: tempfile::TempDir,
     stop: CancellationToken,
 }
@@ -136,6 +139,7 @@ impl World {
             hosts: Vec::new(),
             agents_url: "https://127.0.0.1:1".into(),
             authority_sha256: "0".repeat(64),
+            ingest_tokens: IngestTokens::of_seed(&[7; 32], control.instance(), clock.clone()).unwrap(),
             requests: Requests::default(),
             in_flight: Mutex::default(),
         });
@@ -144,7 +148,18 @@ impl World {
         let (brain, cancel) = (control.clone(), stop.clone());
         tokio::spawn(async move { brain.run(true, cancel).await });
         let document = serde_json::to_value(document).unwrap();
-        Self { app, document, control, watch, store, host, link, admin, viewer, stranger, _dir: dir, stop }
+        let silent = String::new();
+        let mut world =
+            Self { app, document, control, watch, store, host, link, admin, viewer, stranger, silent, _dir: dir, stop };
+        world.silent = world.ingest_token("silent", serde_json::json!({ "create": true })).await;
+        world
+    }
+
+    /// A new ingest token of a host.
+    pub async fn ingest_token(&self, host: &str, request: Value) -> String {
+        let answer = self.post(&format!("/api/v1/hosts/{host}/ingest-token"), &[], request).await;
+        assert_eq!(answer.status, 201, "{}", answer.json());
+        answer.json()["token"].as_str().unwrap().to_owned()
     }
 
     /// Sends a request; `token` is put in unless empty.

@@ -72,6 +72,7 @@ pub fn host(n: u64) -> Host {
         }),
         run: Some(RunId::new(uuid(n + 1000))),
         seen_at: Some(at(9)),
+        reporting: Reporting { generation: u64::MAX, key: Some([0xfe; 32]), tags: labels() },
         revision: 0,
     }
 }
