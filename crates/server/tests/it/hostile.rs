@@ -105,10 +105,10 @@ fn resident_bytes() -> u64 {
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_series_are_not_taken() {
+async fn a_hundred_thousand_series_are_never_held_at_once() {
     let world = World::new().await;
     let mut liar = Liar::new(&world);
-    // Its own sheet takes no more than the limit, so that it has to send one delta after another.
+    // Five times as many as its sheet takes, one lot after the other.
     let mut sequence = 0;
     for round in 0..5 {
         for n in 0..SERIES_PER_STREAM_MAX {
@@ -124,8 +124,6 @@ async fn a_hundred_thousand_series_are_not_taken() {
             .collect();
         slots.into_iter().for_each(|slot| liar.sheet.retire(slot));
     }
-    let refused = async { while liar.feed.next().await.refused.is_none() {} };
-    tokio::time::timeout(Duration::from_secs(10), refused).await.expect("it was taken");
     assert!(world.watch.figures().store.series <= 2 * SERIES_PER_STREAM_MAX, "{:?}", world.watch.figures());
     let slowed = (0..10).any(|_| {
         sequence += 1;
