@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+/// An attempt takes some tenths of a second.
+const UP_TRIES: u32 = 50;
+
 pub struct Instance {
     dir: tempfile::TempDir,
     programs: PathBuf,
@@ -44,9 +47,16 @@ impl Instance {
         Ok(instance)
     }
 
-    /// What is missing, up again.
+    /// What is missing, up again. The kernel takes a while to take a large process apart, and its
+    /// locks are held so long.
     pub fn up(&self) -> Result<()> {
-        self.perigee(&["up", "--detach"])
+        let mut tries = UP_TRIES;
+        loop {
+            match self.perigee(&["up", "--detach"]) {
+                Err(error) if tries > 1 && error.to_string().contains("another perigeed runs") => tries -= 1,
+                said => return said,
+            }
+        }
     }
 
     /// `kill -9` of one of its programs; back when it is gone.

@@ -139,3 +139,22 @@ fn a_full_disk_costs_memory_and_not_frames() {
     assert!(!spool.is_full(), "the disk is tried again");
     assert!(std::fs::read_dir(&inside).unwrap().count() > 0);
 }
+
+#[test]
+fn a_spool_in_memory_keeps_its_cap_and_forgets_what_is_durable() {
+    let spool = FrameSpool::in_memory(SMALL);
+    let mut writer = Writer::new(1);
+    for _ in 0..10 {
+        writer.write(&spool);
+    }
+    assert!(!spool.is_sync_due() && !spool.is_full());
+    assert_eq!(read(&spool, &mut Cursor::default()), (1..=10).collect::<Vec<_>>());
+    spool.release(10);
+    assert_eq!((spool.waiting(), spool.lost()), (0, 0));
+    for _ in 0..1000 {
+        writer.write(&spool);
+    }
+    let left = read(&spool, &mut Cursor::default());
+    assert_eq!(left.last(), Some(&1010), "the newest stay");
+    assert!(spool.lost() > 0 && spool.waiting() + spool.lost() == 1000, "{} {}", spool.waiting(), spool.lost());
+}

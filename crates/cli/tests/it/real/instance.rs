@@ -159,7 +159,7 @@ impl Drop for Instance {
         // Refused when a half was killed: then what is left is ended below.
         let _ = self.perigee(&["down", "--guests", "stop"]);
         let _ = self.perigee(&["down"]);
-        for program in ["perigee-agent", "perigeed", "qemu-system-x86_64"] {
+        for program in ["perigee-sim", "perigee-agent", "perigeed", "qemu-system-x86_64"] {
             for pid in self.pids(program) {
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
             }

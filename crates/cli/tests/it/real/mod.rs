@@ -3,6 +3,7 @@
 //! These boot guests, so they run one at a time and nothing else beside them (`.config/nextest.toml`).
 
 mod dashboard;
+mod fleet;
 mod ingest;
 mod instance;
 mod kills;
