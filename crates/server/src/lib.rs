@@ -7,8 +7,10 @@
 
 pub mod authority;
 pub mod config;
+mod conversation;
 pub mod grpc;
 pub mod ingest_token;
 pub mod place;
 pub mod rest;
 pub mod run;
+mod ws;

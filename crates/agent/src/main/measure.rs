@@ -1,9 +1,8 @@
 //! Measuring this host: the probe's collectors, a spool, and the stream to the control plane.
 
 use crate::config::Config;
-use perigee_agent::frames::{Caps, FrameSpool, Pace, Sender};
+use perigee_agent::frames::{Caps, FrameSpool, FrameUplink, Pace, Sender};
 use perigee_agent::home::Home;
-use perigee_agent::uplink::grpc::GrpcUplink;
 use perigee_agent::watch::{Sampler, SharedSheet, Watch};
 use perigee_clock::Clock;
 use perigee_model::frame::{Series, Sheet, StreamName};
@@ -36,7 +35,7 @@ pub fn start(
     host: HostId,
     clock: &Clock,
     sheet: Arc<SharedSheet>,
-    uplink: Arc<GrpcUplink>,
+    uplink: Arc<dyn FrameUplink>,
 ) -> anyhow::Result<Measuring> {
     let spool = Arc::new(FrameSpool::open(home.path().join("frames/node"), Caps::default())?);
     let pace = Arc::new(Pace::default());

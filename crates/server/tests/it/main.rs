@@ -4,6 +4,7 @@
 mod conformance;
 mod idempotency;
 mod ingest;
+mod link;
 mod refusals;
 mod stories;
 mod watch;
