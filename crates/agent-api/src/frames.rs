@@ -7,13 +7,15 @@
 //! agent  ◀──durable · want_key · refused──
 //! ```
 
+use crate::base64_bytes;
 use perigee_model::RunId;
 use perigee_model::frame::StreamName;
 use perigee_model::guest::Problem;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// A frame of a run; all before it are meant too.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Mark {
     /// Whose numbers these are.
     pub run: RunId,
@@ -22,7 +24,8 @@ pub struct Mark {
 }
 
 /// From the agent.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FramesUp {
     /// Which stream this is; the first word.
     Begin(StreamName),
@@ -31,12 +34,13 @@ pub enum FramesUp {
         /// The run that measured it.
         run: RunId,
         /// As the spool has it.
+        #[serde(serialize_with = "base64_bytes::serialize", deserialize_with = "base64_bytes::frame")]
         frame: Vec<u8>,
     },
 }
 
 /// From the control plane: all it has to say, each time.
-#[derive(Clone, PartialEq, Default, Debug)]
+#[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
 pub struct FramesDown {
     /// On disk there; `None`: nothing yet.
     pub durable: Option<Mark>,

@@ -1,7 +1,7 @@
 //! The contract between control plane and agent.
 //!
-//! Owns: what the two say to each other, as plain Rust types; which versions they speak; and, in
-//! [`wire`], the generated gRPC shapes. Refuses: knowing how either side does its work.
+//! Owns: what the two say to each other, as plain Rust types; which versions they speak; in
+//! [`wire`], the generated gRPC shapes, and in [`ws`] the same as JSON envelopes over WebSocket. Refuses: knowing how either side does its work.
 //!
 //! Everything here may arrive twice, late, or from an older reign: desired state carries its
 //! generation, reports their sequence, executions their id, and receivers keep the newest.
@@ -9,6 +9,7 @@
 
 mod frames;
 pub mod wire;
+pub mod ws;
 
 pub use frames::{FramesDown, FramesUp, Mark};
 pub use perigee_model::frame::StreamName;
@@ -299,14 +300,15 @@ pub enum Purpose {
 }
 
 /// One frame of a tunnel. At most 64 KiB of bytes in each. `Failed` ends it from either side.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TunnelFrame {
     /// Bytes of a file or of standard input.
-    Data(Vec<u8>),
+    Data(#[serde(serialize_with = "base64_bytes::serialize", deserialize_with = "base64_bytes::tunnel")] Vec<u8>),
     /// Bytes of standard output.
-    Stdout(Vec<u8>),
+    Stdout(#[serde(serialize_with = "base64_bytes::serialize", deserialize_with = "base64_bytes::tunnel")] Vec<u8>),
     /// Bytes of standard error.
-    Stderr(Vec<u8>),
+    Stderr(#[serde(serialize_with = "base64_bytes::serialize", deserialize_with = "base64_bytes::tunnel")] Vec<u8>),
     /// The command started in the guest.
     Started,
     /// The sender's side is complete.
@@ -330,6 +332,20 @@ mod base64_bytes {
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
         STANDARD.decode(text.as_bytes()).map_err(serde::de::Error::custom)
+    }
+    /// At most what a tunnel's frame holds.
+    pub fn tunnel<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        at_most(deserialize(d)?, crate::wire::FRAME_BYTES_MAX)
+    }
+    /// At most one frame of measurements.
+    pub fn frame<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        at_most(deserialize(d)?, perigee_model::limits::FRAME_BYTES_MAX)
+    }
+    fn at_most<E: serde::de::Error>(bytes: Vec<u8>, most: usize) -> Result<Vec<u8>, E> {
+        if bytes.len() > most {
+            return Err(E::custom(format!("{} bytes are too many", bytes.len())));
+        }
+        Ok(bytes)
     }
 }
 

@@ -20,6 +20,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 /// The name in the server's certificate, wherever the server is.
@@ -176,16 +178,10 @@ impl ServerCertVerifier for PinnedAuthority {
 /// # Errors
 /// `Away`, or `Certificate` when either side does not accept the other's.
 pub async fn connect(server: &ServerUrl, config: ClientConfig) -> Result<Channel, UplinkError> {
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let (host, port) = (server.host.clone(), server.port);
+    let (server, config) = (server.clone(), Arc::new(config));
     let dial = tower::service_fn(move |_: Uri| {
-        let (connector, host) = (connector.clone(), host.clone());
-        async move {
-            let name = ServerName::try_from(SERVER_NAME).map_err(std::io::Error::other)?;
-            let tcp = TcpStream::connect((host.as_str(), port)).await?;
-            tcp.set_nodelay(true)?;
-            connector.connect(name, tcp).await.map(TokioIo::new)
-        }
+        let (server, config) = (server.clone(), config.clone());
+        async move { dial(&server, config).await.map(TokioIo::new) }
     });
     // TLS is ours: to tonic this is an ordinary stream.
     let endpoint = Endpoint::from_static("http://perigee")
@@ -196,6 +192,22 @@ pub async fn connect(server: &ServerUrl, config: ClientConfig) -> Result<Channel
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     endpoint.connect_with_connector(dial).await.map_err(|e| broken(&e))
+}
+
+/// Opens a connection to the control plane for HTTP/1.1.
+///
+/// # Errors
+/// `Away`, or `Certificate` when either side does not accept the other's.
+pub async fn connect_http1(server: &ServerUrl, mut config: ClientConfig) -> Result<TlsStream<TcpStream>, UplinkError> {
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    dial(server, Arc::new(config)).await.map_err(|e| broken(&e))
+}
+
+async fn dial(server: &ServerUrl, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from(SERVER_NAME).map_err(std::io::Error::other)?;
+    let tcp = TcpStream::connect((server.host.as_str(), server.port)).await?;
+    tcp.set_nodelay(true)?;
+    TlsConnector::from(config).connect(name, tcp).await
 }
 
 /// A broken connection: a matter of certificates, or of the way.

@@ -1,9 +1,10 @@
 //! The way to the control plane.
 //!
-//! Owns: the [`Uplink`] seam and, in [`grpc`], its real form. Refuses: meaning. What is said over
+//! Owns: the [`Uplink`] seam and its two real forms, [`grpc`] and [`ws`]. Refuses: meaning. What is said over
 //! a link is [`crate::link`]'s business.
 
 pub mod grpc;
+pub mod ws;
 
 use async_trait::async_trait;
 use bytes::Bytes;

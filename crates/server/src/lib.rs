@@ -7,9 +7,11 @@
 
 pub mod authority;
 pub mod config;
+mod conversation;
 pub mod grpc;
 pub mod ingest_token;
 pub mod place;
 mod process;
 pub mod rest;
 pub mod run;
+mod ws;

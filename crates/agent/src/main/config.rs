@@ -61,6 +61,9 @@ struct RunFlags {
     /// The control plane's agent link; the one that was joined, unless given.
     #[arg(long, env = "PERIGEE_SERVER")]
     server: Option<ServerUrl>,
+    /// How to speak on the link: ws where no HTTP/2 comes through (default grpc).
+    #[arg(long, env = "PERIGEE_STREAM_MODE", value_enum)]
+    stream_mode: Option<StreamMode>,
     /// File that holds a join token, used when the host has not joined yet.
     #[arg(long, env = "PERIGEE_TOKEN_FILE")]
     token_file: Option<PathBuf>,
@@ -115,12 +118,23 @@ pub enum Driver {
     Simulated,
 }
 
+/// What carries the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamMode {
+    /// gRPC over HTTP/2.
+    Grpc,
+    /// JSON envelopes over WebSocket.
+    Ws,
+}
+
 /// The file's shape.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct File {
     data_dir: Option<PathBuf>,
     server: Option<String>,
+    stream_mode: Option<StreamMode>,
     token_file: Option<PathBuf>,
     health: Option<SocketAddr>,
     metrics: Option<SocketAddr>,
@@ -160,6 +174,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The control plane, when given.
     pub server: Option<ServerUrl>,
+    /// What carries the link.
+    pub stream_mode: StreamMode,
     /// Where a token is, when given.
     pub token_file: Option<PathBuf>,
     /// Address of the health pages; port 0 takes a free one.
@@ -232,6 +248,7 @@ fn combine(flags: RunFlags, file: File) -> anyhow::Result<Config> {
     Ok(Config {
         data_dir: std::path::absolute(given_dir.unwrap_or_else(|| PathBuf::from(SYSTEM_DIR)))?,
         server,
+        stream_mode: flags.stream_mode.or(file.stream_mode).unwrap_or(StreamMode::Grpc),
         token_file: flags.token_file.or(file.token_file),
         health: flags.health.or(file.health).unwrap_or(health),
         metrics: flags.metrics.or(file.metrics).unwrap_or(metrics),
@@ -299,12 +316,16 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_a_data_dir_brings_free_ports() {
-        let file: File = toml::from_str("driver = \"simulated\"\nserver = \"https://a:1\"\nboots = 3").unwrap();
+        let file: File =
+            toml::from_str("driver = \"simulated\"\nstream_mode = \"ws\"\nserver = \"https://a:1\"\nboots = 3")
+                .unwrap();
         let flags = RunFlags { data_dir: Some("/tmp/x".into()), boots: Some(5), ..RunFlags::default() };
         let config = combine(flags, file).unwrap();
         assert_eq!((config.driver, config.boots, config.health.port()), (Driver::Simulated, Some(5), 0));
         assert_eq!(config.server.unwrap().to_string(), "https://a:1");
+        assert_eq!(config.stream_mode, StreamMode::Ws);
         let system = combine(RunFlags::default(), File::default()).unwrap();
+        assert_eq!(system.stream_mode, StreamMode::Grpc);
         assert_eq!((system.health.port(), system.driver), (9092, Driver::Auto));
     }
 

@@ -1,9 +1,8 @@
 //! Measuring this host and its guests: a thread, a spool and a stream to the control plane for each.
 
 use crate::config::Config;
-use perigee_agent::frames::{Caps, FrameSpool, Pace, Sender};
+use perigee_agent::frames::{Caps, FrameSpool, FrameUplink, Pace, Sender};
 use perigee_agent::home::Home;
-use perigee_agent::uplink::grpc::GrpcUplink;
 use perigee_agent::usage::{Teller, Usages};
 use perigee_agent::watch::{Sampler, SharedSheet, Watch, about_spool};
 use perigee_clock::Clock;
@@ -38,7 +37,7 @@ pub struct About<'a> {
     pub home: &'a Home,
     pub host: HostId,
     pub clock: &'a Clock,
-    pub uplink: Arc<GrpcUplink>,
+    pub uplink: Arc<dyn FrameUplink>,
 }
 
 impl About<'_> {

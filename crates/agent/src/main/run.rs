@@ -1,15 +1,17 @@
 //! The program's two verbs.
 
-use crate::config::{Config, Join};
+use crate::config::{Config, Join, StreamMode};
 use crate::{driver, log, measure};
 use anyhow::Context as _;
 use perigee_agent::enrol::{self, EnrolError, JoinToken};
+use perigee_agent::frames::FrameUplink;
 use perigee_agent::home::Home;
 use perigee_agent::identity::{CurrentIdentity, Identity, IdentityDir};
 use perigee_agent::tls::ServerUrl;
 use perigee_agent::uplink::grpc::GrpcUplink;
+use perigee_agent::uplink::ws::WsUplink;
 use perigee_agent::watch::SharedSheet;
-use perigee_agent::{Agent, BaseBuilder, CachedParts, DirJournal, DirSpool, Health, UplinkError, web};
+use perigee_agent::{Agent, BaseBuilder, CachedParts, DirJournal, DirSpool, Health, Uplink, UplinkError, web};
 use perigee_blobs::BlobDir;
 use perigee_clock::Clock;
 use perigee_images::{BaseBuild, KernelSource};
@@ -84,8 +86,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let fresh = tokio::spawn(fresh);
 
     let chosen = driver::choose(&config, &home, &clock)?;
-    let uplink = Arc::new(GrpcUplink::new(server, current));
-    let about = measure::About { config: &config, home: &home, host, clock: &clock, uplink: uplink.clone() };
+    let (uplink, frames) = uplinks(config.stream_mode, server, current);
+    let about = measure::About { config: &config, home: &home, host, clock: &clock, uplink: frames };
     let measuring = about.start(sheets, chosen.hypervisor.clone())?;
     let blobs = BlobDir::at(home.path().join("cache"))?;
     let mut base = BaseBuild::new(home.path().join("build"), &config.guest_binary);
@@ -113,6 +115,24 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     home.forget_endpoints();
     tracing::info!("stopped; guests live on");
     Ok(ended?)
+}
+
+/// One way to the control plane, for the link and for frames.
+fn uplinks(
+    mode: StreamMode,
+    server: ServerUrl,
+    identity: Arc<CurrentIdentity>,
+) -> (Arc<dyn Uplink>, Arc<dyn FrameUplink>) {
+    match mode {
+        StreamMode::Grpc => {
+            let uplink = Arc::new(GrpcUplink::new(server, identity));
+            (uplink.clone(), uplink)
+        }
+        StreamMode::Ws => {
+            let uplink = Arc::new(WsUplink::new(server, identity));
+            (uplink.clone(), uplink)
+        }
+    }
 }
 
 /// Who we are; joins first when we are nobody yet.

@@ -1,20 +1,19 @@
 //! `Link`: control stream, tunnels and blobs of one host.
 
-use super::{host, status};
+use super::host;
+use crate::conversation::{self, HELLO_TIMEOUT};
 use futures::{Stream, StreamExt};
 use perigee_agent_api::wire::link::link_server::Link;
 use perigee_agent_api::wire::link::{
     BlobChunk, BlobRange, BlobStored, Envelope, FramesDown as WireDown, FramesUp as WireUp, TunnelFrame as WireFrame,
 };
 use perigee_agent_api::wire::{TUNNEL_KEY, envelope, message};
-use perigee_agent_api::{FramesUp, FromAgent, FromServer, StreamName, TunnelFrame, TunnelId};
+use perigee_agent_api::{FramesDown, FramesUp, FromServer, StreamName, TunnelFrame, TunnelId};
 use perigee_blobs::BlobDir;
-use perigee_control::watch::{Feed, Taken, Watching};
-use perigee_control::{Control, LinkEnd, Tunnel};
-use perigee_model::guest::Problem;
-use perigee_model::{Code, Digest, HostId, Refusal, RunId};
+use perigee_control::Control;
+use perigee_control::watch::Watching;
+use perigee_model::{Digest, HostId};
 use std::pin::Pin;
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,8 +21,6 @@ use tokio_util::io::StreamReader;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-/// A hello must come within this time.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const BLOB_CHUNK_BYTES: usize = 256 << 10;
 
 pub struct LinkRpc {
@@ -50,77 +47,43 @@ impl Link for LinkRpc {
 
     async fn control(&self, request: Request<Streaming<Envelope>>) -> Result<Response<Self::ControlStream>, Status> {
         let host = host(&self.control, &request)?;
-        let mut incoming = request.into_inner();
+        let incoming = understood(request.into_inner(), host, |envelope| message(&envelope));
         let (tx, rx) = mpsc::channel(16);
-        let (control, cancel) = (self.control.clone(), self.cancel.clone());
-        tokio::spawn(async move {
-            let hello = match tokio::time::timeout(HELLO_TIMEOUT, next(&mut incoming)).await {
-                Ok(Ok(Some(FromAgent::Hello(hello)))) => hello,
-                Ok(_) | Err(_) => {
-                    let refusal = Refusal::new(Code::BadRequest, "the first message is a hello, within 10 s");
-                    return drop(tx.send(Err(status(&refusal))).await);
-                }
-            };
-            match control.host_hello(host, hello).await {
-                Ok(end) => serve(&control, host, incoming, end, tx, cancel).await,
-                Err(refusal) => refuse(&tx, &refusal).await,
+        tokio::spawn(conversation::control(self.control.clone(), host, incoming, tx, self.cancel.clone()));
+        let sent = move |message: FromServer| {
+            let envelope = envelope(&message);
+            if envelope.is_err() {
+                tracing::error!(%host, "a message is too large to be sent");
             }
-        });
-        Ok(Response::new(ReceiverStream::new(rx).boxed()))
+            std::future::ready(envelope.ok().map(Ok))
+        };
+        Ok(Response::new(ReceiverStream::new(rx).filter_map(sent).boxed()))
     }
 
     async fn tunnel(&self, request: Request<Streaming<WireFrame>>) -> Result<Response<Self::TunnelStream>, Status> {
         let host = host(&self.control, &request)?;
         let id = request.metadata().get(TUNNEL_KEY).and_then(|v| v.to_str().ok()).and_then(|t| t.parse().ok());
         let tunnel = id.and_then(|id| self.control.links().opened(host, TunnelId(id)));
-        let Some(Tunnel { tx, mut rx }) = tunnel else {
-            return Err(Status::not_found("nobody waits for this tunnel"));
-        };
-        let mut incoming = request.into_inner();
-        let reader = tokio::spawn(async move {
-            while let Some(Ok(frame)) = incoming.next().await {
-                let Ok(frame) = TunnelFrame::try_from(frame) else { return };
-                if tx.send(frame).await.is_err() {
-                    return;
-                }
-            }
-        });
+        let tunnel = tunnel.ok_or_else(|| Status::not_found("nobody waits for this tunnel"))?;
+        let incoming = understood(request.into_inner(), host, TunnelFrame::try_from);
         let (out, outgoing) = mpsc::channel(1);
-        tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    frame = rx.recv() => {
-                        // Nobody on our side any more: nothing that still comes is wanted.
-                        let Some(frame) = frame else { return reader.abort() };
-                        let frame = WireFrame::try_from(frame).map_err(|e| Status::internal(e.to_string()));
-                        if out.send(frame).await.is_err() { return }
-                    }
-                    // The agent wants no more frames; its own last ones may still be on their way.
-                    () = out.closed() => return,
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(outgoing).boxed()))
+        tokio::spawn(conversation::tunnel(tunnel, incoming, out));
+        let sent = |frame: TunnelFrame| WireFrame::try_from(frame).map_err(|e| Status::internal(e.to_string()));
+        Ok(Response::new(ReceiverStream::new(outgoing).map(sent).boxed()))
     }
 
     async fn frames(&self, request: Request<Streaming<WireUp>>) -> Result<Response<Self::FramesStream>, Status> {
         let host = host(&self.control, &request)?;
-        let mut incoming = request.into_inner();
-        let begin = tokio::time::timeout(HELLO_TIMEOUT, incoming.message()).await;
-        let begin = begin.ok().and_then(Result::ok).flatten().and_then(|said| FramesUp::try_from(said).ok());
-        let Some(FramesUp::Begin(name @ (StreamName::Node | StreamName::Vm))) = begin else {
+        let mut incoming = understood(request.into_inner(), host, FramesUp::try_from);
+        let begin = tokio::time::timeout(HELLO_TIMEOUT, incoming.next()).await;
+        let Ok(Some(FramesUp::Begin(name @ (StreamName::Node | StreamName::Vm)))) = begin else {
             return Err(Status::invalid_argument("the first message names one of our agent's streams, within 10 s"));
         };
         let feed = self.watching.feed(host, name);
         let (tx, rx) = mpsc::channel(16);
-        let cancel = self.cancel.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = carry_frames(feed, incoming, tx) => {}
-                () = cancel.cancelled() => {}
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(rx).boxed()))
+        tokio::spawn(conversation::frames(feed, incoming, tx, self.cancel.clone()));
+        let sent = |down: FramesDown| WireDown::try_from(down).map_err(|e| Status::internal(e.to_string()));
+        Ok(Response::new(ReceiverStream::new(rx).map(sent).boxed()))
     }
 
     async fn fetch_blob(&self, request: Request<BlobRange>) -> Result<Response<Self::FetchBlobStream>, Status> {
@@ -160,106 +123,14 @@ impl Link for LinkRpc {
     }
 }
 
-/// Takes a stream's frames and tells how far they are durable, until either end goes.
-async fn carry_frames(mut feed: Feed, mut incoming: Streaming<WireUp>, tx: mpsc::Sender<Result<WireDown, Status>>) {
-    let mut again: Option<(RunId, Vec<u8>)> = None;
-    let mut not_before = tokio::time::Instant::now();
-    loop {
-        let frame = async {
-            tokio::time::sleep_until(not_before).await;
-            match again.take() {
-                Some(frame) => Some(frame),
-                None => match FramesUp::try_from(incoming.message().await.ok()??).ok()? {
-                    FramesUp::Frame { run, frame } => Some((run, frame)),
-                    FramesUp::Begin(_) => None,
-                },
-            }
-        };
-        tokio::select! {
-            down = feed.next() => {
-                let down = WireDown::try_from(down).map_err(|e| Status::internal(e.to_string()));
-                if tx.send(down).await.is_err() {
-                    return;
-                }
-            }
-            frame = frame => {
-                let Some((run, frame)) = frame else { return };
-                let wait = match feed.take(run, &frame) {
-                    Taken::Wait(wait) => wait,
-                    Taken::Again(wait) => {
-                        again = Some((run, frame));
-                        wait
-                    }
-                };
-                not_before = tokio::time::Instant::now() + wait;
-            }
-            () = tx.closed() => return,
-        }
-    }
-}
-
-/// Carries both directions of a control stream until either end, or a newer link, ends it.
-async fn serve(
-    control: &Control,
+/// An agent's messages up to the first that is none.
+fn understood<W: Send + 'static, T, E: std::fmt::Display>(
+    incoming: Streaming<W>,
     host: HostId,
-    mut incoming: Streaming<Envelope>,
-    mut end: LinkEnd,
-    tx: mpsc::Sender<Result<Envelope, Status>>,
-    cancel: CancellationToken,
-) {
-    let ended = end.ended.clone();
-    let outgoing = async {
-        while let Some(message) = end.outgoing.recv().await {
-            let Ok(envelope) = envelope(&message) else {
-                tracing::error!(%host, "a message is too large to be sent");
-                continue;
-            };
-            if tx.send(Ok(envelope)).await.is_err() {
-                return;
-            }
-        }
-    };
-    let reports = async {
-        loop {
-            let message = match next(&mut incoming).await {
-                Ok(Some(message)) => message,
-                Ok(None) => return,
-                Err(error) => return tracing::info!(%host, %error, "the link broke"),
-            };
-            if let Err(refusal) = control.host_message(host, message).await {
-                // The agent repeats what matters on its next link.
-                tracing::warn!(%host, %refusal, "a report could not be taken; the link starts again");
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        () = outgoing => {}
-        () = reports => {}
-        () = ended.cancelled() => {
-            refuse(&tx, &Refusal::new(Code::WriteConflict, "a newer link of this host took over, or it was revoked")).await;
-        }
-        () = cancel.cancelled() => {
-            refuse(&tx, &Refusal::new(Code::ShuttingDown, "the control plane is shutting down")).await;
-        }
-    }
-    control.links().disconnect(host, &ended);
-    tracing::info!(%host, "host disconnected");
-}
-
-async fn refuse(tx: &mpsc::Sender<Result<Envelope, Status>>, refusal: &Refusal) {
-    let final_word =
-        matches!(refusal.code, Code::HostRevoked | Code::VersionRefused | Code::BadCertificate | Code::NoSuchHost);
-    let message = FromServer::Refused {
-        problem: Problem::new(refusal.code, refusal.shown.clone()),
-        retry_after_ms: (!final_word).then_some(500),
-    };
-    if let Ok(envelope) = envelope(&message) {
-        drop(tx.send(Ok(envelope)).await);
-    }
-}
-
-async fn next(incoming: &mut Streaming<Envelope>) -> Result<Option<FromAgent>, Status> {
-    let Some(envelope) = incoming.message().await? else { return Ok(None) };
-    message(&envelope).map(Some).map_err(|e| Status::invalid_argument(e.to_string()))
+    read: impl Fn(W) -> Result<T, E> + Send,
+) -> impl Stream<Item = T> + Send + Unpin {
+    tokio_stream::StreamExt::map_while(incoming, move |said| {
+        let message = said.map_err(|s| s.to_string()).and_then(|said| read(said).map_err(|e| e.to_string()));
+        message.inspect_err(|error| tracing::info!(%host, error, "the link broke")).ok()
+    })
 }

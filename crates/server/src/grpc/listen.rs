@@ -31,26 +31,33 @@ pub fn tls(authority: &Authority, addresses: &[IpAddr]) -> anyhow::Result<Arc<Se
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
+/// Connections that speak HTTP/2, and those that speak HTTP/1.1.
 pub fn incoming(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     cancel: CancellationToken,
-) -> impl Stream<Item = std::io::Result<TlsStream<TcpStream>>> {
+) -> (impl Stream<Item = std::io::Result<TlsStream<TcpStream>>>, mpsc::Receiver<TlsStream<TcpStream>>) {
     let (tx, rx) = mpsc::channel(HANDSHAKES_MAX);
+    let (to_sockets, sockets) = mpsc::channel(HANDSHAKES_MAX);
     tokio::spawn(async move {
         tokio::select! {
             () = cancel.cancelled() => {}
-            () = accept(listener, TlsAcceptor::from(tls), tx) => {}
+            () = accept(listener, TlsAcceptor::from(tls), tx, to_sockets) => {}
         }
     });
-    ReceiverStream::new(rx)
+    (ReceiverStream::new(rx), sockets)
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, tx: mpsc::Sender<std::io::Result<TlsStream<TcpStream>>>) {
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    tx: mpsc::Sender<std::io::Result<TlsStream<TcpStream>>>,
+    to_sockets: mpsc::Sender<TlsStream<TcpStream>>,
+) {
     let slots = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
@@ -63,11 +70,14 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, tx: mpsc::Sender<s
                 continue;
             }
         };
-        let (acceptor, tx) = (acceptor.clone(), tx.clone());
+        let (acceptor, tx, to_sockets) = (acceptor.clone(), tx.clone(), to_sockets.clone());
         tokio::spawn(async move {
             let _slot = slot;
             drop(socket.set_nodelay(true));
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await {
+                Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"http/1.1") => {
+                    drop(to_sockets.send(stream).await);
+                }
                 Ok(Ok(stream)) => drop(tx.send(Ok(stream)).await),
                 Ok(Err(error)) => tracing::info!(%peer, %error, "a handshake failed"),
                 Err(_) => tracing::info!(%peer, "a handshake took too long"),

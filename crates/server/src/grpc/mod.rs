@@ -1,11 +1,13 @@
 //! The agent link: gRPC over TLS 1.3, certificates checked against our own authority. Enrolment and
-//! renewal are open without a client certificate; everything else needs one.
+//! renewal are open without a client certificate; everything else needs one. Who chooses HTTP/1.1
+//! in the handshake speaks WebSocket instead ([`crate::ws`]).
 
 mod enrolment;
 mod link;
 mod listen;
 
 use crate::authority::{Authority, host_of};
+use crate::ws;
 use perigee_agent_api::wire::link::enrolment_server::EnrolmentServer;
 use perigee_agent_api::wire::link::link_server::LinkServer;
 use perigee_blobs::BlobDir;
@@ -35,13 +37,19 @@ pub async fn serve(
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
     let tls = listen::tls(&authority, &addresses)?;
-    let incoming = listen::incoming(listener, tls, cancel.clone());
+    let (incoming, sockets) = listen::incoming(listener, tls, cancel.clone());
+    let link_of_sockets = ws::Parts {
+        control: control.clone(),
+        watching: watching.clone(),
+        blobs: blobs.clone(),
+        cancel: cancel.clone(),
+    };
     let link = LinkServer::new(link::LinkRpc::new(control.clone(), watching, blobs, cancel.clone()))
         .max_decoding_message_size(LINK_MESSAGE_BYTES_MAX + ENVELOPE_SLACK)
         .max_encoding_message_size(LINK_MESSAGE_BYTES_MAX + ENVELOPE_SLACK);
     let enrolment = EnrolmentServer::new(enrolment::EnrolmentRpc::new(control, authority))
         .max_decoding_message_size(ENVELOPE_SLACK);
-    tonic::transport::Server::builder()
+    let calls = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .max_concurrent_streams(Some(1024))
@@ -49,9 +57,9 @@ pub async fn serve(
         .initial_connection_window_size(Some(4 << 20))
         .add_service(link)
         .add_service(enrolment)
-        .serve_with_incoming_shutdown(incoming, cancel.cancelled_owned())
-        .await?;
-    Ok(())
+        .serve_with_incoming_shutdown(incoming, cancel.cancelled_owned());
+    let (served, ()) = tokio::join!(calls, ws::serve(sockets, link_of_sockets));
+    Ok(served?)
 }
 
 /// The host of a request's verified certificate, if it may speak.

@@ -126,12 +126,16 @@ pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(prometheus::metadata))
         .split_for_parts();
     Bearer.modify(&mut document);
-    let served = document.clone();
+    (around(routes, document.clone(), server), document)
+}
+
+/// The described routes, those that the document leaves out, and what concerns every request.
+fn around(described: Router<Server>, document: utoipa::openapi::OpenApi, server: Server) -> Router {
     let openapi = move |_: extract::Caller| {
-        let served = served.clone();
+        let served = document.clone();
         async move { axum::Json(served) }
     };
-    let app = routes
+    described
         .route("/api/v1/openapi.json", get(openapi))
         // Clients of that API send long queries as forms.
         .route("/api/v1/query", post(prometheus::query))
@@ -157,8 +161,7 @@ pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
         .layer(DefaultBodyLimit::disable())
         .layer(CatchPanicLayer::custom(layer::panicked))
         .layer(axum::middleware::from_fn_with_state(server.clone(), layer::around))
-        .with_state(server);
-    (app, document)
+        .with_state(server)
 }
 
 /// The OpenAPI document without its routes.

@@ -5,6 +5,7 @@ mod conformance;
 mod hostile;
 mod idempotency;
 mod ingest;
+mod link;
 mod refusals;
 mod stories;
 mod watch;

@@ -9,7 +9,7 @@ mod instance;
 mod kills;
 mod leftovers;
 #[path = "../../../../libvirt/tests/it/daemon.rs"]
-#[allow(dead_code, reason = "the tests of the libvirt crate use all of it")]
+#[allow(dead_code, clippy::expect_used, reason = "the tests of the libvirt crate use all of it, where this is allowed")]
 mod libvirtd;
 mod life;
 mod namespace;
