@@ -65,6 +65,9 @@ impl Watching {
         if repaired.torn_bytes > 0 {
             tracing::warn!(bytes = repaired.torn_bytes, "half-written measurements of a crash were cut off");
         }
+        if repaired.damaged_bytes > 0 {
+            tracing::error!(bytes = repaired.damaged_bytes, "measurements on disk are damaged; the rest is read");
+        }
         let clock = control.clock().clone();
         let (live, desks) = (Arc::default(), intake::Desks::default());
         Ok(Self(Arc::new(Parts { control, clock, database, live, durable, desks })))

@@ -85,6 +85,8 @@ pub struct Appended {
 pub struct Repaired {
     /// Bytes at the ends of files that a crash had left half written.
     pub torn_bytes: u64,
+    /// Bytes of blocks that the disk did not keep as they were written. They are left in place.
+    pub damaged_bytes: u64,
 }
 
 pub(crate) type SharedStream = Arc<Mutex<Stream>>;
@@ -128,7 +130,7 @@ impl Database {
         }
         let replay = |record: Record| replay(&mut streams, &record);
         let (journal, torn) = Journal::open(&folder.join("log"), settings.group, told, replay)?;
-        let repaired = Repaired { torn_bytes: torn + segments.torn_bytes };
+        let repaired = Repaired { torn_bytes: torn + segments.torn_bytes, damaged_bytes: segments.damaged_bytes };
         // What came twice or never before this start was counted then.
         streams.values_mut().for_each(|stream| stream.losses = Losses::default());
         let streams = streams.into_iter().map(|(id, stream)| (id, Arc::new(Mutex::new(stream)))).collect();

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const DAY_MICROS: i64 = 86_400_000_000;
+/// Read at once when looking for the next block behind a damaged one.
+const SEARCH_BYTES: usize = 1 << 20;
 
 /// One day's file. Reading goes on when it is dropped meanwhile.
 pub struct DayFile {
@@ -47,6 +49,8 @@ pub struct Segments {
     days: BTreeMap<i64, Day>,
     /// Bytes that were found behind the last whole block of a file and cut off.
     pub torn_bytes: u64,
+    /// Bytes between blocks that are no block any more.
+    pub damaged_bytes: u64,
 }
 
 impl Segments {
@@ -56,13 +60,14 @@ impl Segments {
     /// `Os`.
     pub fn open(folder: &Path) -> Result<Self, SeriesError> {
         std::fs::create_dir_all(folder).map_err(os(folder))?;
-        let mut segments = Self { folder: folder.to_owned(), days: BTreeMap::new(), torn_bytes: 0 };
+        let mut segments = Self { folder: folder.to_owned(), days: BTreeMap::new(), torn_bytes: 0, damaged_bytes: 0 };
         for entry in std::fs::read_dir(folder).map_err(os(folder))? {
             let path = entry.map_err(os(folder))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".blocks"));
             if let Some(day) = name.and_then(|name| name.parse::<i64>().ok()) {
-                let (day_file, torn) = Day::read(&path)?;
+                let (day_file, torn, damaged) = Day::read(&path)?;
                 segments.torn_bytes += torn;
+                segments.damaged_bytes += damaged;
                 segments.days.insert(day, day_file);
             }
         }
@@ -139,8 +144,10 @@ impl Segments {
             if !aged && sum <= bytes_max {
                 break;
             }
-            dropped += day.bytes;
-            _ = std::fs::remove_file(&day.file.path);
+            match std::fs::remove_file(&day.file.path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => break,
+                Ok(()) | Err(_) => dropped += day.bytes,
+            }
             let first = *first;
             self.days.remove(&first);
         }
@@ -154,31 +161,72 @@ impl Segments {
 }
 
 impl Day {
-    fn read(path: &Path) -> Result<(Self, u64), SeriesError> {
+    /// Also gives the bytes that were cut off, and those that are damaged.
+    fn read(path: &Path) -> Result<(Self, u64, u64), SeriesError> {
         let file = File::options().read(true).write(true).open(path).map_err(os(path))?;
         let end = file.metadata().map_err(os(path))?.len();
         let file = Arc::new(DayFile { file, path: path.to_owned() });
         let mut day = Self { file, bytes: 0, blocks: Vec::new() };
-        while let Some((header, body, meta)) = day.block_at(day.bytes, end) {
-            let at = day.bytes + (PREFIX_BYTES + header) as u64;
-            day.blocks.push(Stored { meta: Arc::new(meta), file: day.file.clone(), body: at });
-            day.bytes = at + body as u64;
+        let (mut damaged, mut torn) = (0, 0);
+        while day.bytes < end {
+            if let Some((next, stored)) = day.block_at(day.bytes, end)? {
+                day.blocks.push(stored);
+                day.bytes = next;
+                continue;
+            }
+            // A write that was cut off has nothing behind it. Anything else is damage: its bytes stay
+            // where they are, and what is behind it is read.
+            match day.next_block(day.bytes + 1, end)? {
+                Some(next) => {
+                    damaged += next - day.bytes;
+                    day.bytes = next;
+                }
+                None => {
+                    torn = end - day.bytes;
+                    day.file.file.set_len(day.bytes).map_err(os(path))?;
+                    break;
+                }
+            }
         }
-        let torn = end - day.bytes;
-        if torn > 0 {
-            day.file.file.set_len(day.bytes).map_err(os(path))?;
-        }
-        Ok((day, torn))
+        Ok((day, torn, damaged))
     }
 
-    fn block_at(&self, at: u64, end: u64) -> Option<(usize, usize, Meta)> {
+    /// The block that begins there, and where it ends; `None` where none does, or not all of one.
+    fn block_at(&self, at: u64, end: u64) -> Result<Option<(u64, Stored)>, SeriesError> {
         let mut start = [0; PREFIX_BYTES];
-        self.file.file.read_exact_at(&mut start, at).ok()?;
-        let (header, body, crc) = block::prefix(&start)?;
+        if at + PREFIX_BYTES as u64 > end {
+            return Ok(None);
+        }
+        // What the disk cannot read now may be readable tomorrow: no reason to give it up.
+        self.file.file.read_exact_at(&mut start, at).map_err(os(&self.file.path))?;
+        let Some((header, body, crc)) = block::prefix(&start) else { return Ok(None) };
+        let begin = at + (PREFIX_BYTES + header) as u64;
+        let next = begin + body as u64;
+        if next > end {
+            return Ok(None);
+        }
         let mut bytes = vec![0; header];
-        self.file.file.read_exact_at(&mut bytes, at + PREFIX_BYTES as u64).ok()?;
-        let whole = at + (PREFIX_BYTES + header + body) as u64 <= end;
-        whole.then(|| block::header(&bytes, crc)).flatten().map(|meta| (header, body, meta))
+        self.file.file.read_exact_at(&mut bytes, at + PREFIX_BYTES as u64).map_err(os(&self.file.path))?;
+        let stored = |meta| Stored { meta: Arc::new(meta), file: self.file.clone(), body: begin };
+        Ok(block::header(&bytes, crc).map(|meta| (next, stored(meta))))
+    }
+
+    /// Where the next whole block begins, from there on.
+    fn next_block(&self, from: u64, end: u64) -> Result<Option<u64>, SeriesError> {
+        let mut at = from;
+        let mut chunk = vec![0; SEARCH_BYTES];
+        while at + (PREFIX_BYTES as u64) <= end {
+            let length = usize::try_from(end - at).map_or(SEARCH_BYTES, |left| left.min(SEARCH_BYTES));
+            self.file.file.read_exact_at(&mut chunk[..length], at).map_err(os(&self.file.path))?;
+            for (place, window) in chunk[..length].windows(block::MAGIC.len()).enumerate() {
+                if window == block::MAGIC && self.block_at(at + place as u64, end)?.is_some() {
+                    return Ok(Some(at + place as u64));
+                }
+            }
+            // Chunks overlap, so that no mark falls between two of them.
+            at += (length + 1 - block::MAGIC.len()) as u64;
+        }
+        Ok(None)
     }
 
     fn append(&mut self, sealed: Sealed) -> Result<(), SeriesError> {

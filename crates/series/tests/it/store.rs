@@ -295,6 +295,48 @@ fn a_flipped_byte_in_a_block_is_found_and_never_a_number() {
 }
 
 #[test]
+fn blocks_behind_a_damaged_one_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut meter = Meter::new(1);
+    {
+        let world = World::open(folder.path());
+        for stretch in 0..3 {
+            for n in 0..10 {
+                meter.put(&world, NOON + (stretch * 10 + n) * 1000);
+            }
+            world.seal();
+        }
+    }
+    let file = only_file(&folder.path().join("raw"));
+    let whole = std::fs::read(&file).unwrap();
+    let begins = |bytes: &[u8]| {
+        bytes.windows(4).enumerate().filter(|(_, window)| **window == *b"PGB1").map(|(at, _)| at).collect::<Vec<_>>()
+    };
+    let blocks = begins(&whole);
+    assert_eq!(blocks.len(), 3);
+    let known = || {
+        let world = World::open(folder.path());
+        let found = world.select(&[("__name__", "node_cpu_seconds_total")]);
+        (found.first().map_or(0, |_| values(&found).len()), world.database.repaired())
+    };
+    // In the first block's mark, lengths and header, and in the second's.
+    for place in [blocks[0], blocks[0] + 5, blocks[0] + 9, blocks[0] + 20, blocks[1] + 2, blocks[1] + 30] {
+        let mut bytes = whole.clone();
+        bytes[place] ^= 0x40;
+        std::fs::write(&file, &bytes).unwrap();
+        let (count, repaired) = known();
+        assert_eq!(count, 20, "byte {place}");
+        assert!(repaired.damaged_bytes > 0 && repaired.torn_bytes == 0, "byte {place}: {repaired:?}");
+        assert_eq!(std::fs::read(&file).unwrap(), bytes, "nothing is thrown away");
+    }
+    // A write that was cut off is no damage: the log has its frames.
+    std::fs::write(&file, &whole[..blocks[2] + 40]).unwrap();
+    let (count, repaired) = known();
+    assert_eq!((count, repaired.damaged_bytes), (30, 0));
+    assert_eq!(std::fs::read(&file).unwrap().len(), blocks[2]);
+}
+
+#[test]
 fn old_days_are_dropped_whole() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::open(folder.path());
