@@ -10,6 +10,28 @@ fn own_kernel() -> String {
 }
 
 #[test]
+fn real_the_link_may_be_a_websocket() {
+    let instance = Instance::empty();
+    let up = instance.command(&["up", "--detach"]).env("PERIGEE_STREAM_MODE", "ws").output();
+    super::instance::Said::from(up.unwrap()).fine();
+    instance.perigee(&["image", "build", "base"]).fine();
+    let run = instance.perigee(&["sandbox", "run", "--image", "base", "--", "sh", "-c", "uname -r; exit 7"]);
+    assert_eq!(run.code, 7, "{} {}", run.out, run.err);
+    assert_ne!(run.out.trim(), own_kernel());
+    instance.until("three measurements", || {
+        let told = instance.json(&["metrics", "query", "count_over_time(node_load1[1m])"]);
+        (told[0]["value"].as_str()?.parse::<f64>().ok()? >= 3.0).then_some(())
+    });
+    // A link that ends is dialled again, and nothing was lost meanwhile.
+    instance.kill("perigeed");
+    let up = instance.command(&["up", "--detach"]).env("PERIGEE_STREAM_MODE", "ws").output();
+    super::instance::Said::from(up.unwrap()).fine();
+    instance.until("the host again", || (instance.json(&["host", "list"])[0]["status"] == "connected").then_some(()));
+    instance.perigee(&["sandbox", "run", "--image", "base", "--", "true"]).fine();
+    assert_eq!(instance.json(&["host", "list"])[0]["load"]["frames_lost"], 0);
+}
+
+#[test]
 fn real_a_sandbox_lives() {
     let instance = Instance::new();
     let before = Inventory::of(&instance);
