@@ -26,19 +26,7 @@ impl Control {
             return Err(Refusal::field("labels", fault));
         }
         let key = self.join_key(secret)?;
-        let host = Host {
-            id: HostId::new(self.clock().uuid()),
-            name: self.free_host_name(hostname),
-            labels,
-            created_at: self.clock().now(),
-            revoked: false,
-            drained: false,
-            inventory: None,
-            run: None,
-            seen_at: None,
-            reporting: Reporting::default(),
-            revision: 1,
-        };
+        let host = self.new_host(self.free_host_name(hostname), labels);
         let mut batch = Batch::default();
         let about = ("host", host.id.to_string());
         let detail = host.name.to_string();
@@ -56,6 +44,23 @@ impl Control {
             other => refuse_store(other),
         })?;
         Ok(Arc::new(host))
+    }
+
+    /// A host that nothing is known of yet.
+    pub(crate) fn new_host(&self, name: Name, labels: Labels) -> Host {
+        Host {
+            id: HostId::new(self.clock().uuid()),
+            name,
+            labels,
+            created_at: self.clock().now(),
+            revoked: false,
+            drained: false,
+            inventory: None,
+            run: None,
+            seen_at: None,
+            reporting: Reporting::default(),
+            revision: 1,
+        }
     }
 
     /// Whether a host of a verified certificate may speak.

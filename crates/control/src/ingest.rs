@@ -18,9 +18,7 @@ use perigee_model::limits::{
     INGEST_AGE_MAX, INGEST_AHEAD_MAX, INGEST_EVENTS_MAX, INGEST_TOKEN_LIFE, INGEST_TOKEN_LIFE_MAX, SEQUENCE_MAX,
     TEXT_BYTES_MAX,
 };
-use perigee_model::{
-    Code, Event, Host, HostId, Inventory, Labels, Name, Refusal, Reporting, RunId, Tenant, Timestamp, Verb, Who,
-};
+use perigee_model::{Code, Event, Host, HostId, Inventory, Labels, Name, Refusal, RunId, Tenant, Timestamp, Verb, Who};
 use perigee_store::{Batch, IdempotencyRow, Record, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -298,19 +296,7 @@ impl Control {
     /// A host that has no agent of ours.
     fn silent_host(&self, name: &str) -> Result<Host, Refusal> {
         let name = Name::parse(name).map_err(|fault| Refusal::field("name", fault.to_string()))?;
-        Ok(Host {
-            id: HostId::new(self.clock().uuid()),
-            name,
-            labels: Labels::new(),
-            created_at: self.clock().now(),
-            revoked: false,
-            drained: false,
-            inventory: None,
-            run: None,
-            seen_at: None,
-            reporting: Reporting::default(),
-            revision: 1,
-        })
+        Ok(self.new_host(name, Labels::new()))
     }
 }
 

@@ -302,7 +302,7 @@ fn duration_ms(text: &str) -> Option<i64> {
         sum = sum.checked_add(number.checked_mul(*each)?)?;
         rest = &rest[end..];
     }
-    Some(sum)
+    (!text.is_empty()).then_some(sum)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "checked against the bounds before")]
@@ -325,7 +325,7 @@ mod tests {
         for (text, ms) in [("15", 15_000), ("0.5", 500), ("1m", 60_000), ("1h30m", 5_400_000), ("250ms", 250)] {
             assert_eq!(duration_ms(text), Some(ms), "{text}");
         }
-        for bad in ["", "m", "1", "5x", "1m5", "99999999999999999999d"].iter().skip(1).filter(|t| **t != "1") {
+        for bad in ["", "m", "5x", "1m5", "99999999999999999999d"] {
             assert_eq!(duration_ms(bad), None, "{bad}");
         }
     }
