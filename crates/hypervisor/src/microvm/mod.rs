@@ -134,9 +134,11 @@ impl Hypervisor for Microvm {
 
     async fn start(&self, plan: &Plan) -> Result<Found, HypervisorError> {
         let (host, plan) = (self.host.clone(), plan.clone());
+        // Waited for here: who calls after us is served after us, however tasks are scheduled.
+        let alone = host.alone(plan.guest).await;
         // A task of its own: it ends what it began, whoever stops waiting for it.
         finish(tokio::spawn(async move {
-            let _alone = host.alone(plan.guest).await;
+            let _alone = alone;
             host.start(plan).await
         }))
         .await
@@ -144,8 +146,9 @@ impl Hypervisor for Microvm {
 
     async fn destroy(&self, guest: GuestId) -> Result<(), HypervisorError> {
         let host = self.host.clone();
+        let alone = host.alone(guest).await;
         finish(tokio::spawn(async move {
-            let _alone = host.alone(guest).await;
+            let _alone = alone;
             host.destroy(guest).await
         }))
         .await
