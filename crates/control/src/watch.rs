@@ -24,8 +24,8 @@ use live::Live;
 use perigee_clock::Clock;
 use perigee_model::frame::{MetricKind, StreamId, StreamName};
 use perigee_model::{Code, HostId, Refusal, Tenant, Timestamp, Verb, Who};
-use perigee_series::promql::{Labels, Matcher, QueryError, Sample, Source, SourceError};
-use perigee_series::{Database, Position, Selection, SeriesError, Settings, Standing};
+use perigee_series::promql::{Asked, Labels, QueryError, Reading, Sample, Source, SourceError};
+use perigee_series::{Aged, Database, Position, Selection, SeriesError, Settings, Standing};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -35,6 +35,8 @@ use tokio_util::sync::CancellationToken;
 
 /// What is due becomes a block this often.
 const SEAL_EVERY: Duration = Duration::from_secs(5);
+/// What is old is looked at this often.
+const AGE_EVERY: Duration = Duration::from_secs(60);
 /// One query reads at most so many samples.
 const SAMPLES_MAX: u64 = 50_000_000;
 
@@ -73,8 +75,37 @@ impl Watching {
         Ok(Self(Arc::new(Parts { control, clock, database, live, durable, desks })))
     }
 
-    /// Makes blocks and drops old ones until cancelled.
+    /// Makes blocks until cancelled; beside it, makes what is old coarser and drops it.
     pub async fn run(&self, cancel: CancellationToken) {
+        tokio::join!(self.seal(&cancel), self.age(&cancel));
+    }
+
+    async fn age(&self, cancel: &CancellationToken) {
+        let mut failing = false;
+        while !cancel.is_cancelled() {
+            let (database, now, stopped) = (self.0.database.clone(), self.0.clock.now(), cancel.clone());
+            let aged = tokio::task::spawn_blocking(move || database.age(now, &|| stopped.is_cancelled())).await;
+            let error = match aged.map_err(|stopped| stopped.to_string()).map(|aged| aged.map_err(|e| e.to_string())) {
+                Ok(Ok(aged)) => {
+                    if aged != Aged::default() {
+                        tracing::info!(?aged, "measurements of the past were made coarser, or dropped");
+                    }
+                    None
+                }
+                Ok(Err(error)) | Err(error) => Some(error),
+            };
+            if let Some(error) = error.as_ref().filter(|_| !failing) {
+                tracing::error!(error, "measurements of the past stay as they are");
+            }
+            failing = error.is_some();
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(AGE_EVERY) => {}
+            }
+        }
+    }
+
+    async fn seal(&self, cancel: &CancellationToken) {
         let mut failing = false;
         loop {
             tokio::select! {
@@ -224,7 +255,8 @@ impl Samples {
         }
         let mut all = std::collections::BTreeSet::new();
         for matchers in &sets {
-            let found = self.database.series(&self.selection(matchers, from_ms, to_ms, &|id| self.labels(id)));
+            let asked = Asked { matchers, from_ms, to_ms, reading: Reading::Value, coarsest_ms: 0 };
+            let found = self.database.series(&self.selection(&asked, &|id| self.labels(id)));
             let found = found.map_err(|error| QueryError::Source(Box::new(error)))?;
             all.extend(found.into_iter().filter(|labels| self.guests.may_see(labels)));
         }
@@ -238,28 +270,22 @@ impl Samples {
         Some(labels)
     }
 
-    fn selection<'a>(
-        &self,
-        matchers: &'a [Matcher],
-        from_ms: i64,
-        to_ms: i64,
-        labels: &'a dyn Fn(StreamId) -> Option<Labels>,
-    ) -> Selection<'a> {
-        Selection { matchers, from_ms, to_ms, labels, samples_max: SAMPLES_MAX }
+    fn selection<'a>(&self, asked: &Asked<'a>, labels: &'a dyn Fn(StreamId) -> Option<Labels>) -> Selection<'a> {
+        let Asked { matchers, from_ms, to_ms, reading, coarsest_ms } = *asked;
+        Selection { matchers, from_ms, to_ms, labels, samples_max: SAMPLES_MAX, reading, coarsest_ms }
     }
 }
 
 impl Source for Samples {
-    fn select(
-        &self,
-        matchers: &[Matcher],
-        from_ms: i64,
-        to_ms: i64,
-    ) -> Result<Vec<(Labels, Vec<Sample>)>, SourceError> {
+    fn select(&self, asked: &Asked<'_>) -> Result<Vec<(Labels, Vec<Sample>)>, SourceError> {
         let labels = |id| self.labels(id);
-        let mut found = self.database.select(&self.selection(matchers, from_ms, to_ms, &labels))?;
+        let mut found = self.database.select(&self.selection(asked, &labels))?;
         found.retain(|(labels, _)| self.guests.may_see(labels));
         Ok(found)
+    }
+
+    fn resolution(&self, asked: &Asked<'_>) -> i64 {
+        self.database.resolution(&self.selection(asked, &|id| self.labels(id)))
     }
 }
 

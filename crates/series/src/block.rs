@@ -35,15 +35,18 @@ const FAMILIES: [(&str, &[&str]); 8] = [
     ("network", &["node_network", "node_net"]),
     ("process", &["perigee_process", "node_processes"]),
     ("gpu", &["perigee_gpu"]),
-    ("vm", &["perigee_vm"]),
+    ("vm", &["perigee_guest"]),
     ("other", &[""]),
 ];
 
-/// Which page a series is in.
-fn family(name: &str) -> usize {
+/// Which page a series is in; less than [`FAMILY_COUNT`].
+pub fn family(name: &str) -> usize {
     let fits = |(_, begins): &(&str, &[&str])| begins.iter().any(|begin| name.starts_with(begin));
     FAMILIES.iter().position(fits).unwrap_or(FAMILIES.len() - 1)
 }
+
+/// How many pages of columns a block has at most.
+pub const FAMILY_COUNT: usize = FAMILIES.len();
 
 /// Where a page is in the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +54,13 @@ struct Page {
     offset: u32,
     length: u32,
     crc: u32,
+}
+
+/// A block's series by column, and the page each is in.
+pub struct Dictionary {
+    /// By column.
+    pub series: Vec<Arc<Series>>,
+    families: Vec<usize>,
 }
 
 /// What is known of a block without reading it.
@@ -97,9 +107,6 @@ impl Meta {
     }
 }
 
-/// A column and its values, moment by moment.
-pub type Placed = (usize, Vec<Option<i64>>);
-
 /// A block and what is known of it.
 pub struct Sealed {
     /// What is known.
@@ -108,49 +115,77 @@ pub struct Sealed {
     pub bytes: Vec<u8>,
 }
 
-/// Makes a block.
+/// A block to be made.
+pub struct Draft<'a> {
+    /// Whose.
+    pub stream: StreamId,
+    /// Whose numbers the sequences are.
+    pub run: RunId,
+    /// Its first frame and its last.
+    pub sequences: (u64, u64),
+    /// See [`Meta::position`].
+    pub position: u64,
+    /// When each was measured, in microseconds; rising.
+    pub times: &'a [i64],
+    /// By column.
+    pub series: &'a [Arc<Series>],
+}
+
+/// Makes a block of frames.
 ///
 /// # Errors
 /// What the compressor says.
 pub fn seal(stream: StreamId, head: &Head, position: u64) -> std::io::Result<Sealed> {
-    let mut body = Vec::new();
-    let mut times = Vec::new();
-    let moments: Vec<Option<i64>> = head.times.iter().map(|at| Some(*at)).collect();
-    column::encode(&mut times, perigee_model::frame::Form::Decimal(0), &moments);
-    let times = page(&mut body, &times)?;
-    let series: Vec<&Series> = head.series.iter().map(|series| &**series).collect();
-    let series = page(&mut body, &serde_json::to_vec(&series)?)?;
-    let mut families: Vec<Vec<u8>> = vec![Vec::new(); FAMILIES.len()];
-    for (column, series) in head.series.iter().enumerate() {
-        column::encode(&mut families[family(&series.name)], series.form, &head.values(column));
+    let sequences = (head.first, head.last);
+    let draft = Draft { stream, run: head.run, sequences, position, times: &head.times, series: &head.series };
+    draft.seal(|column, out| column::encode(out, head.series[column].form, &head.values(column)))
+}
+
+impl Draft<'_> {
+    /// Makes it. `write` appends a column.
+    ///
+    /// # Errors
+    /// What the compressor says.
+    pub fn seal(&self, mut write: impl FnMut(usize, &mut Vec<u8>)) -> std::io::Result<Sealed> {
+        let mut body = Vec::new();
+        let mut times = Vec::new();
+        let moments: Vec<Option<i64>> = self.times.iter().map(|at| Some(*at)).collect();
+        column::encode(&mut times, perigee_model::frame::Form::Decimal(0), &moments);
+        let times = page(&mut body, &times)?;
+        let series: Vec<&Series> = self.series.iter().map(|series| &**series).collect();
+        let series = page(&mut body, &serde_json::to_vec(&series)?)?;
+        let mut families: Vec<Vec<u8>> = vec![Vec::new(); FAMILIES.len()];
+        for (column, series) in self.series.iter().enumerate() {
+            write(column, &mut families[family(&series.name)]);
+        }
+        let mut pages = Vec::new();
+        for columns in families {
+            pages.push(if columns.is_empty() { None } else { Some(page(&mut body, &columns)?) });
+        }
+        let meta = Meta {
+            host: self.stream.host.uuid(),
+            stream: self.stream.name.text().to_owned(),
+            run: self.run.uuid(),
+            first: self.sequences.0,
+            last: self.sequences.1,
+            from: self.times.first().copied().unwrap_or(0),
+            to: self.times.last().copied().unwrap_or(0),
+            moments: u32::try_from(self.times.len()).unwrap_or(u32::MAX),
+            position: self.position,
+            times,
+            series,
+            pages,
+        };
+        let header = serde_json::to_vec(&meta)?;
+        let length = |count: usize| u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes();
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(length(header.len()));
+        bytes.extend(length(body.len()));
+        bytes.extend(crc32fast::hash(&header).to_le_bytes());
+        bytes.extend(header);
+        bytes.extend(body);
+        Ok(Sealed { meta, bytes })
     }
-    let mut pages = Vec::new();
-    for columns in families {
-        pages.push(if columns.is_empty() { None } else { Some(page(&mut body, &columns)?) });
-    }
-    let meta = Meta {
-        host: stream.host.uuid(),
-        stream: stream.name.text().to_owned(),
-        run: head.run.uuid(),
-        first: head.first,
-        last: head.last,
-        from: head.times.first().copied().unwrap_or(0),
-        to: head.times.last().copied().unwrap_or(0),
-        moments: u32::try_from(head.times.len()).unwrap_or(u32::MAX),
-        position,
-        times,
-        series,
-        pages,
-    };
-    let header = serde_json::to_vec(&meta)?;
-    let length = |count: usize| u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes();
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend(length(header.len()));
-    bytes.extend(length(body.len()));
-    bytes.extend(crc32fast::hash(&header).to_le_bytes());
-    bytes.extend(header);
-    bytes.extend(body);
-    Ok(Sealed { meta, bytes })
 }
 
 fn page(body: &mut Vec<u8>, raw: &[u8]) -> std::io::Result<Page> {
@@ -190,7 +225,10 @@ impl Meta {
         if !body.read_at(&mut packed, page.offset.into()) || crc32fast::hash(&packed) != page.crc {
             return Err(Malformed);
         }
-        zstd::bulk::decompress(&packed, PAGE_BYTES_MAX).map_err(|_| Malformed)
+        // The compressor wrote the length down; a page that claims more than any of ours is none.
+        let length = zstd::zstd_safe::get_frame_content_size(&packed).ok().flatten().ok_or(Malformed)?;
+        let length = usize::try_from(length).ok().filter(|length| *length <= PAGE_BYTES_MAX).ok_or(Malformed)?;
+        zstd::bulk::decompress(&packed, length).map_err(|_| Malformed)
     }
 
     /// When each frame was measured, in microseconds.
@@ -207,32 +245,55 @@ impl Meta {
     ///
     /// # Errors
     /// `Malformed`: the block is damaged.
-    pub fn series(&self, body: &dyn Body) -> Result<Vec<Arc<Series>>, Malformed> {
+    pub fn dictionary(&self, body: &dyn Body) -> Result<Dictionary, Malformed> {
         let raw = self.open(body, self.series)?;
         let series: Vec<Series> = serde_json::from_slice(&raw).map_err(|_| Malformed)?;
-        Ok(series.into_iter().map(Arc::new).collect())
+        let families = series.iter().map(|series| family(&series.name)).collect();
+        Ok(Dictionary { series: series.into_iter().map(Arc::new).collect(), families })
     }
 
-    /// The values of those columns that are wanted, with their places.
+    /// Those columns that are wanted, with their places. `read` gets the page from the column on,
+    /// and steps over what is not wanted.
     ///
     /// # Errors
     /// `Malformed`: the block is damaged.
-    pub fn columns(&self, body: &dyn Body, series: &[Arc<Series>], wanted: &[bool]) -> Result<Vec<Placed>, Malformed> {
+    pub fn columns<T>(
+        &self,
+        body: &dyn Body,
+        dictionary: &Dictionary,
+        wanted: &[bool],
+        read: impl Fn(&mut &[u8], &Series, usize, bool) -> Result<Option<T>, Malformed>,
+    ) -> Result<Vec<(usize, T)>, Malformed> {
+        let is_wanted = |column: usize| wanted.get(column) == Some(&true);
+        let mut last_wanted = [None; FAMILIES.len()];
+        for (column, family) in dictionary.families.iter().enumerate().filter(|(column, _)| is_wanted(*column)) {
+            last_wanted[*family] = Some(column);
+        }
         let mut found = Vec::new();
-        for (number, page) in self.pages.iter().enumerate() {
-            let mine = || series.iter().enumerate().filter(|(_, series)| family(&series.name) == number);
-            if !mine().any(|(column, _)| wanted.get(column) == Some(&true)) {
-                continue;
-            }
-            let raw = self.open(body, page.ok_or(Malformed)?)?;
+        for (family, last) in last_wanted.into_iter().enumerate() {
+            let Some(last) = last else { continue };
+            let raw = self.open(body, self.pages[family].ok_or(Malformed)?)?;
             let mut rest = raw.as_slice();
-            for (column, _) in mine() {
-                let values = column::decode(&mut rest, self.moments as usize)?;
-                if wanted.get(column) == Some(&true) {
-                    found.push((column, values));
-                }
+            let mine = dictionary.families[..=last].iter().enumerate().filter(|(_, number)| **number == family);
+            for (column, _) in mine {
+                let series = &dictionary.series[column];
+                let read = read(&mut rest, series, self.moments as usize, is_wanted(column))?;
+                found.extend(read.map(|read| (column, read)));
             }
         }
         Ok(found)
     }
+}
+
+/// How the columns of a block of frames are read, for [`Meta::columns`].
+///
+/// # Errors
+/// `Malformed`.
+pub fn frames(
+    bytes: &mut &[u8],
+    _: &Series,
+    moments: usize,
+    wanted: bool,
+) -> Result<Option<Vec<Option<i64>>>, Malformed> {
+    if wanted { column::decode(bytes, moments).map(Some) } else { column::skip(bytes, moments).map(|()| None) }
 }

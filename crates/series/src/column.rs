@@ -92,6 +92,31 @@ pub fn decode(bytes: &mut &[u8], moments: usize) -> Result<Vec<Option<i64>>, Mal
     Ok(values)
 }
 
+/// Steps over a column of so many moments.
+///
+/// # Errors
+/// `Malformed`.
+pub fn skip(bytes: &mut &[u8], moments: usize) -> Result<(), Malformed> {
+    match byte(bytes)? {
+        ABSENT => return Ok(()),
+        CONSTANT => return read_varint(bytes).map(drop),
+        DELTA | DELTA_OF_DELTA | BITS => {}
+        _ => return Err(Malformed),
+    }
+    let (mut at, mut present) = (0usize, 0usize);
+    for turn in 0..read_varint(bytes)? {
+        let length = usize::try_from(read_varint(bytes)?).map_err(|_| Malformed)?;
+        at = at.checked_add(length).filter(|end| *end <= moments).ok_or(Malformed)?;
+        present += if turn % 2 == 1 { length } else { 0 };
+    }
+    // A varint ends with its first byte that has no high bit.
+    for _ in 0..present {
+        let end = bytes.iter().position(|byte| *byte < 0x80).ok_or(Malformed)?;
+        *bytes = &bytes[end + 1..];
+    }
+    Ok(())
+}
+
 fn deltas(numbers: &[i64]) -> Vec<i64> {
     let before = std::iter::once(0).chain(numbers.iter().copied());
     numbers.iter().zip(before).map(|(now, before)| now.wrapping_sub(before)).collect()
@@ -180,6 +205,9 @@ mod tests {
         let mut rest = out.as_slice();
         assert_eq!(decode(&mut rest, values.len()).unwrap(), values);
         assert!(rest.is_empty());
+        let mut rest = out.as_slice();
+        skip(&mut rest, values.len()).unwrap();
+        assert!(rest.is_empty(), "stepping over it leads to its end, too");
         out.len()
     }
 
@@ -194,8 +222,11 @@ mod tests {
 
         #[test]
         fn garbage_is_refused_or_read_and_never_more(bytes in prop::collection::vec(any::<u8>(), 0..100), moments in 0usize..50) {
-            if let Ok(values) = decode(&mut bytes.as_slice(), moments) {
+            let (mut read, mut stepped) = (bytes.as_slice(), bytes.as_slice());
+            let skipped = skip(&mut stepped, moments);
+            if let Ok(values) = decode(&mut read, moments) {
                 prop_assert_eq!(values.len(), moments);
+                prop_assert!(skipped.is_ok() && stepped == read);
             }
         }
     }

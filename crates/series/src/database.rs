@@ -1,17 +1,20 @@
 //! The store of everything measured.
 
+mod ageing;
 mod standing;
 
+pub use ageing::Aged;
+pub(crate) use ageing::Rolled;
 pub use standing::Standing;
 
-use crate::block;
+use crate::block::{self, Dictionary};
 use crate::error::{Refused, SeriesError, os};
 use crate::head::Head;
 use crate::journal::{Journal, OnDurable, Position, Record};
 use crate::segments::{Segments, Stored};
 use crate::stream::{Class, Losses, Stream, class};
 use nix::fcntl::{Flock, FlockArg};
-use perigee_model::frame::{Change, Columns, Header, MetricKind, Series, StreamId, StreamName};
+use perigee_model::frame::{Change, Columns, Header, MetricKind, StreamId, StreamName};
 use perigee_model::{HostId, RunId, Timestamp};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -41,8 +44,12 @@ pub struct Settings {
     pub block_span: Duration,
     /// … or of so many changes in memory.
     pub block_changes: usize,
-    /// Measured values are kept so long, by days.
+    /// What was measured is kept so long, by days, …
     pub kept: Duration,
+    /// … its minutes so long …
+    pub minutes_kept: Duration,
+    /// … and its hours so long.
+    pub hours_kept: Duration,
     /// All blocks together; the oldest day goes first.
     pub bytes_max: u64,
 }
@@ -64,6 +71,8 @@ impl Default for Settings {
             block_span: Duration::from_secs(1800),
             block_changes: 400_000,
             kept: DAY * 30,
+            minutes_kept: DAY * 90,
+            hours_kept: DAY * 730,
             bytes_max: 20 << 30,
         }
     }
@@ -90,8 +99,6 @@ pub struct Repaired {
 }
 
 pub(crate) type SharedStream = Arc<Mutex<Stream>>;
-/// A block's series, by column.
-pub(crate) type Dictionary = Arc<Vec<Arc<Series>>>;
 
 /// The store. All calls block for at most a lock, but for [`Self::seal`] and queries.
 pub struct Database {
@@ -99,9 +106,11 @@ pub struct Database {
     journal: Journal,
     streams: Mutex<BTreeMap<StreamId, SharedStream>>,
     pub(crate) segments: RwLock<Segments>,
-    unpacked: Mutex<HashMap<(u32, u32), Dictionary>>,
+    pub(crate) rolled: RwLock<Rolled>,
+    unpacked: Mutex<HashMap<(u32, u32), Arc<Dictionary>>>,
     repaired: Repaired,
     sealing: Mutex<()>,
+    ageing: Mutex<()>,
     _lock: Flock<File>,
 }
 
@@ -114,17 +123,20 @@ impl Database {
         std::fs::create_dir_all(folder).map_err(os(folder))?;
         let lock = lock(folder.join("lock"))?;
         let segments = Segments::open(&folder.join("raw"))?;
+        let rolled = Rolled::open(folder)?;
         let mut streams = BTreeMap::new();
         // In the order of taking, which a clock set back makes another than that of days.
         let mut blocks: Vec<&Stored> = segments.all().collect();
         blocks.sort_by_key(|stored| stored.meta.position);
+        let mut newest: BTreeMap<StreamId, &Stored> = BTreeMap::new();
         for stored in blocks {
             let Some(id) = stored.meta.stream() else { continue };
             let stream: &mut Stream = streams.entry(id).or_default();
             stream.note(stored.meta.run(), stored.meta.last);
+            newest.insert(id, stored);
         }
-        for (id, stream) in &mut streams {
-            if let Some(columns) = segments.newest(*id).and_then(last_columns) {
+        for (id, stored) in newest {
+            if let (Some(stream), Some(columns)) = (streams.get_mut(&id), last_columns(stored)) {
                 stream.columns = columns;
             }
         }
@@ -140,9 +152,11 @@ impl Database {
             journal,
             streams,
             segments,
+            rolled: RwLock::new(rolled),
             unpacked: Mutex::default(),
             repaired,
             sealing: Mutex::default(),
+            ageing: Mutex::default(),
             _lock: lock,
         })
     }
@@ -231,9 +245,10 @@ impl Database {
     pub fn repaired(&self) -> Repaired {
         self.repaired
     }
-    /// Bytes of all blocks.
+    /// Bytes of all blocks, those of coarser steps among them.
     pub fn block_bytes(&self) -> u64 {
-        self.segments.read().unwrap_or_else(PoisonError::into_inner).bytes()
+        let raw = self.segments.read().unwrap_or_else(PoisonError::into_inner).bytes();
+        raw + self.rolled.read().unwrap_or_else(PoisonError::into_inner).bytes()
     }
     /// What is measured now, by name.
     pub fn kinds(&self) -> BTreeMap<String, MetricKind> {
@@ -249,8 +264,8 @@ impl Database {
         kinds
     }
 
-    /// Makes blocks of what is due, drops what is too old, and lets the log forget what is in
-    /// blocks. Blocks for the disk; call it every few seconds. With `all`, everything is due.
+    /// Makes blocks of what is due, and lets the log forget what is in blocks. Blocks for the disk;
+    /// call it every few seconds. With `all`, everything is due.
     ///
     /// # Errors
     /// `Os`. Nothing is lost then; the next call tries again.
@@ -277,7 +292,6 @@ impl Database {
         }
         let unsealed = self.all().values().filter_map(|shared| lock_stream(shared).unsealed_from()).min();
         self.journal.release(unsealed.map_or(self.journal.durable(), |first| first.saturating_sub(1)));
-        self.segments_mut().drop_old(now - self.settings.kept, self.settings.bytes_max);
         Ok(())
     }
 
@@ -289,25 +303,25 @@ impl Database {
     }
 
     /// A block's series, unpacked once for all blocks that have the same.
-    pub(crate) fn series_of(&self, stored: &Stored) -> Result<Dictionary, SeriesError> {
+    pub(crate) fn dictionary_of(&self, stored: &Stored) -> Result<Arc<Dictionary>, SeriesError> {
         let mark = stored.meta.series_mark();
         let mut unpacked = self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(series) = unpacked.get(&mark) {
-            return Ok(series.clone());
+        if let Some(dictionary) = unpacked.get(&mark) {
+            return Ok(dictionary.clone());
         }
-        let series = stored.meta.series(stored).map_err(|_| SeriesError::Damaged(stored.file.path.clone()))?;
-        let series = Arc::new(series);
+        let read = stored.meta.dictionary(stored).map_err(|_| SeriesError::Damaged(stored.file.path.clone()))?;
+        let dictionary = Arc::new(read);
         if unpacked.len() >= SERIES_KEPT {
             unpacked.clear();
         }
-        unpacked.insert(mark, series.clone());
-        Ok(series)
+        unpacked.insert(mark, dictionary.clone());
+        Ok(dictionary)
     }
 
     pub(crate) fn all(&self) -> BTreeMap<StreamId, SharedStream> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-    fn known(&self, id: StreamId) -> Option<SharedStream> {
+    pub(crate) fn known(&self, id: StreamId) -> Option<SharedStream> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
     fn stream(&self, id: StreamId) -> SharedStream {
@@ -332,10 +346,11 @@ fn lock(path: PathBuf) -> Result<Flock<File>, SeriesError> {
 
 /// The values after a block's last frame; `None` when it is damaged: a key frame will be wanted.
 fn last_columns(stored: &Stored) -> Option<Columns> {
-    let series = stored.meta.series(stored).ok()?;
+    let dictionary = stored.meta.dictionary(stored).ok()?;
+    let series = &dictionary.series;
     let wanted = vec![true; series.len()];
     let mut values = vec![None; series.len()];
-    for (column, moments) in stored.meta.columns(stored, &series, &wanted).ok()? {
+    for (column, moments) in stored.meta.columns(stored, &dictionary, &wanted, block::frames).ok()? {
         values[column] = moments.last().copied().flatten();
     }
     let at = Timestamp::from_micros(stored.meta.to);

@@ -22,10 +22,11 @@ mod head;
 mod journal;
 pub mod promql;
 mod query;
+mod rollup;
 mod segments;
 mod stream;
 
-pub use database::{Appended, Database, Repaired, Settings, Standing};
+pub use database::{Aged, Appended, Database, Repaired, Settings, Standing};
 pub use error::{Refused, SeriesError};
 pub use journal::{OnDurable, Position, Progress};
 pub use query::Selection;

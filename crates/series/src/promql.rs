@@ -11,6 +11,10 @@
 //!                             ▼
 //!                          Source
 //! ```
+//! Of samples that come in coarser steps than they were measured in, each function asks for what it
+//! needs of a bucket: the least for `min_over_time`, sums and counts for means. Where steps of a fifth
+//! of the query's step and of a window's length are to be had, they are taken.
+//!
 //! Every node of an expression gives one row per series, with a cell for each step of the query; an
 //! instant query has one step.
 
@@ -30,11 +34,12 @@ mod value;
 mod windows;
 
 pub use error::QueryError;
-pub use source::{Labels, MatchOp, Matcher, NAME, Sample, Source, SourceError};
+pub use source::{Asked, Labels, MatchOp, Matcher, NAME, Reading, Sample, Source, SourceError};
 pub use value::{Value, serialise};
 
 use evaluation::{Budget, Evaluation};
 use rows::{Moments, Node};
+use windows::RangeFunction;
 
 /// A query's text is at most this long.
 pub const QUERY_BYTES_MAX: usize = 8 * 1024;
@@ -91,7 +96,7 @@ impl Engine {
         let budget = Budget::new(self.samples_max, is_over);
         let moments = Moments { first_ms: at_ms, step_ms: 1, count: 1 };
         let evaluation = Evaluation::new(self, source, &budget, moments, at_ms);
-        if let Some(ranges) = evaluation.ranges(&expr)? {
+        if let Some(ranges) = evaluation.ranges(&expr, RangeFunction::Last)? {
             return Ok(Value::Matrix(ranges.at_the_only_moment()));
         }
         Ok(match evaluation.node(&expr)? {

@@ -1,14 +1,20 @@
 //! Reading: the samples of all series that match, from blocks and from what is in none yet.
 
+mod gathering;
+mod plan;
+
+use crate::block;
 use crate::database::{Database, lock_stream};
 use crate::error::SeriesError;
-use crate::promql::{Labels, Matcher, NAME, Sample};
+use crate::head::Head;
+use crate::promql::{Labels, Matcher, NAME, Reading, Sample};
+use crate::rollup::{Columns, Resolution};
+use crate::segments::{DAY_MICROS, Stored};
+use gathering::Gathering;
 use perigee_model::frame::{Series, StreamId};
-use std::collections::HashMap;
+use plan::Span;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
-
-/// A hole this long ends a series' validity at once.
-const HOLE_MS: i64 = 10_000;
 
 /// What to read.
 pub struct Selection<'a> {
@@ -22,15 +28,29 @@ pub struct Selection<'a> {
     pub labels: &'a dyn Fn(StreamId) -> Option<Labels>,
     /// At most so many samples.
     pub samples_max: u64,
+    /// What is wanted of coarser steps, where there is nothing finer.
+    pub reading: Reading,
+    /// Steps up to this many milliseconds are as good as what was measured; 0 for none.
+    pub coarsest_ms: i64,
 }
 
-/// Samples by series, of one stream.
-type Found = HashMap<Arc<Series>, Vec<Sample>>;
+impl Selection<'_> {
+    fn micros(&self) -> (i64, i64) {
+        (self.from_ms.saturating_mul(1000), self.to_ms.saturating_mul(1000).saturating_add(999))
+    }
+}
 
-/// A stretch of a stream: moments and wanted columns.
-struct Stretch {
-    times: Vec<i64>,
-    columns: Vec<(Arc<Series>, Vec<Option<i64>>)>,
+/// What a query may still read.
+struct Budget {
+    left: u64,
+    max: u64,
+}
+
+impl Budget {
+    fn pay(&mut self, samples: usize) -> Result<(), SeriesError> {
+        self.left = self.left.checked_sub(samples as u64).ok_or(SeriesError::TooMuch(self.max))?;
+        Ok(())
+    }
 }
 
 impl Database {
@@ -40,26 +60,49 @@ impl Database {
     /// # Errors
     /// `TooMuch`; `Damaged` when a block that is needed does not check.
     pub fn select(&self, selection: &Selection<'_>) -> Result<Vec<(Labels, Vec<Sample>)>, SeriesError> {
+        let mut budget = Budget { left: selection.samples_max, max: selection.samples_max };
+        let seen = |id| (selection.labels)(id).map(|labels| (id, labels));
+        let streams: Vec<(StreamId, Labels)> = self.streams().into_iter().filter_map(seen).collect();
+        // First what is in no block: what becomes one meanwhile is then seen twice, never missed.
+        let mut newest = Vec::with_capacity(streams.len());
+        for (id, base) in &streams {
+            let mut stretches: Vec<Unsealed> = Vec::new();
+            self.unsealed(*id, selection, |head| {
+                let wanted = head.series.iter().enumerate().filter(|(_, s)| wants(selection.matchers, base, s));
+                let wanted: Vec<_> = wanted.collect();
+                budget.pay(wanted.len().saturating_mul(head.times.len()))?;
+                let columns = wanted.into_iter().map(|(column, series)| (series.clone(), head.values(column)));
+                stretches.push((head.times.clone(), columns.collect()));
+                Ok::<_, SeriesError>(())
+            })?;
+            newest.push(stretches);
+        }
+        let (spans, mut blocks) = self.planned(selection);
         let mut answer = Vec::new();
-        let mut left = selection.samples_max;
-        for id in self.streams() {
-            let Some(base) = (selection.labels)(id) else { continue };
-            let wants = |series: &Series| wants(selection.matchers, &base, series);
-            let mut found = Found::new();
-            for stretch in self.stretches(id, selection, &wants)? {
-                let count = stretch.columns.iter().map(|(_, values)| values.len() as u64).sum::<u64>();
-                left = left.checked_sub(count).ok_or(SeriesError::TooMuch(selection.samples_max))?;
-                take(&mut found, stretch, selection);
+        for ((id, base), newest) in streams.iter().zip(newest) {
+            let mut gathering = Gathering::new(selection, base);
+            for (span, group) in blocks.remove(id).unwrap_or_default() {
+                self.gather(&spans[span], &group, &mut gathering, &mut budget)?;
             }
-            answer.extend(
-                found
-                    .into_iter()
-                    .filter(|(_, samples)| !samples.is_empty())
-                    .map(|(series, samples)| (labels_of(&base, &series), settled(samples))),
-            );
+            for (times, columns) in newest {
+                gathering.begin(times.first().copied(), 0);
+                for (series, values) in columns {
+                    let place = gathering.place(&series);
+                    gathering.frames(place, &times, &values, (i64::MIN, i64::MAX));
+                }
+                gathering.end();
+            }
+            let named = gathering.rows().map(|(series, samples)| (labels_of(base, &series), samples));
+            answer.extend(named);
         }
         answer.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(answer)
+    }
+
+    /// How coarse the coarsest samples of a selection would be, in milliseconds; 0: as measured.
+    pub fn resolution(&self, selection: &Selection<'_>) -> i64 {
+        let coarse = |span: &Span| span.resolution.map_or(0, Resolution::millis);
+        self.planned(selection).0.iter().map(coarse).max().unwrap_or(0)
     }
 
     /// The labels of every series that meets all matchers and was measured within the time.
@@ -68,120 +111,114 @@ impl Database {
     /// `Damaged`.
     pub fn series(&self, selection: &Selection<'_>) -> Result<Vec<Labels>, SeriesError> {
         let mut all = std::collections::BTreeSet::new();
-        for id in self.streams() {
-            let Some(base) = (selection.labels)(id) else { continue };
-            let mut add = |series: &[Arc<Series>]| {
-                let wanted = series.iter().filter(|series| wants(selection.matchers, &base, series));
-                all.extend(wanted.map(|series| labels_of(&base, series)));
-            };
-            let (from, to) = (selection.from_ms.saturating_mul(1000), selection.to_ms.saturating_mul(1000));
-            for stored in self.blocks(id, from, to) {
-                add(&self.series_of(&stored)?);
-            }
-            if let Some(shared) = self.all().get(&id) {
-                let stream = lock_stream(shared);
-                let heads =
-                    stream.closed.iter().map(|(head, _)| &**head).chain(stream.open.iter().map(|(head, _)| head));
-                for head in heads.filter(|head| head.times.last() >= Some(&from) && head.times.first() <= Some(&to)) {
-                    add(&head.series);
-                }
+        let mut add = |base: &Labels, series: &[Arc<Series>]| {
+            let wanted = series.iter().filter(|series| wants(selection.matchers, base, series));
+            all.extend(wanted.map(|series| labels_of(base, series)));
+        };
+        let seen = |id| (selection.labels)(id).map(|labels| (id, labels));
+        let streams: Vec<(StreamId, Labels)> = self.streams().into_iter().filter_map(seen).collect();
+        for (id, base) in &streams {
+            self.unsealed(*id, selection, |head| {
+                add(base, &head.series);
+                Ok::<_, SeriesError>(())
+            })?;
+        }
+        let (_, mut blocks) = self.planned(selection);
+        for (id, base) in &streams {
+            for stored in blocks.remove(id).unwrap_or_default().iter().flat_map(|(_, group)| group) {
+                add(base, &self.dictionary_of(stored)?.series);
             }
         }
         Ok(all.into_iter().collect())
     }
 
-    fn blocks(&self, id: StreamId, from: i64, to: i64) -> Vec<crate::segments::Stored> {
-        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
-        segments.overlapping(from, to).filter(|stored| stored.meta.stream() == Some(id)).cloned().collect()
-    }
-
-    fn stretches(
+    /// Shows a stream's stretches that are in no block and touch the selection.
+    fn unsealed<E>(
         &self,
         id: StreamId,
         selection: &Selection<'_>,
-        wants: &dyn Fn(&Series) -> bool,
-    ) -> Result<Vec<Stretch>, SeriesError> {
-        let (from, to) = (selection.from_ms.saturating_mul(1000), selection.to_ms.saturating_mul(1000) + 999);
-        // First what is in no block: what becomes one meanwhile is then seen twice, never missed.
-        let mut newest = Vec::new();
-        if let Some(shared) = self.all().get(&id) {
-            let stream = lock_stream(shared);
-            let heads = stream.closed.iter().map(|(head, _)| &**head).chain(stream.open.iter().map(|(head, _)| head));
-            for head in heads.filter(|head| head.times.last() >= Some(&from) && head.times.first() <= Some(&to)) {
-                let wanted = head.series.iter().enumerate().filter(|(_, series)| wants(series));
-                let columns = wanted.map(|(column, series)| (series.clone(), head.values(column))).collect();
-                newest.push(Stretch { times: head.times.clone(), columns });
+        mut show: impl FnMut(&Head) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (from, to) = selection.micros();
+        let Some(shared) = self.known(id) else { return Ok(()) };
+        let stream = lock_stream(&shared);
+        let heads = stream.closed.iter().map(|(head, _)| &**head).chain(stream.open.iter().map(|(head, _)| head));
+        heads.filter(|head| head.times.last() >= Some(&from) && head.times.first() <= Some(&to)).try_for_each(&mut show)
+    }
+
+    /// Which steps serve which time, and every stream's blocks of that, by span, those of one day's
+    /// coarser steps together.
+    fn planned(&self, selection: &Selection<'_>) -> (Vec<Span>, Groups) {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        let coarse = self.rolled.read().unwrap_or_else(PoisonError::into_inner);
+        let spans = plan::spans(&segments, &coarse, selection.micros(), selection.coarsest_ms);
+        let mut blocks = Groups::new();
+        for (number, span) in spans.iter().enumerate() {
+            match span.resolution {
+                None => {
+                    for stored in segments.overlapping(span.from, span.to) {
+                        let Some(id) = stored.meta.stream() else { continue };
+                        blocks.entry(id).or_default().push((number, vec![stored.clone()]));
+                    }
+                }
+                Some(resolution) => {
+                    let mut days: BTreeMap<(i64, StreamId), Vec<Stored>> = BTreeMap::new();
+                    for stored in coarse.of(resolution).overlapping(span.from, span.to) {
+                        let Some(id) = stored.meta.stream() else { continue };
+                        let day = stored.meta.from.div_euclid(DAY_MICROS);
+                        days.entry((day, id)).or_default().push(stored.clone());
+                    }
+                    for ((_, id), group) in days {
+                        blocks.entry(id).or_default().push((number, group));
+                    }
+                }
             }
         }
-        let mut stretches = Vec::new();
-        for stored in self.blocks(id, from, to) {
-            let damaged = |_| SeriesError::Damaged(stored.file.path.clone());
-            let series = self.series_of(&stored)?;
-            let wanted: Vec<bool> = series.iter().map(|series| wants(series)).collect();
-            let times = stored.meta.times(&stored).map_err(damaged)?;
-            let columns = if wanted.contains(&true) {
-                stored.meta.columns(&stored, &series, &wanted).map_err(damaged)?
-            } else {
-                Vec::new()
-            };
-            let columns = columns.into_iter().map(|(column, values)| (series[column].clone(), values)).collect();
-            stretches.push(Stretch { times, columns });
-        }
-        stretches.extend(newest);
-        Ok(stretches)
+        (spans, blocks)
     }
-}
 
-/// Adds a stretch's samples; series that it does not have any more end where it begins.
-fn take(found: &mut Found, stretch: Stretch, selection: &Selection<'_>) {
-    let Some(begin) = stretch.times.first().map(|at| at / 1000) else { return };
-    for (series, samples) in found.iter_mut() {
-        let goes_on = stretch.columns.iter().any(|(known, _)| known == series);
-        if !goes_on && samples.last().is_some_and(|last| !last.is_gap() && last.t_ms < begin) {
-            samples.push(Sample::gap(begin));
-        }
-    }
-    for (series, values) in stretch.columns {
-        let form = series.form;
-        let samples = found.entry(series).or_default();
-        for (at, value) in stretch.times.iter().zip(values) {
-            let t_ms = at / 1000;
-            if t_ms < selection.from_ms || t_ms > selection.to_ms {
+    /// One stretch of a stream, from its blocks.
+    fn gather(
+        &self,
+        span: &Span,
+        group: &[Stored],
+        gathering: &mut Gathering<'_>,
+        budget: &mut Budget,
+    ) -> Result<(), SeriesError> {
+        let coarse_ms = span.resolution.map_or(0, Resolution::millis);
+        gathering.begin(group.iter().map(|stored| stored.meta.from).min(), coarse_ms);
+        for stored in group {
+            let damaged = |_| SeriesError::Damaged(stored.file.path.clone());
+            let known = gathering.known(&self.dictionary_of(stored)?);
+            if known.count == 0 {
                 continue;
             }
-            match value {
-                Some(raw) => samples.push(Sample { t_ms, v: form.value(raw) }),
-                None if samples.last().is_some_and(|last| !last.is_gap()) => samples.push(Sample::gap(t_ms)),
-                None => {}
+            budget.pay(known.count.saturating_mul(stored.meta.moments as usize))?;
+            let times = stored.meta.times(stored).map_err(damaged)?;
+            let (meta, dictionary) = (&stored.meta, &known.dictionary);
+            if span.resolution.is_none() {
+                for (column, values) in
+                    meta.columns(stored, dictionary, &known.wanted, block::frames).map_err(damaged)?
+                {
+                    gathering.frames(known.places[column], &times, &values, (span.from, span.to));
+                }
+                continue;
+            }
+            for (column, points) in meta.columns(stored, dictionary, &known.wanted, Columns::read).map_err(damaged)? {
+                let samples = points.samples(&dictionary.series[column], &times, gathering.selection.reading);
+                gathering.samples(known.places[column], samples);
             }
         }
+        gathering.end();
+        Ok(())
     }
 }
 
-/// In rising time, each moment once, with a gap in every hole.
-fn settled(mut samples: Vec<Sample>) -> Vec<Sample> {
-    if !samples.windows(2).all(|pair| pair[0].t_ms < pair[1].t_ms) {
-        // Stable: of two for one moment the later taken is behind the other.
-        samples.sort_by_key(|sample| sample.t_ms);
-        samples.reverse();
-        samples.dedup_by_key(|sample| sample.t_ms);
-        samples.reverse();
-    }
-    let mut spacing = HOLE_MS / 3;
-    let mut whole: Vec<Sample> = Vec::with_capacity(samples.len());
-    for sample in samples {
-        if let Some(last) = whole.last().copied().filter(|last| !last.is_gap()) {
-            let pause = sample.t_ms - last.t_ms;
-            if pause > HOLE_MS.max(spacing * 3) {
-                whole.push(Sample::gap(last.t_ms + spacing * 2));
-            }
-            // A host that is measured seldom has one gap at most: from then on this is its spacing.
-            spacing = pause;
-        }
-        whole.push(sample);
-    }
-    whole
-}
+/// By stream, in rising time: a span's number, and blocks that are one stretch together.
+type Groups = HashMap<StreamId, Vec<(usize, Vec<Stored>)>>;
+
+/// Moments, and the wanted columns with their values.
+type Unsealed = (Vec<i64>, Vec<(Arc<Series>, Vec<Option<i64>>)>);
 
 fn wants(matchers: &[Matcher], base: &Labels, series: &Series) -> bool {
     matchers.iter().all(|matcher| {

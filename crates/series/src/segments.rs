@@ -2,15 +2,17 @@
 
 use crate::block::{self, Body, Meta, PREFIX_BYTES, Sealed};
 use crate::error::{SeriesError, os};
-use perigee_model::Timestamp;
-use perigee_model::frame::StreamId;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const DAY_MICROS: i64 = 86_400_000_000;
+/// A UTC day.
+pub const DAY_MICROS: i64 = 86_400_000_000;
+/// How a file ends that is being made as a whole.
+const UNFINISHED: &str = "new";
 /// Read at once when looking for the next block behind a damaged one.
 const SEARCH_BYTES: usize = 1 << 20;
 
@@ -63,6 +65,10 @@ impl Segments {
         let mut segments = Self { folder: folder.to_owned(), days: BTreeMap::new(), torn_bytes: 0, damaged_bytes: 0 };
         for entry in std::fs::read_dir(folder).map_err(os(folder))? {
             let path = entry.map_err(os(folder))?.path();
+            if path.extension().is_some_and(|extension| extension == UNFINISHED) {
+                std::fs::remove_file(&path).map_err(os(&path))?;
+                continue;
+            }
             let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".blocks"));
             if let Some(day) = name.and_then(|name| name.parse::<i64>().ok()) {
                 let (day_file, torn, damaged) = Day::read(&path)?;
@@ -127,36 +133,109 @@ impl Segments {
         self.days.values().flat_map(|day| &day.blocks)
     }
 
-    /// The block with the frames of a stream that were taken last.
-    pub fn newest(&self, stream: StreamId) -> Option<&Stored> {
-        let mine = self.all().filter(|block| block.meta.stream() == Some(stream));
-        mine.max_by_key(|block| block.meta.position)
+    /// Its days, counted from 1970, oldest first.
+    pub fn days(&self) -> impl DoubleEndedIterator<Item = i64> {
+        self.days.keys().copied()
     }
 
-    /// Drops files: those whose every block ended before `oldest`, then the oldest ones until all
-    /// are within `bytes_max`. The newest file stays.
-    pub fn drop_old(&mut self, oldest: Timestamp, bytes_max: u64) -> u64 {
-        let mut dropped = 0;
-        while self.days.len() > 1 {
-            let sum: u64 = self.days.values().map(|day| day.bytes).sum();
-            let Some((first, day)) = self.days.first_key_value() else { break };
-            let aged = day.blocks.iter().all(|block| block.meta.to < oldest.micros());
-            if !aged && sum <= bytes_max {
-                break;
-            }
-            match std::fs::remove_file(&day.file.path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => break,
-                Ok(()) | Err(_) => dropped += day.bytes,
-            }
-            let first = *first;
-            self.days.remove(&first);
+    /// The oldest day, when its newest block ended, and whether it is the only one.
+    pub fn oldest(&self) -> Option<(i64, i64, bool)> {
+        let (number, day) = self.days.first_key_value()?;
+        let newest = day.blocks.iter().map(|block| block.meta.to).max().unwrap_or(i64::MIN);
+        Some((*number, newest, self.days.len() == 1))
+    }
+
+    /// Bytes of a day's file; 0 where there is none.
+    pub fn day_bytes(&self, day: i64) -> u64 {
+        self.days.get(&day).map_or(0, |day| day.bytes)
+    }
+
+    /// A day's blocks, in the order of their writing; `None` where it has no file.
+    pub fn blocks_of(&self, day: i64) -> Option<&[Stored]> {
+        self.days.get(&day).map(|day| day.blocks.as_slice())
+    }
+
+    /// Removes a day's file; its bytes.
+    ///
+    /// # Errors
+    /// `Os`. The day stays.
+    pub fn drop_day(&mut self, day: i64) -> Result<u64, SeriesError> {
+        let Some(found) = self.days.get(&day) else { return Ok(0) };
+        let path = &found.file.path;
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(os(path)(error)),
+            Ok(()) | Err(_) => {}
         }
-        dropped
+        Ok(self.days.remove(&day).map_or(0, |day| day.bytes))
+    }
+
+    /// Begins a day's file that takes the place of the one there is, when it is whole.
+    ///
+    /// # Errors
+    /// `Os`.
+    pub fn replacement(&self, day: i64) -> Result<Replacement, SeriesError> {
+        let path = self.folder.join(format!("{day}.blocks"));
+        let unfinished = path.with_extension(UNFINISHED);
+        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&unfinished);
+        let file = file.map_err(os(&unfinished))?;
+        Ok(Replacement { day, path, unfinished, file, done: false })
+    }
+
+    /// Takes a finished one.
+    pub fn replace(&mut self, finished: Finished) {
+        self.days.insert(finished.day, finished.contents);
     }
 
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.days.values().map(|day| day.bytes).sum()
+    }
+}
+
+/// A day's file in the making. Dropped unfinished, it is removed.
+pub struct Replacement {
+    day: i64,
+    path: PathBuf,
+    unfinished: PathBuf,
+    file: File,
+    done: bool,
+}
+
+/// A day's file that was made whole and is in its place.
+pub struct Finished {
+    day: i64,
+    contents: Day,
+}
+
+impl Replacement {
+    /// Appends a block.
+    ///
+    /// # Errors
+    /// `Os`, a full disk among it.
+    pub fn append(&mut self, sealed: &Sealed) -> Result<(), SeriesError> {
+        self.file.write_all(&sealed.bytes).map_err(os(&self.unfinished))
+    }
+
+    /// Syncs it and puts it in its place.
+    ///
+    /// # Errors
+    /// `Os`.
+    pub fn finish(mut self) -> Result<Finished, SeriesError> {
+        self.file.sync_all().map_err(os(&self.unfinished))?;
+        std::fs::rename(&self.unfinished, &self.path).map_err(os(&self.path))?;
+        self.done = true;
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(os(folder))?;
+        let (contents, _, _) = Day::read(&self.path)?;
+        Ok(Finished { day: self.day, contents })
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        if !self.done {
+            _ = std::fs::remove_file(&self.unfinished);
+        }
     }
 }
 

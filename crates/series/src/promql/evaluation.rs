@@ -2,12 +2,13 @@
 
 use super::error::QueryError;
 use super::rows::{Moments, Node, Row, merged};
-use super::source::{Labels, MatchOp, Matcher, Sample, Source};
+use super::source::{Asked, Labels, MatchOp, Matcher, Reading, Sample, Source};
 use super::windows::{Fall, RangeFunction, Window, apply};
 use super::{Engine, aggregation, functions, pairing};
 use promql_parser::label::MatchOp as Parsed;
 use promql_parser::parser::{AtModifier, Expr, MatrixSelector, Offset, SubqueryExpr, VectorSelector};
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 /// Between two questions whether the time is over, windows may have held so many samples.
@@ -57,10 +58,32 @@ impl Aim {
     }
 }
 
+/// Of a step or a window, this many buckets are as good as finer ones.
+const COARSE_PARTS: i64 = 5;
+
+/// How a selector is to be answered.
+#[derive(Clone, Copy)]
+struct Wish {
+    /// Samples are wanted from so long before the first moment on.
+    before_ms: i64,
+    reading: Reading,
+    coarsest_ms: i64,
+}
+
+impl Wish {
+    fn finest(before_ms: i64) -> Self {
+        Self { before_ms, reading: Reading::Value, coarsest_ms: 0 }
+    }
+}
+
 /// What a range selector or a subquery found: samples without gaps, and which windows to take.
 pub struct Ranges<'a> {
     budget: &'a Budget<'a>,
     series: Vec<(Labels, Vec<Sample>)>,
+    /// Where samples are sums of buckets: of how many values each.
+    counts: Option<Vec<(Labels, Vec<Sample>)>>,
+    /// Where samples are counts: what counting is then.
+    counted: bool,
     aim: Aim,
     range_ms: i64,
     moments: Moments,
@@ -83,11 +106,29 @@ impl Ranges<'_> {
 
     /// A function over the window of each moment; names go, unless the value is still the series'.
     pub fn apply(&self, function: RangeFunction, parameters: &[f64]) -> Result<Vec<Row>, QueryError> {
+        if let Some(counts) = &self.counts {
+            return self.means(counts);
+        }
         let named = function == RangeFunction::Last;
+        let function = if self.counted { RangeFunction::Sum } else { function };
         let mut rows = Vec::with_capacity(self.series.len());
         for (labels, samples) in &self.series {
             let labels = if named { labels.clone() } else { labels.unnamed() };
             rows.push(Row { labels, cells: self.cells(samples, function, parameters)? });
+        }
+        merged(rows)
+    }
+
+    /// Of sums and counts.
+    fn means(&self, counts: &[(Labels, Vec<Sample>)]) -> Result<Vec<Row>, QueryError> {
+        let counts: HashMap<&Labels, &Vec<Sample>> = counts.iter().map(|(labels, samples)| (labels, samples)).collect();
+        let mut rows = Vec::with_capacity(self.series.len());
+        for (labels, samples) in &self.series {
+            let Some(counts) = counts.get(labels) else { continue };
+            let sums = self.cells(samples, RangeFunction::Sum, &[])?;
+            let counts = self.cells(counts, RangeFunction::Sum, &[])?;
+            let cells = sums.into_iter().zip(counts).map(|(sum, count)| Some(sum? / count?)).collect();
+            rows.push(Row { labels: labels.unnamed(), cells });
         }
         merged(rows)
     }
@@ -191,8 +232,10 @@ impl<'a> Evaluation<'a> {
     /// The newest sample at each moment, unless it is too old or a gap came after it.
     pub fn latest(&self, selector: &VectorSelector, value: impl Fn(Sample) -> f64) -> Result<Vec<Row>, QueryError> {
         let aim = self.aim(selector.at.as_ref(), selector.offset.as_ref());
-        let lookback = self.engine.lookback_ms;
-        let series = self.select(selector, aim, lookback)?;
+        let wish = Wish { coarsest_ms: self.step_ms() / COARSE_PARTS, ..Wish::finest(self.engine.lookback_ms) };
+        // Of two buckets in turn the newer one's sample may be as old as both together.
+        let lookback = wish.before_ms.max(self.resolution(selector, aim, wish)? * 2);
+        let series = self.select(selector, aim, Wish { before_ms: lookback, ..wish })?;
         self.budget.pay(series.len().saturating_mul(self.moments.count))?;
         let row = |(labels, samples): (Labels, Vec<Sample>)| {
             let mut seen = 0;
@@ -207,22 +250,43 @@ impl<'a> Evaluation<'a> {
         Ok(series.into_iter().map(row).collect())
     }
 
-    /// What a range selector or a subquery finds; `None` for every other expression.
-    pub fn ranges(&self, expr: &Expr) -> Result<Option<Ranges<'a>>, QueryError> {
+    /// What a range selector or a subquery finds, for a function; `None` for every other expression.
+    pub fn ranges(&self, expr: &Expr, function: RangeFunction) -> Result<Option<Ranges<'a>>, QueryError> {
         match expr {
-            Expr::Paren(paren) => self.ranges(&paren.expr),
-            Expr::MatrixSelector(MatrixSelector { vs, range }) => {
-                let (aim, range_ms) = (self.aim(vs.at.as_ref(), vs.offset.as_ref()), millis(*range));
-                let mut series = self.select(vs, aim, range_ms)?;
-                for (_, samples) in &mut series {
-                    samples.retain(|sample| !sample.is_gap());
-                }
-                self.budget.pay(series.len().saturating_mul(self.moments.count))?;
-                Ok(Some(Ranges { budget: self.budget, series, aim, range_ms, moments: self.moments }))
-            }
+            Expr::Paren(paren) => self.ranges(&paren.expr, function),
+            Expr::MatrixSelector(selector) => self.windows(selector, function).map(Some),
             Expr::Subquery(subquery) => self.subquery(subquery).map(Some),
             _ => Ok(None),
         }
+    }
+
+    fn windows(&self, selector: &MatrixSelector, function: RangeFunction) -> Result<Ranges<'a>, QueryError> {
+        let MatrixSelector { vs, range } = selector;
+        let (aim, range_ms) = (self.aim(vs.at.as_ref(), vs.offset.as_ref()), millis(*range));
+        let parts = if self.moments.count > 1 { self.step_ms().min(range_ms) } else { range_ms };
+        let wish = Wish { coarsest_ms: parts / COARSE_PARTS, ..Wish::finest(range_ms) };
+        let is_coarse = self.resolution(vs, aim, wish)? > 0;
+        let reading = match function {
+            RangeFunction::Min => Reading::Low,
+            RangeFunction::Max => Reading::High,
+            RangeFunction::Avg | RangeFunction::Sum => Reading::Sum,
+            RangeFunction::Count => Reading::Count,
+            _ => Reading::Value,
+        };
+        let reading = if is_coarse { reading } else { Reading::Value };
+        let select = |reading| {
+            let mut series = self.select(vs, aim, Wish { reading, ..wish })?;
+            for (_, samples) in &mut series {
+                samples.retain(|sample| !sample.is_gap());
+            }
+            Ok(series)
+        };
+        let series = select(reading)?;
+        let mean = is_coarse && function == RangeFunction::Avg;
+        let counts = if mean { Some(select(Reading::Count)?) } else { None };
+        self.budget.pay(series.len().saturating_mul(self.moments.count))?;
+        let counted = reading == Reading::Count;
+        Ok(Ranges { budget: self.budget, series, counts, counted, aim, range_ms, moments: self.moments })
     }
 
     /// Evaluates the inner expression at whole multiples of the step, then takes it for samples.
@@ -243,7 +307,8 @@ impl<'a> Evaluation<'a> {
         let rows = Self { moments, ..*self }.node(&subquery.expr)?.into_rows();
         let series: Vec<_> = rows.into_iter().map(|row| (row.labels, moments.samples_of(&row.cells))).collect();
         self.budget.pay(series.len().saturating_mul(self.moments.count))?;
-        Ok(Ranges { budget: self.budget, series, aim, range_ms, moments: self.moments })
+        let (counts, counted) = (None, false);
+        Ok(Ranges { budget: self.budget, series, counts, counted, aim, range_ms, moments: self.moments })
     }
 
     fn aim(&self, at: Option<&AtModifier>, offset: Option<&Offset>) -> Aim {
@@ -262,21 +327,39 @@ impl<'a> Evaluation<'a> {
         Aim { pinned_ms, offset_ms }
     }
 
+    /// From one moment to the next; 0 where there is one only.
+    fn step_ms(&self) -> i64 {
+        if self.moments.count > 1 { self.moments.step_ms } else { 0 }
+    }
+
     /// Asks the source once, for all moments.
     fn select(
         &self,
         selector: &VectorSelector,
         aim: Aim,
-        before_ms: i64,
+        wish: Wish,
     ) -> Result<Vec<(Labels, Vec<Sample>)>, QueryError> {
         if self.moments.count == 0 {
             return Ok(Vec::new());
         }
-        let from = aim.at(self.moments.first_ms).saturating_sub(before_ms);
-        let to = aim.at(self.moments.last());
-        let series = self.source.select(&matchers(selector)?, from, to).map_err(QueryError::Source)?;
+        let matchers = matchers(selector)?;
+        let series = self.source.select(&self.asked(&matchers, aim, wish)).map_err(QueryError::Source)?;
         self.budget.pay(series.iter().map(|(_, samples)| samples.len()).sum())?;
         Ok(series)
+    }
+
+    fn resolution(&self, selector: &VectorSelector, aim: Aim, wish: Wish) -> Result<i64, QueryError> {
+        if self.moments.count == 0 {
+            return Ok(0);
+        }
+        let matchers = matchers(selector)?;
+        Ok(self.source.resolution(&self.asked(&matchers, aim, wish)))
+    }
+
+    fn asked<'m>(&self, matchers: &'m [Matcher], aim: Aim, wish: Wish) -> Asked<'m> {
+        let from_ms = aim.at(self.moments.first_ms).saturating_sub(wish.before_ms);
+        let to_ms = aim.at(self.moments.last());
+        Asked { matchers, from_ms, to_ms, reading: wish.reading, coarsest_ms: wish.coarsest_ms }
     }
 }
 

@@ -122,7 +122,7 @@ pub fn call(evaluation: &Evaluation<'_>, call: &Call) -> Result<Node, QueryError
     Ok(match name {
         "absent" => Node::Rows(absent(&args, &evaluation.rows(args.get(0)?)?)?),
         "absent_over_time" => {
-            let ranges = args.ranges(0)?;
+            let ranges = args.ranges(0, RangeFunction::Present)?;
             Node::Rows(absent(&args, &ranges.apply(RangeFunction::Present, &[])?)?)
         }
         "clamp" => {
@@ -188,9 +188,9 @@ impl<'a> Arguments<'a> {
         self.evaluation.scalar(self.get(at)?)
     }
 
-    fn ranges(&self, at: usize) -> Result<Ranges<'a>, QueryError> {
+    fn ranges(&self, at: usize, function: RangeFunction) -> Result<Ranges<'a>, QueryError> {
         let expected = || QueryError::Type(format!("expected a range vector in {}", self.call.func.name));
-        self.evaluation.ranges(self.get(at)?)?.ok_or_else(expected)
+        self.evaluation.ranges(self.get(at)?, function)?.ok_or_else(expected)
     }
 
     /// Each value computed, names gone.
@@ -222,9 +222,9 @@ impl<'a> Arguments<'a> {
 
 fn of_range(args: &Arguments<'_>, function: RangeFunction) -> Result<Vec<Row>, QueryError> {
     let (ranges, parameters) = match function {
-        RangeFunction::Quantile => (args.ranges(1)?, args.scalar(0)?),
-        RangeFunction::PredictLinear => (args.ranges(0)?, args.scalar(1)?),
-        _ => (args.ranges(0)?, Vec::new()),
+        RangeFunction::Quantile => (args.ranges(1, function)?, args.scalar(0)?),
+        RangeFunction::PredictLinear => (args.ranges(0, function)?, args.scalar(1)?),
+        _ => (args.ranges(0, function)?, Vec::new()),
     };
     ranges.apply(function, &parameters)
 }

@@ -147,6 +147,38 @@ impl Matcher {
 /// Why a source could not answer; its own error.
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
+/// What is wanted of a bucket, where samples come in coarser steps than they were measured in. A
+/// sample as it was measured is a bucket of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// The last value.
+    #[default]
+    Value,
+    /// The least.
+    Low,
+    /// The greatest.
+    High,
+    /// All together.
+    Sum,
+    /// How many there were.
+    Count,
+}
+
+/// What a query asks a source for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// All must be met.
+    pub matchers: &'a [Matcher],
+    /// From this moment on, in milliseconds since the epoch.
+    pub from_ms: i64,
+    /// Up to and with this one.
+    pub to_ms: i64,
+    /// What is wanted of buckets.
+    pub reading: Reading,
+    /// Steps up to this many milliseconds are as good as finer ones.
+    pub coarsest_ms: i64,
+}
+
 /// Whatever holds samples.
 pub trait Source {
     /// Every series that meets all matchers, each once, with its samples of `from_ms..=to_ms` in
@@ -154,6 +186,11 @@ pub trait Source {
     ///
     /// # Errors
     /// When it cannot read, or would have to read more than it is willing to.
-    fn select(&self, matchers: &[Matcher], from_ms: i64, to_ms: i64)
-    -> Result<Vec<(Labels, Vec<Sample>)>, SourceError>;
+    fn select(&self, asked: &Asked<'_>) -> Result<Vec<(Labels, Vec<Sample>)>, SourceError>;
+
+    /// How coarse the coarsest samples of a selection are, in milliseconds; 0: as measured.
+    fn resolution(&self, asked: &Asked<'_>) -> i64 {
+        let _ = asked;
+        0
+    }
 }

@@ -27,7 +27,8 @@ impl Written {
 }
 
 impl Source for Written {
-    fn select(&self, matchers: &[Matcher], from: i64, to: i64) -> Result<Vec<(Labels, Vec<Sample>)>, SourceError> {
+    fn select(&self, asked: &Asked<'_>) -> Result<Vec<(Labels, Vec<Sample>)>, SourceError> {
+        let Asked { matchers, from_ms: from, to_ms: to, .. } = *asked;
         self.asked.borrow_mut().push((from, to));
         let matching = self.series.iter().filter(|(labels, _)| Matcher::all_met_by(matchers, labels));
         let within = |samples: &[Sample]| samples.iter().filter(|s| (from..=to).contains(&s.t_ms)).copied().collect();

@@ -1,7 +1,9 @@
 //! The integration binary of the series.
 //!
-//! `store` takes frames, dies and comes back; `promql` compares answers with Prometheus.
+//! `store` takes frames, dies and comes back; `ageing` makes them coarser and drops them; `promql` compares answers with Prometheus.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::panic, reason = "tests")]
 
+mod ageing;
 mod promql;
 mod store;
+mod world;

@@ -1,120 +1,15 @@
 //! What is taken comes back: over blocks, starts, crashes and damage.
 
-use perigee_model::frame::{Form, Series, Sheet, StreamId, StreamName};
-use perigee_model::{HostId, RunId, Timestamp};
-use perigee_series::promql::{Labels, MatchOp, Matcher, Sample};
-use perigee_series::{Database, Refused, Selection, SeriesError, Settings};
+use crate::world::{Meter, NOON, STREAM, Small, World, at, only_file, run, values};
+use perigee_model::RunId;
+use perigee_model::frame::Series;
+use perigee_series::promql::Sample;
+use perigee_series::{Database, Refused, SeriesError, Settings};
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
-use uuid::Uuid;
-
-const NOON: i64 = 1_790_000_000_000;
-const STREAM: StreamId = StreamId { host: HostId::new(Uuid::from_u128(1)), name: StreamName::Node };
-
-fn at(ms: i64) -> Timestamp {
-    Timestamp::from_micros(ms * 1000)
-}
-
-fn run(number: u128) -> RunId {
-    RunId::new(Uuid::from_u128(number))
-}
-
-/// A database and how far it is durable.
-struct World {
-    database: Database,
-    durable: Arc<(Mutex<u64>, Condvar)>,
-}
-
-impl World {
-    fn open(folder: &Path) -> Self {
-        Self::with(folder, Settings { group: Duration::from_millis(1), ..Settings::default() })
-    }
-    fn with(folder: &Path, settings: Settings) -> Self {
-        let durable = Arc::new((Mutex::new(0), Condvar::new()));
-        let told = durable.clone();
-        let hook = Box::new(move |position| {
-            *told.0.lock().unwrap() = position;
-            told.1.notify_all();
-        });
-        Self { database: Database::open(folder, settings, hook).unwrap(), durable }
-    }
-    fn wait_durable(&self, position: u64) {
-        if self.database.durable() >= position {
-            return;
-        }
-        let guard = self.durable.0.lock().unwrap();
-        let wait = self.durable.1.wait_timeout_while(guard, Duration::from_secs(20), |reached| *reached < position);
-        assert!(!wait.unwrap().1.timed_out(), "position {position} never became durable");
-    }
-    fn select(&self, matchers: &[(&str, &str)]) -> Vec<(String, Vec<Sample>)> {
-        self.try_select(matchers).unwrap()
-    }
-    fn try_select(&self, matchers: &[(&str, &str)]) -> Result<Vec<(String, Vec<Sample>)>, SeriesError> {
-        let matcher = |(label, value): &(&str, &str)| Matcher {
-            label: (*label).to_owned(),
-            op: MatchOp::Equal,
-            value: (*value).to_owned(),
-        };
-        let matchers: Vec<_> = matchers.iter().map(matcher).collect();
-        let labels = |_| Some(Labels::from_iter([("host", "web-1")]));
-        let selection = Selection {
-            matchers: &matchers,
-            from_ms: NOON - 100_000_000,
-            to_ms: NOON + 100_000_000,
-            labels: &labels,
-            samples_max: 10_000_000,
-        };
-        Ok(self.database.select(&selection)?.into_iter().map(|(l, samples)| (l.to_string(), samples)).collect())
-    }
-    fn seal(&self) {
-        self.database.seal(at(NOON), true).unwrap();
-    }
-}
-
-/// Measures made-up things.
-struct Meter {
-    sheet: Sheet,
-    run: RunId,
-    sequence: u64,
-}
-
-impl Meter {
-    fn new(number: u128) -> Self {
-        Self { sheet: Sheet::default(), run: run(number), sequence: 0 }
-    }
-    fn frame(&mut self, ms: i64, key: bool) -> Vec<u8> {
-        self.sequence += 1;
-        let n = self.sequence.cast_signed();
-        let set = |sheet: &mut Sheet, series: Series, raw: i64| {
-            let slot = sheet.define(series).unwrap();
-            sheet.set(slot, raw);
-        };
-        set(&mut self.sheet, Series::counter("node_cpu_seconds_total", 2).with("cpu", "0"), n * 150);
-        set(&mut self.sheet, Series::gauge("node_memory_free_bytes", 0), 4096 * (n % 7));
-        let float = Series { form: Form::Float, ..Series::gauge("odd", 0) };
-        let value = [0.1, f64::NAN, f64::INFINITY, -3e300][self.sequence as usize % 4];
-        set(&mut self.sheet, float, value.to_bits().cast_signed());
-        if n % 5 == 0 {
-            set(&mut self.sheet, Series::gauge("rare", 0), n);
-        } else {
-            let slot = self.sheet.define(Series::gauge("rare", 0)).unwrap();
-            self.sheet.clear(slot);
-        }
-        self.sheet.encode(self.sequence, at(ms), key)
-    }
-    fn put(&mut self, world: &World, ms: i64) -> u64 {
-        let frame = self.frame(ms, false);
-        world.database.append(STREAM, self.run, &frame, at(ms)).unwrap().position
-    }
-}
-
-fn values(found: &[(String, Vec<Sample>)]) -> Vec<f64> {
-    found[0].1.iter().filter(|s| !s.is_gap()).map(|s| s.v).collect()
-}
 
 #[test]
 fn what_was_measured_is_read_before_and_after_sealing_and_starts() {
@@ -351,13 +246,14 @@ fn old_days_are_dropped_whole() {
     assert_eq!(days(), 4);
     drop(world);
     let world = World::with(folder.path(), Settings { kept: Duration::from_secs(36 * 3600), ..Settings::default() });
-    world.database.seal(at(NOON), false).unwrap();
+    world.database.age(at(NOON), &|| false).unwrap();
     assert_eq!(days(), 2);
     drop(world);
     let world = World::with(folder.path(), Settings { bytes_max: 10, ..Settings::default() });
-    world.database.seal(at(NOON), false).unwrap();
+    world.database.age(at(NOON), &|| false).unwrap();
     assert_eq!(days(), 1, "the newest stays");
-    assert_eq!(values(&world.select(&[("__name__", "node_cpu_seconds_total")])), [6.0]);
+    let found = values(&world.select(&[("__name__", "node_cpu_seconds_total")]));
+    assert_eq!(found, [4.5, 6.0], "the day before was made coarser; of that the newest stays, too");
 }
 
 #[test]
@@ -371,13 +267,9 @@ fn two_processes_never_share_it() {
 #[test]
 fn a_full_disk_refuses_and_recovers() {
     let folder = tempfile::tempdir().unwrap();
-    let small = folder.path().join("small");
-    std::fs::create_dir(&small).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=600k", "none"]).arg(&small).status().unwrap();
-    assert!(mounted.success(), "this test mounts a small tmpfs: run it as root");
-    let unmount = Unmount(small.clone());
-    std::fs::write(small.join("filler"), vec![1; 500 << 10]).unwrap();
-    let world = World::open(&small);
+    let small = Small::mount(folder.path(), 600);
+    std::fs::write(small.0.join("filler"), vec![1; 500 << 10]).unwrap();
+    let world = World::open(&small.0);
     let mut meter = Meter::new(1);
     let mut taken = Vec::new();
     let mut refused = false;
@@ -401,25 +293,16 @@ fn a_full_disk_refuses_and_recovers() {
     assert!(refused, "it never said that it was full");
     assert!(world.database.failing().is_some());
     assert!(world.database.durable() < *taken.last().unwrap());
-    std::fs::remove_file(small.join("filler")).unwrap();
-    let grown = Command::new("mount").args(["-o", "remount,size=200m"]).arg(&small).status().unwrap();
-    assert!(grown.success());
+    std::fs::remove_file(small.0.join("filler")).unwrap();
+    small.grow(200 << 10);
     world.wait_durable(*taken.last().unwrap());
     assert_eq!(world.database.failing(), None);
     let frame = meter.frame(NOON + 9_000_000, true);
     world.database.append(STREAM, meter.run, &frame, at(NOON + 9_000_000)).unwrap();
     drop(world);
-    let again = World::open(&small);
+    let again = World::open(&small.0);
     assert_eq!(values(&again.select(&[("__name__", "node_cpu_seconds_total")])).len(), taken.len() + 1);
-    drop((again, unmount));
-}
-
-struct Unmount(PathBuf);
-
-impl Drop for Unmount {
-    fn drop(&mut self) {
-        drop(Command::new("umount").arg("-l").arg(&self.0).status());
-    }
+    drop((again, small));
 }
 
 /// The child of the next test; alone it does nothing.
@@ -481,10 +364,4 @@ fn nothing_acknowledged_is_lost_when_it_is_killed() {
         assert_eq!(sequences, wanted, "run {run}");
         assert!(sequences.len() as u64 >= last, "run {run}: {} of {last}", sequences.len());
     }
-}
-
-fn only_file(folder: &Path) -> PathBuf {
-    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(files.len(), 1, "{files:?}");
-    files.pop().unwrap()
 }

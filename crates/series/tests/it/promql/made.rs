@@ -1,7 +1,7 @@
 //! Made-up series with what real ones have: jitter, resets, gaps, late starts, early ends, NaN,
 //! infinities, large and small values. The same every time.
 
-use perigee_series::promql::{Labels, Matcher, NAME, Sample, Source, SourceError};
+use perigee_series::promql::{Asked, Labels, Matcher, NAME, Sample, Source, SourceError};
 use std::fmt::Write as _;
 
 pub const FIRST_MS: i64 = 1_700_000_000_000;
@@ -176,12 +176,8 @@ fn steady(step_ms: i64, v: f64) -> Vec<Sample> {
 }
 
 impl Source for Made {
-    fn select(
-        &self,
-        matchers: &[Matcher],
-        from_ms: i64,
-        to_ms: i64,
-    ) -> Result<Vec<(Labels, Vec<Sample>)>, SourceError> {
+    fn select(&self, asked: &Asked<'_>) -> Result<Vec<(Labels, Vec<Sample>)>, SourceError> {
+        let Asked { matchers, from_ms, to_ms, .. } = *asked;
         let matching = self.series.iter().filter(|(labels, _)| Matcher::all_met_by(matchers, labels));
         let within =
             |samples: &[Sample]| samples.iter().filter(|s| (from_ms..=to_ms).contains(&s.t_ms)).copied().collect();

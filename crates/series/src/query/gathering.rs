@@ -1,0 +1,168 @@
+//! The samples of one stream's series, put together stretch by stretch.
+
+use super::{Selection, wants};
+use crate::block::Dictionary;
+use crate::promql::{Labels, Reading, Sample};
+use perigee_model::frame::Series;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A hole this long ends a series' validity at once.
+const HOLE_MS: i64 = 10_000;
+
+/// The series found so far.
+pub struct Gathering<'a> {
+    pub selection: &'a Selection<'a>,
+    base: &'a Labels,
+    places: HashMap<Arc<Series>, usize>,
+    rows: Vec<Row>,
+    /// By the dictionary's address. Most blocks share theirs.
+    known: HashMap<*const Dictionary, Arc<Known>>,
+    stretch: usize,
+    begin_ms: Option<i64>,
+    /// The coarsest steps so far.
+    coarse_ms: i64,
+}
+
+/// What of a dictionary is wanted.
+pub struct Known {
+    /// Held, so that no other comes to be at its address.
+    pub dictionary: Arc<Dictionary>,
+    /// By column.
+    pub wanted: Vec<bool>,
+    /// By column; what is not wanted has no place.
+    pub places: Vec<usize>,
+    /// How many are wanted.
+    pub count: usize,
+}
+
+struct Row {
+    series: Arc<Series>,
+    samples: Vec<Sample>,
+    /// The last stretch that had it.
+    stretch: usize,
+}
+
+impl<'a> Gathering<'a> {
+    /// `base`: the labels of the stream.
+    pub fn new(selection: &'a Selection<'a>, base: &'a Labels) -> Self {
+        let (places, known) = (HashMap::new(), HashMap::new());
+        Self { selection, base, places, rows: Vec::new(), known, stretch: 0, begin_ms: None, coarse_ms: 0 }
+    }
+
+    /// What comes next was measured from then on, in microseconds, and is in such steps.
+    pub fn begin(&mut self, at: Option<i64>, coarse_ms: i64) {
+        self.stretch += 1;
+        self.begin_ms = at.map(|at| at / 1000);
+        self.coarse_ms = self.coarse_ms.max(coarse_ms);
+    }
+
+    /// Series that the stretch does not have any more end where it begins.
+    pub fn end(&mut self) {
+        let Some(begin) = self.begin_ms else { return };
+        for row in self.rows.iter_mut().filter(|row| row.stretch != self.stretch) {
+            if row.samples.last().is_some_and(|last| !last.is_gap() && last.t_ms < begin) {
+                row.samples.push(Sample::gap(begin));
+            }
+        }
+    }
+
+    /// Where a series is.
+    pub fn place(&mut self, series: &Arc<Series>) -> usize {
+        if let Some(place) = self.places.get(series) {
+            return *place;
+        }
+        let place = self.rows.len();
+        self.places.insert(series.clone(), place);
+        self.rows.push(Row { series: series.clone(), samples: Vec::new(), stretch: 0 });
+        place
+    }
+
+    /// Which of a dictionary's series are wanted, and where they are.
+    pub fn known(&mut self, dictionary: &Arc<Dictionary>) -> Arc<Known> {
+        if let Some(known) = self.known.get(&Arc::as_ptr(dictionary)) {
+            return known.clone();
+        }
+        let series = dictionary.series.iter();
+        let wanted: Vec<bool> = series.map(|series| wants(self.selection.matchers, self.base, series)).collect();
+        let place = |(series, wanted): (&Arc<Series>, &bool)| if *wanted { self.place(series) } else { usize::MAX };
+        let places = dictionary.series.iter().zip(&wanted).map(place).collect();
+        let count = wanted.iter().filter(|wanted| **wanted).count();
+        let known = Arc::new(Known { dictionary: dictionary.clone(), wanted, places, count });
+        self.known.insert(Arc::as_ptr(dictionary), known.clone());
+        known
+    }
+
+    /// Adds values as they were measured, of times between two bounds in microseconds.
+    pub fn frames(&mut self, place: usize, times: &[i64], values: &[Option<i64>], (from, to): (i64, i64)) {
+        let selection = self.selection;
+        let (from_ms, to_ms) = (selection.from_ms, selection.to_ms);
+        let row = &mut self.rows[place];
+        row.stretch = self.stretch;
+        let form = row.series.form;
+        for (at, value) in times.iter().zip(values) {
+            let t_ms = at / 1000;
+            if t_ms < from_ms || t_ms > to_ms || *at < from || *at > to {
+                continue;
+            }
+            match value {
+                Some(_) if selection.reading == Reading::Count => row.samples.push(Sample { t_ms, v: 1.0 }),
+                Some(raw) => row.samples.push(Sample { t_ms, v: form.value(*raw) }),
+                None => row.lacks(t_ms),
+            }
+        }
+    }
+
+    /// Adds samples of coarser steps, gaps among them.
+    pub fn samples(&mut self, place: usize, samples: Vec<Sample>) {
+        let (from_ms, to_ms) = (self.selection.from_ms, self.selection.to_ms);
+        let row = &mut self.rows[place];
+        row.stretch = self.stretch;
+        for sample in samples.into_iter().filter(|sample| (from_ms..=to_ms).contains(&sample.t_ms)) {
+            if sample.is_gap() {
+                row.lacks(sample.t_ms);
+            } else {
+                row.samples.push(sample);
+            }
+        }
+    }
+
+    /// Every series that has samples, in rising time, each moment once, with a gap in every hole.
+    pub fn rows(self) -> impl Iterator<Item = (Arc<Series>, Vec<Sample>)> {
+        let found = self.rows.into_iter().filter(|row| !row.samples.is_empty());
+        found.map(move |row| (row.series, settled(row.samples, HOLE_MS.max(self.coarse_ms * 3))))
+    }
+}
+
+impl Row {
+    fn lacks(&mut self, t_ms: i64) {
+        if self.samples.last().is_some_and(|last| !last.is_gap()) {
+            self.samples.push(Sample::gap(t_ms));
+        }
+    }
+}
+
+/// `hole_ms`: at least so long is a hole.
+fn settled(mut samples: Vec<Sample>, hole_ms: i64) -> Vec<Sample> {
+    if !samples.windows(2).all(|pair| pair[0].t_ms < pair[1].t_ms) {
+        // Stable: of two for one moment the later taken is behind the other.
+        samples.sort_by_key(|sample| sample.t_ms);
+        samples.reverse();
+        samples.dedup_by_key(|sample| sample.t_ms);
+        samples.reverse();
+    }
+    let mut spacing = hole_ms / 3;
+    let mut whole: Vec<Sample> = Vec::with_capacity(samples.len());
+    for sample in samples {
+        if let Some(last) = whole.last().copied().filter(|last| !last.is_gap()) {
+            let pause = sample.t_ms - last.t_ms;
+            if pause > hole_ms.max(spacing * 3) {
+                whole.push(Sample::gap(last.t_ms + spacing * 2));
+            }
+            // A host that is measured seldom has one gap at most: from then on this is its spacing.
+            spacing = pause;
+        }
+        whole.push(sample);
+    }
+    whole
+}
