@@ -58,10 +58,9 @@ impl Watching {
     ///
     /// # Errors
     /// What the store says.
-    pub fn open(control: Control, folder: &Path) -> Result<Self, SeriesError> {
+    pub fn open(control: Control, folder: &Path, settings: Settings) -> Result<Self, SeriesError> {
         let (tell, durable) = watch::channel(0);
         let told = Box::new(move |position| _ = tell.send(position));
-        let settings = Settings::of_disk(folder.parent().unwrap_or(folder));
         let database = Arc::new(Database::open(folder, settings, told)?);
         let repaired = database.repaired();
         if repaired.torn_bytes > 0 {

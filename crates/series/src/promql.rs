@@ -26,6 +26,7 @@ mod functions;
 mod histogram;
 mod labelling;
 mod pairing;
+mod reduction;
 mod rows;
 mod source;
 mod sums;

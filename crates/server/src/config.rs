@@ -2,10 +2,12 @@
 //! The only place of this crate that reads any of them.
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Args, Parser};
+use perigee_series::Settings;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const SYSTEM_DIR: &str = "/var/lib/perigee";
 const SYSTEM_FILE: &str = "/etc/perigee/perigeed.toml";
@@ -29,12 +31,58 @@ pub struct Flags {
     /// Host names, beside the loopback ones, under which the API is called.
     #[arg(long = "host-name", env = "PERIGEE_HOST_NAMES", value_delimiter = ',')]
     pub host_names: Vec<String>,
+    /// How long measurements are kept.
+    #[command(flatten)]
+    pub keep: Keep,
     /// Configuration file.
     #[arg(long, env = "PERIGEE_CONFIG")]
     pub config: Option<PathBuf>,
     /// Do not work on the queue here.
     #[arg(long)]
     pub no_workers: bool,
+}
+
+/// How long measurements are kept; what is not given is as usual.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keep {
+    /// Days that measurements are kept as they were taken (default 30).
+    #[arg(long = "keep-days", env = "PERIGEE_KEEP_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub days: Option<u16>,
+    /// Days that their minutes are kept (default 90).
+    #[arg(long = "keep-minutes-days", env = "PERIGEE_KEEP_MINUTES_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub minutes_days: Option<u16>,
+    /// Days that their hours are kept (default 730).
+    #[arg(long = "keep-hours-days", env = "PERIGEE_KEEP_HOURS_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub hours_days: Option<u16>,
+    /// GiB that all of them may take; the oldest go first (default a tenth of the disk).
+    #[arg(long = "keep-gib", env = "PERIGEE_KEEP_GIB", value_name = "GIB", value_parser = clap::value_parser!(u16).range(1..))]
+    pub gib: Option<u16>,
+}
+
+impl Keep {
+    /// What is not given here is as there.
+    fn or(self, other: Self) -> Self {
+        Self {
+            days: self.days.or(other.days),
+            minutes_days: self.minutes_days.or(other.minutes_days),
+            hours_days: self.hours_days.or(other.hours_days),
+            gib: self.gib.or(other.gib),
+        }
+    }
+
+    /// For the series store in a folder.
+    pub fn settings(self, folder: &Path) -> Settings {
+        let usual = Settings::of_disk(folder);
+        let days = |given: Option<u16>, usual| given.map_or(usual, |days| Duration::from_secs(86_400) * days.into());
+        Settings {
+            kept: days(self.days, usual.kept),
+            minutes_kept: days(self.minutes_days, usual.minutes_kept),
+            hours_kept: days(self.hours_days, usual.hours_kept),
+            bytes_max: self.gib.map_or(usual.bytes_max, |gib| u64::from(gib) << 30),
+            ..usual
+        }
+    }
 }
 
 /// The file's shape.
@@ -46,6 +94,7 @@ struct File {
     agents: Option<SocketAddr>,
     store: Option<String>,
     host_names: Vec<String>,
+    keep: Keep,
 }
 
 /// What it comes to.
@@ -63,6 +112,8 @@ pub struct Config {
     pub host_names: Vec<String>,
     /// Whether to work on the queue here.
     pub workers: bool,
+    /// How long measurements are kept.
+    pub keep: Keep,
 }
 
 /// Puts flags, variables and the file together.
@@ -81,7 +132,18 @@ pub fn load(flags: Flags) -> anyhow::Result<Config> {
         store: flags.store.or(file.store),
         host_names: if flags.host_names.is_empty() { file.host_names } else { flags.host_names },
         workers: !flags.no_workers,
+        keep: flags.keep.or(file.keep),
     };
+    let kept = config.keep.settings(&config.data_dir);
+    if kept.kept > kept.minutes_kept || kept.minutes_kept > kept.hours_kept || kept.kept.is_zero() {
+        anyhow::bail!(
+            "measurements cannot be kept longer than their minutes, nor these longer than their hours, and at least a \
+             day: --keep-days {}, --keep-minutes-days {}, --keep-hours-days {}",
+            kept.kept.as_secs() / 86_400,
+            kept.minutes_kept.as_secs() / 86_400,
+            kept.hours_kept.as_secs() / 86_400
+        );
+    }
     if !config.listen.ip().is_loopback() {
         anyhow::bail!(
             "{} is not a loopback address, and this release serves the API without TLS: \
@@ -121,6 +183,23 @@ mod tests {
     fn a_data_dir_brings_free_ports() {
         let config = load(flags(&["--data-dir", "/tmp/x"])).unwrap();
         assert_eq!((config.listen.port(), config.agents.port()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_kept_longer_is_coarser() {
+        let load_with = |more: &[&str]| load(flags(&[&["--data-dir", "/tmp/x"], more].concat()));
+        let kept = load_with(&["--keep-days", "7", "--keep-gib", "3"]).unwrap().keep.settings(Path::new("/tmp"));
+        assert_eq!((kept.kept.as_secs(), kept.bytes_max), (7 * 86_400, 3 << 30));
+        assert_eq!(kept.minutes_kept, Settings::default().minutes_kept);
+        let refused = load_with(&["--keep-days", "91"]).unwrap_err().to_string();
+        assert!(refused.contains("--keep-days 91, --keep-minutes-days 90"), "{refused}");
+        assert!(load_with(&["--keep-days", "400", "--keep-minutes-days", "400"]).is_ok());
+        let file: File = toml::from_str("[keep]\ndays = 3\nhours_days = 900").unwrap();
+        assert_eq!(
+            Keep { days: Some(5), ..Keep::default() }.or(file.keep),
+            Keep { days: Some(5), hours_days: Some(900), ..Keep::default() }
+        );
+        assert!(toml::from_str::<File>("[keep]\nday = 3").is_err());
     }
 
     #[test]

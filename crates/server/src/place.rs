@@ -8,6 +8,11 @@ use perigee_model::InstanceId;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// For one that was killed to be gone: five seconds.
+const LOCK_TRIES: u32 = 100;
+const LOCK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A data directory that this process owns until it ends.
 pub struct Place {
@@ -17,10 +22,15 @@ pub struct Place {
 
 impl Place {
     /// Makes the directory if need be (0700), checks that nobody else can read it, and locks it.
+    /// Waits some seconds for one that is ending.
     ///
     /// # Errors
     /// When it is open to others, or another perigeed has it.
     pub fn open(dir: &Path) -> anyhow::Result<Self> {
+        Self::open_in(dir, LOCK_TRIES)
+    }
+
+    fn open_in(dir: &Path, tries: u32) -> anyhow::Result<Self> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -32,10 +42,16 @@ impl Place {
         }
         let path = dir.join("perigeed.lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
-            Err(_) => anyhow::bail!("another perigeed runs on {}", dir.display()),
+        let mut left = tries;
+        while let Err(error) = lock.try_lock() {
+            // One that was killed has its lock until its memory is taken back: seconds, for a large one.
+            left -= 1;
+            if left == 0 {
+                return Err(error).with_context(|| format!("another perigeed runs on {}", dir.display()));
+            }
+            std::thread::sleep(LOCK_AGAIN);
         }
+        Ok(Self { dir: dir.to_owned(), _lock: lock })
     }
 
     /// A path in it.
@@ -90,8 +106,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("d");
         let place = Place::open(&dir).unwrap();
-        assert!(Place::open(&dir).is_err_and(|e| e.to_string().contains("another perigeed")));
+        assert!(Place::open_in(&dir, 1).is_err_and(|e| e.to_string().contains("another perigeed")));
+        let next = std::thread::spawn({
+            let dir = dir.clone();
+            move || Place::open(&dir).map(drop)
+        });
         drop(place);
+        assert!(next.join().unwrap().is_ok(), "it waits for one that ends");
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
         assert!(Place::open(&dir).is_err_and(|e| e.to_string().contains("chmod 700")));
     }

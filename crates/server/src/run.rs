@@ -38,7 +38,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let authority = Arc::new(Authority::open(&config.data_dir, clock.clone())?);
     let blobs = BlobDir::at(place.path("blobs"))?;
 
-    let watching = open_series(&control, &place).await?;
+    let watching = open_series(&config, &control, &place).await?;
 
     let (http, agents) = listen(&config, &place).await?;
     let (http_at, agents_at) = (http.local_addr()?, agents.local_addr()?);
@@ -120,9 +120,10 @@ async fn bind_again(address: SocketAddr, port: u16) -> std::io::Result<TcpListen
     TcpListener::bind(address).await
 }
 
-async fn open_series(control: &Control, place: &Place) -> anyhow::Result<Watching> {
+async fn open_series(config: &Config, control: &Control, place: &Place) -> anyhow::Result<Watching> {
     let (control, folder) = (control.clone(), place.path("series"));
-    let opened = tokio::task::spawn_blocking(move || Watching::open(control, &folder)).await?;
+    let settings = config.keep.settings(&config.data_dir);
+    let opened = tokio::task::spawn_blocking(move || Watching::open(control, &folder, settings)).await?;
     opened.context("the series store cannot be opened")
 }
 

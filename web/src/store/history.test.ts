@@ -1,11 +1,14 @@
 import { expect, test } from "vitest";
-import { History, rangeOf } from "./history";
+import { fine, History, rangeOf } from "./history";
 import { Sampler } from "./strips";
 import { Stream } from "./streams";
 
 test("a range has no more points than can be seen", () => {
-  expect(rangeOf(900_000, 1_000_000).step).toBe(2000);
-  expect(rangeOf(86_400_000, 0).step).toBe(144_000);
+  expect(rangeOf(900_000, 1_000_000).step).toBe(1000);
+  expect(rangeOf(86_400_000, 0).step).toBe(72_000);
+  expect(fine(rangeOf(900_000, 1_000_000))).toBe(1000);
+  expect(fine(rangeOf(86_400_000, 0))).toBe(9000);
+  expect(fine(rangeOf(604_800_000, 0))).toBe(300_000);
 });
 
 test("the past lies below what came meanwhile", () => {

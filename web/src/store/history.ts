@@ -3,12 +3,24 @@
 import type { Sample } from "./strips";
 
 /** More points than pixels say no more. */
-const POINTS = 600;
+const POINTS = 1200;
+/** So many moments are looked at for them: the control plane takes 11,000 at most. */
+const MOMENTS = 10_000;
+const DAY = 86_400_000;
 
 export interface Range {
   from: number;
   to: number;
+  /** From one point to the next. */
   step: number;
+}
+
+/** From one moment that is looked at to the next: what lies between two points is looked at, too. */
+export function fine(range: Range): number {
+  const length = range.to - range.from;
+  // Over days minutes are fine enough, and five of them what the control plane answers from minutes.
+  const least = length > DAY ? 300_000 : 1000;
+  return Math.min(range.step, Math.max(least, Math.ceil(length / MOMENTS / 1000) * 1000));
 }
 
 export function rangeOf(lengthMs: number, to: number): Range {

@@ -17,6 +17,7 @@ export const RANGES: [string, number][] = [
   ["1 h", 3_600_000],
   ["6 h", 21_600_000],
   ["24 h", 86_400_000],
+  ["7 d", 604_800_000],
 ];
 
 export function parse(path: string, search: string): Route {

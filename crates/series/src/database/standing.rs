@@ -2,6 +2,7 @@
 
 use super::{Database, lock_stream};
 use crate::journal::Progress;
+use crate::rollup::Resolution;
 use crate::stream::Losses;
 use std::sync::PoisonError;
 
@@ -16,10 +17,14 @@ pub struct Standing {
     pub losses: Losses,
     /// The log.
     pub log: Progress,
-    /// Blocks on disk, and their bytes.
+    /// Blocks of what was measured, on disk.
     pub blocks: usize,
-    /// Bytes of all blocks.
+    /// Bytes of them.
     pub block_bytes: u64,
+    /// Bytes of their minutes.
+    pub minute_bytes: u64,
+    /// Bytes of their hours.
+    pub hour_bytes: u64,
 }
 
 impl Database {
@@ -37,6 +42,9 @@ impl Database {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         standing.blocks = segments.all().count();
         standing.block_bytes = segments.bytes();
+        let rolled = self.rolled.read().unwrap_or_else(PoisonError::into_inner);
+        standing.minute_bytes = rolled.of(Resolution::Minute).bytes();
+        standing.hour_bytes = rolled.of(Resolution::Hour).bytes();
         standing
     }
 }

@@ -128,8 +128,16 @@ fn measurements(page: &mut Page, server: &Server) {
     page.one("perigee_series_log_waiting_bytes", "gauge", "Bytes that wait for the next sync.", log.waiting_bytes);
     page.one("perigee_series_log_syncs_total", "counter", "Syncs of the log since the start.", log.syncs);
     page.one("perigee_series_log_written_bytes_total", "counter", "Bytes of the log since the start.", log.bytes);
-    page.one("perigee_series_blocks", "gauge", "Blocks on disk.", series.blocks);
-    page.one("perigee_series_block_bytes", "gauge", "Bytes of all blocks.", series.block_bytes);
+    page.one("perigee_series_blocks", "gauge", "Blocks of what was measured, on disk.", series.blocks);
+    page.family(
+        "perigee_series_block_bytes",
+        "gauge",
+        "Bytes on disk of what was measured, and of coarser steps of it.",
+    );
+    let tiers = [("measured", series.block_bytes), ("minute", series.minute_bytes), ("hour", series.hour_bytes)];
+    for (step, bytes) in tiers {
+        page.line("perigee_series_block_bytes", &[("step", step)], bytes);
+    }
     let failing = u8::from(server.watch.health().is_err());
     page.one("perigee_series_failing", "gauge", "1 while measurements cannot be written.", failing);
     page.family("perigee_live_watchers", "gauge", "Who watches live, one host closely or all from afar.");

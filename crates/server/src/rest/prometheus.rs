@@ -147,16 +147,25 @@ pub async fn query(State(server): State<Server>, caller: Caller, asked: Asked) -
 /// A query at each step of a range.
 #[utoipa::path(get, path = "/api/v1/query_range", tag = "prometheus", operation_id = "query_range",
     params(("query" = String, Query, description = "PromQL"), ("start" = String, Query, description = "The first moment"),
-        ("end" = String, Query, description = "The last moment"), ("step" = String, Query, description = "From one to the next: seconds, or as in 1m")),
+        ("end" = String, Query, description = "The last moment"), ("step" = String, Query, description = "From one to the next: seconds, or as in 1m"),
+        ("reduce" = Option<String>, Query, description = "For pictures: of each two steps of this length the least and the greatest value, at its multiples; seconds, or as in 1m. Not part of the Prometheus API")),
     responses((status = 200, description = "As the Prometheus HTTP API has it"), (status = "4XX", body = perigee_api::ProblemDocument)))]
 pub async fn query_range(State(server): State<Server>, caller: Caller, asked: Asked) -> Told {
     let moment =
         |name: &'static str| asked.time(name)?.ok_or_else(|| Fault::bad(format!("the parameter {name:?} is missing")));
     let step_ms = asked.duration("step")?.ok_or_else(|| Fault::bad("the parameter \"step\" is missing"))?;
     let range = Range { from_ms: moment("start")?, to_ms: moment("end")?, step_ms };
+    let reduce_ms = asked.duration("reduce")?;
+    if reduce_ms.is_some_and(|ms| ms <= 0) {
+        return Err(Fault::bad("the parameter \"reduce\" must be positive"));
+    }
     let text = asked.must("query")?.to_owned();
     let told = evaluate(&server, &caller, asked.timeout()?, move |engine, source, is_over| {
-        engine.range(source, &text, range, is_over)
+        let answer = engine.range(source, &text, range, is_over)?;
+        Ok(match reduce_ms {
+            Some(step_ms) => answer.reduced(range, step_ms),
+            None => answer,
+        })
     });
     Ok(success(&serialise(&told.await?)))
 }

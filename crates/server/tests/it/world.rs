@@ -131,7 +131,8 @@ impl World {
         };
         let link = control.host_hello(host, hello).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let watch = Watching::open(control.clone(), &dir.path().join("series")).unwrap();
+        let watch =
+            Watching::open(control.clone(), &dir.path().join("series"), perigee_series::Settings::default()).unwrap();
         let server = Server::new(Parts {
             watch: watch.clone(),
             control: control.clone(),
