@@ -12,10 +12,12 @@
 //! ```
 
 mod columns;
+mod interned;
 mod sheet;
 mod wire;
 
 pub use columns::{Change, Columns};
+pub use interned::interned;
 pub use sheet::{Sheet, Slot};
 pub use wire::{FrameError, Header};
 

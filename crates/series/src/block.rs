@@ -10,7 +10,7 @@
 
 use crate::column::{self, Malformed};
 use crate::head::Head;
-use perigee_model::frame::{Series, StreamId, StreamName};
+use perigee_model::frame::{Series, StreamId, StreamName, interned};
 use perigee_model::{HostId, RunId};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -249,7 +249,7 @@ impl Meta {
         let raw = self.open(body, self.series)?;
         let series: Vec<Series> = serde_json::from_slice(&raw).map_err(|_| Malformed)?;
         let families = series.iter().map(|series| family(&series.name)).collect();
-        Ok(Dictionary { series: series.into_iter().map(Arc::new).collect(), families })
+        Ok(Dictionary { series: interned(series), families })
     }
 
     /// Those columns that are wanted, with their places. `read` gets the page from the column on,
@@ -296,4 +296,62 @@ pub fn frames(
     wanted: bool,
 ) -> Result<Option<Vec<Option<i64>>>, Malformed> {
     if wanted { column::decode(bytes, moments).map(Some) } else { column::skip(bytes, moments).map(|()| None) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bytes(Vec<u8>);
+
+    impl Body for Bytes {
+        fn read_at(&self, into: &mut [u8], offset: u64) -> bool {
+            let at = usize::try_from(offset).unwrap_or(usize::MAX);
+            let Some(bytes) = self.0.get(at..).and_then(|rest| rest.get(..into.len())) else { return false };
+            into.copy_from_slice(bytes);
+            true
+        }
+    }
+
+    fn sealed() -> Sealed {
+        let (stream, run) =
+            (StreamId { host: HostId::new(Uuid::nil()), name: StreamName::Node }, RunId::new(Uuid::nil()));
+        let series = [Arc::new(Series::gauge("node_load1", 2))];
+        let draft = Draft { stream, run, sequences: (1, 2), position: 0, times: &[10, 20], series: &series };
+        draft.seal(|_, out| column::encode(out, series[0].form, &[Some(1), Some(2)])).unwrap()
+    }
+
+    /// The column's values, when its page is replaced by another that checks.
+    fn with_page(packed: &[u8]) -> Result<Vec<Placed>, Malformed> {
+        let Sealed { mut meta, .. } = sealed();
+        let page = Page { offset: 0, length: packed.len() as u32, crc: crc32fast::hash(packed) };
+        meta.pages[family("node_load1")] = Some(page);
+        let series = interned(vec![Series::gauge("node_load1", 2)]);
+        let dictionary = Dictionary { families: vec![family("node_load1")], series };
+        meta.columns(&Bytes(packed.to_vec()), &dictionary, &[true], frames)
+    }
+
+    type Placed = (usize, Vec<Option<i64>>);
+
+    #[test]
+    fn a_page_that_unpacks_to_more_than_any_of_ours_is_refused() {
+        let pack = |raw: &[u8]| zstd::bulk::compress(raw, LEVEL).unwrap();
+        let mut column = Vec::new();
+        column::encode(&mut column, perigee_model::frame::Form::Decimal(2), &[Some(5), None]);
+        assert_eq!(with_page(&pack(&column)).unwrap(), [(0, vec![Some(5), None])]);
+        // 64 MiB and a byte of zeros are some kilobytes packed.
+        let bomb = pack(&vec![0; PAGE_BYTES_MAX + 1]);
+        assert!(bomb.len() < 64 << 10);
+        assert_eq!(with_page(&bomb), Err(Malformed));
+        // One that does not say how long it is would have to be unpacked to see.
+        let mut silent = zstd::stream::Encoder::new(Vec::new(), LEVEL).unwrap();
+        std::io::Write::write_all(&mut silent, &column).unwrap();
+        assert_eq!(with_page(&silent.finish().unwrap()), Err(Malformed));
+        assert_eq!(with_page(b"no frame of zstd"), Err(Malformed));
+        // One that claims less than it has.
+        let mut liar = pack(&vec![7; 300]);
+        let at = liar.windows(2).position(|pair| pair == [44, 0]).unwrap();
+        liar[at] = 43;
+        assert_eq!(with_page(&liar), Err(Malformed));
+    }
 }

@@ -355,7 +355,7 @@ fn last_columns(stored: &Stored) -> Option<Columns> {
     }
     let at = Timestamp::from_micros(stored.meta.to);
     let header = Header { sequence: stored.meta.last, at, key: true };
-    Some(Columns::restore(series.iter().map(|series| (**series).clone()).collect(), values, header))
+    Some(Columns::restore(series.clone(), values, header))
 }
 
 fn record_head(id: StreamId, run: RunId) -> [u8; RECORD_HEAD] {

@@ -1,5 +1,6 @@
 //! The newest values of one stream, not yet in a block: by column, the moments of change.
 
+use crate::column::{read_varint, read_zigzag, varint, zigzag};
 use perigee_model::RunId;
 use perigee_model::frame::{Change, Columns, Series};
 use std::sync::Arc;
@@ -17,22 +18,68 @@ pub struct Head {
     pub times: Vec<i64>,
     /// By column.
     pub series: Vec<Arc<Series>>,
-    /// By column: from this moment on, this value.
-    changes: Vec<Vec<(u32, Option<i64>)>>,
+    /// By column.
+    changes: Vec<Changes>,
+    weight: usize,
+}
+
+/// A column's changes, packed: most are a moment later and a little more.
+///
+/// ```text
+/// change = moments since the last one, twice, and 1 where there is no value now:varint
+///          difference to the last value:zigzag, unless there is none
+/// ```
+#[derive(Clone, Debug)]
+struct Changes {
+    packed: Vec<u8>,
+    moment: u32,
+    value: Option<i64>,
+    /// The last value there was.
+    base: i64,
+}
+
+impl Changes {
+    /// From the beginning on, this value.
+    fn begin(value: Option<i64>) -> Self {
+        let mut changes = Self { packed: Vec::new(), moment: 0, value: None, base: 0 };
+        changes.push(0, value);
+        changes
+    }
+
+    fn push(&mut self, moment: u32, value: Option<i64>) {
+        let later = u64::from(moment - self.moment) << 1;
+        varint(&mut self.packed, later | u64::from(value.is_none()));
+        if let Some(value) = value {
+            zigzag(&mut self.packed, value.wrapping_sub(self.base));
+            self.base = value;
+        }
+        (self.moment, self.value) = (moment, value);
+    }
+
+    /// Moments and values, as they were pushed.
+    fn iter(&self) -> impl Iterator<Item = (u32, Option<i64>)> {
+        let (mut rest, mut moment, mut base) = (self.packed.as_slice(), 0u32, 0i64);
+        std::iter::from_fn(move || {
+            // Of nothing but what `push` wrote, so that it ends where `packed` does.
+            let mark = read_varint(&mut rest).ok()?;
+            moment += u32::try_from(mark >> 1).ok()?;
+            if mark & 1 == 1 {
+                return Some((moment, None));
+            }
+            base = base.wrapping_add(read_zigzag(&mut rest).ok()?);
+            Some((moment, Some(base)))
+        })
+    }
 }
 
 impl Head {
     /// Begins with a frame that was just applied.
-    pub fn begin(run: RunId, change: &Change, columns: &Columns, known: &[Arc<Series>]) -> Self {
+    pub fn begin(run: RunId, change: &Change, columns: &Columns) -> Self {
         let sequence = change.header.sequence;
-        let series = columns.series().iter().enumerate();
-        let series = series.map(|(at, series)| match known.get(at) {
-            Some(known) if **known == *series => known.clone(),
-            Some(_) | None => Arc::new(series.clone()),
-        });
-        let changes = columns.raw().iter().map(|value| vec![(0, *value)]).collect();
+        let changes: Vec<Changes> = columns.raw().iter().map(|value| Changes::begin(*value)).collect();
         let times = vec![change.header.at.micros()];
-        Self { run, first: sequence, last: sequence, times, series: series.collect(), changes }
+        let weight = changes.len() + 1;
+        Self { run, first: sequence, last: sequence, times, series: columns.series().to_vec(), changes, weight }
     }
 
     /// Takes the next frame; `false` when it does not belong here: other series, another run, or a
@@ -40,8 +87,7 @@ impl Head {
     pub fn push(&mut self, run: RunId, change: &Change, columns: &Columns) -> bool {
         let at = change.header.at.micros();
         let follows = self.run == run && self.times.last().is_some_and(|last| *last < at);
-        let same = change.added_from == self.series.len()
-            || (change.header.key && columns.series().iter().eq(self.series.iter().map(|series| &**series)));
+        let same = change.added_from == self.series.len() || (change.header.key && columns.series() == self.series);
         if !follows || !same {
             return false;
         }
@@ -49,33 +95,60 @@ impl Head {
         self.times.push(at);
         self.last = change.header.sequence;
         for series in columns.series().get(self.series.len()..).unwrap_or_default() {
-            self.series.push(Arc::new(series.clone()));
-            self.changes.push(vec![(0, None)]);
+            self.series.push(series.clone());
+            self.changes.push(Changes::begin(None));
         }
         for column in &change.changed {
             let value = columns.raw().get(*column as usize).copied().flatten();
-            if let Some(changes) = self.changes.get_mut(*column as usize)
-                && changes.last().is_none_or(|(_, last)| *last != value)
-            {
-                changes.push((moment, value));
+            if let Some(changes) = self.changes.get_mut(*column as usize).filter(|changes| changes.value != value) {
+                changes.push(moment, value);
+                self.weight += 1;
             }
         }
+        self.weight += 1;
         true
     }
 
     /// How many changes it holds: what it costs to keep in memory.
     pub fn weight(&self) -> usize {
-        self.changes.iter().map(Vec::len).sum::<usize>() + self.times.len()
+        self.weight
     }
 
     /// A column's value at every moment.
     pub fn values(&self, column: usize) -> Vec<Option<i64>> {
-        let mut values = vec![None; self.times.len()];
-        let changes = self.changes.get(column).map_or(&[][..], Vec::as_slice);
-        for (index, (from, value)) in changes.iter().enumerate() {
-            let to = changes.get(index + 1).map_or(values.len(), |(next, _)| *next as usize);
-            values[*from as usize..to].fill(*value);
+        let mut values = Vec::with_capacity(self.times.len());
+        let mut now = None;
+        for (from, value) in self.changes.get(column).into_iter().flat_map(Changes::iter) {
+            values.resize(from as usize, now);
+            now = value;
         }
+        values.resize(self.times.len(), now);
         values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn changes_come_back(values in prop::collection::vec(prop_oneof![2 => Just(None), 3 => any::<i64>().prop_map(Some), 6 => (0i64..3).prop_map(Some)], 1..300)) {
+            let mut changes = Changes::begin(values[0]);
+            for (moment, value) in (0..).zip(&values).skip(1) {
+                if changes.value != *value {
+                    changes.push(moment, *value);
+                }
+            }
+            let mut back = Vec::new();
+            let mut now = None;
+            for (from, value) in changes.iter() {
+                back.resize(from as usize, now);
+                now = value;
+            }
+            back.resize(values.len(), now);
+            prop_assert_eq!(back, values);
+        }
     }
 }

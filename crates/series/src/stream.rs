@@ -3,7 +3,7 @@
 use crate::error::Refused;
 use crate::head::Head;
 use crate::journal::Position;
-use perigee_model::frame::{Change, Columns, FrameError, Header, Series};
+use perigee_model::frame::{Change, Columns, FrameError, Header};
 use perigee_model::{RunId, Timestamp};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -54,7 +54,6 @@ pub struct Stream {
     passed: Option<Position>,
     /// What was lost.
     pub losses: Losses,
-    known: Vec<Arc<Series>>,
 }
 
 impl Stream {
@@ -127,7 +126,7 @@ impl Stream {
         };
         if !fits {
             self.close();
-            self.open = Some((Head::begin(run, change, &self.columns, &self.known), begins));
+            self.open = Some((Head::begin(run, change, &self.columns), begins));
         }
     }
 
@@ -142,7 +141,6 @@ impl Stream {
     /// Ends the newest stretch.
     pub fn close(&mut self) {
         if let Some((head, first)) = self.open.take() {
-            self.known.clone_from(&head.series);
             self.closed.push_back((Arc::new(head), first));
         }
     }

@@ -132,7 +132,7 @@ pub struct Update {
     /// The series known so far are no more; `added` are all.
     pub reset: bool,
     /// Series that follow those known, in the watcher's own numbers.
-    pub added: Vec<Series>,
+    pub added: Vec<Arc<Series>>,
     /// Numbers and values, where they changed.
     pub values: Vec<(u32, Option<f64>)>,
 }

@@ -1,9 +1,10 @@
 //! The reading end: the latest values of one stream.
 
-use super::Series;
 use super::wire::{self, FrameError, Header, Reader};
+use super::{Series, interned};
 use crate::Timestamp;
 use crate::limits::SERIES_PER_STREAM_MAX;
+use std::sync::Arc;
 
 /// What one frame changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,20 +20,20 @@ pub struct Change {
 /// The latest values of one stream, column by column. Columns keep their place until a key frame.
 #[derive(Clone, Debug, Default)]
 pub struct Columns {
-    series: Vec<Series>,
+    series: Vec<Arc<Series>>,
     values: Vec<Option<i64>>,
     last: Option<Header>,
 }
 
 impl Columns {
     /// As they were: what a store kept of them.
-    pub fn restore(series: Vec<Series>, mut values: Vec<Option<i64>>, last: Header) -> Self {
+    pub fn restore(series: Vec<Arc<Series>>, mut values: Vec<Option<i64>>, last: Header) -> Self {
         values.resize(series.len(), None);
         Self { series, values, last: Some(last) }
     }
 
     /// The series, by column.
-    pub fn series(&self) -> &[Series] {
+    pub fn series(&self) -> &[Arc<Series>] {
         &self.series
     }
     /// The values as integers, by column.
@@ -63,7 +64,7 @@ impl Columns {
     }
 
     fn apply_key(&mut self, header: Header, mut reader: Reader<'_>) -> Result<Change, FrameError> {
-        let series = reader.dictionary()?;
+        let series = interned(reader.dictionary()?);
         let presence = reader.take(series.len().div_ceil(8))?;
         let mut values = Vec::with_capacity(series.len());
         for column in 0..series.len() {
@@ -99,7 +100,7 @@ impl Columns {
             changes.push((u32::try_from(column).unwrap_or(u32::MAX), value));
         }
         reader.end()?;
-        self.series.extend(added);
+        self.series.extend(interned(added));
         self.values.resize(columns, None);
         let changed = changes.iter().map(|(column, _)| *column).collect();
         for (column, value) in changes {

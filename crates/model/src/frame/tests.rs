@@ -33,7 +33,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 fn read(columns: &Columns) -> Map<Series, i64> {
-    columns.series().iter().cloned().zip(columns.raw()).filter_map(|(s, v)| Some((s, (*v)?))).collect()
+    columns.series().iter().map(|s| (**s).clone()).zip(columns.raw()).filter_map(|(s, v)| Some((s, (*v)?))).collect()
 }
 
 proptest! {

@@ -116,7 +116,7 @@ fn whole(update: Update) -> LiveStream {
         host: update.stream.host.to_string(),
         stream: update.stream.name.text().to_owned(),
         at: update.at.micros() / 1000,
-        series: update.added.into_iter().map(series).collect(),
+        series: update.added.iter().map(|added| series(added)).collect(),
         values,
     }
 }
@@ -129,14 +129,14 @@ fn frame(sequence: u64, update: Update) -> LiveMessage {
         stream: update.stream.name.text().to_owned(),
         at: update.at.micros() / 1000,
         reset: update.reset,
-        added: update.added.into_iter().map(series).collect(),
+        added: update.added.iter().map(|added| series(added)).collect(),
         columns,
         values,
     }
 }
 
-fn series(series: Series) -> LiveSeries {
-    LiveSeries { kind: super::views::word(&series.kind), name: series.name, labels: series.labels }
+fn series(series: &Series) -> LiveSeries {
+    LiveSeries { kind: super::views::word(&series.kind), name: series.name.clone(), labels: series.labels.clone() }
 }
 
 fn text(message: &LiveMessage) -> String {
