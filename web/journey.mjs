@@ -3,13 +3,16 @@
 //   BASE_URL=http://127.0.0.1:8080 TOKEN=… node journey.mjs
 //
 // SHOTS=folder   leaves pictures of both screens, in both themes and two sizes
+// OUTAGES=1      asks on its output for the agent and the control plane to be ended and started, a line for
+//                each, and goes on when a line comes in
 // SAMPLES=n      measures the way from n samples to the screen
 // CHROMIUM=path  of the browser [/usr/bin/chromium]
 import assert from "node:assert/strict";
 import { mkdirSync } from "node:fs";
+import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
-const { BASE_URL, TOKEN, SHOTS, SAMPLES = "0", CHROMIUM = "/usr/bin/chromium" } = process.env;
+const { BASE_URL, TOKEN, SHOTS, OUTAGES, SAMPLES = "0", CHROMIUM = "/usr/bin/chromium" } = process.env;
 assert(BASE_URL && TOKEN, "BASE_URL and TOKEN say where to go");
 const WITHIN = { timeout: 30_000 };
 
@@ -101,7 +104,52 @@ async function main() {
 
   if (Number(SAMPLES) > 0) await lag(page, host);
   assert.deepEqual(wrong, [], "the console tells of errors");
+  if (OUTAGES) await outages(page, host);
   if (SHOTS) await shots(host);
+}
+
+/** What a person sees while a part is away, and that all comes back by itself. */
+async function outages(page, host) {
+  const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+  const please = async (what) => {
+    console.log(`please: ${what}`);
+    assert(!(await lines.next()).done, `nobody did: ${what}`);
+  };
+  const picture = (name) => SHOTS && page.screenshot({ path: `${SHOTS}/${name}.png` });
+  if (SHOTS) mkdirSync(SHOTS, { recursive: true });
+  await page.goto(`${BASE_URL}/hosts/${encodeURIComponent(host)}`);
+  const value = page.locator(".rec .ln em").first();
+  const isLive = page.getByText(/^live /);
+  const away = page.getByRole("alert").filter({ hasText: "does not answer" });
+  await isLive.waitFor(WITHIN);
+
+  await please("kill agent");
+  await page.getByText(/^stale /).waitFor(WITHIN);
+  await page.locator("header .badge", { hasText: "disconnected" }).waitFor(WITHIN);
+  assert.notEqual(await value.textContent(), "", "the last values stay");
+  await picture("host-stale");
+  await please("start");
+  await isLive.waitFor(WITHIN);
+  await page.locator("header .badge").waitFor({ state: "detached", ...WITHIN });
+
+  await please("kill perigeed");
+  await away.waitFor(WITHIN);
+  assert.notEqual(await value.textContent(), "", "the last values stay");
+  await picture("host-away");
+  // Other screens show what is known, and a page that has to ask says that it got no answer.
+  await page.getByRole("link", { name: "Hosts", exact: true }).first().click();
+  await page.getByRole("link", { name: host }).first().waitFor(WITHIN);
+  await away.waitFor(WITHIN);
+  await picture("hosts-away");
+  await please("start");
+  await away.getByRole("button", { name: "Try now" }).click().catch(() => {}); // It may be back by itself already.
+  await away.waitFor({ state: "detached", ...WITHIN });
+  await isLive.waitFor(WITHIN);
+  await page.getByRole("link", { name: host }).first().click();
+  const old = await value.textContent();
+  await page.waitForFunction((old) => document.querySelector(".rec .ln em").textContent !== old, old, WITHIN);
+  const errors = await page.locator("main [role=alert]").count();
+  assert.equal(errors, 0, "an error is still shown");
 }
 
 /** From the moment of a measurement to the screen; both clocks are this machine's. */
@@ -141,4 +189,5 @@ try {
   console.log("the journey went well");
 } finally {
   await browser.close();
+  process.stdin.destroy();
 }

@@ -56,7 +56,15 @@ export class Live {
     this.socket?.close();
   }
 
+  /** Does not wait any longer for the next try. */
+  now(): void {
+    if (this.timer === undefined) return;
+    clearTimeout(this.timer);
+    this.connect();
+  }
+
   private connect(): void {
+    this.timer = undefined;
     this.handlers.state(this.failures === 0 ? "connecting" : "away");
     const socket = this.dial(this.path);
     this.socket = socket;

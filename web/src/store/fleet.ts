@@ -50,6 +50,12 @@ export class Fleet {
     this.connection.close();
   }
 
+  /** Tries to reach the control plane now. */
+  again(): void {
+    this.connection.now();
+    void this.read();
+  }
+
   /** Reads everything now. */
   async read(): Promise<void> {
     clearTimeout(this.timer);

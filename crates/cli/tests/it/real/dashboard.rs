@@ -1,8 +1,9 @@
 //! The dashboard, as a person walks through it with a real browser.
 
 use super::Instance;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 #[test]
 fn real_a_person_finds_their_host_in_the_dashboard() {
@@ -16,11 +17,29 @@ fn real_a_person_finds_their_host_in_the_dashboard() {
     let token = std::fs::read_to_string(instance.path().join("token")).unwrap();
     let web = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../web");
     assert!(web.join("dist/index.html").exists(), "the dashboard is not built: cargo xtask web, then cargo build");
-    let walk = Command::new("node")
+    let mut walk = Command::new("node")
         .arg(web.join("journey.mjs"))
-        .envs([("BASE_URL", url.as_str()), ("TOKEN", token.trim())])
-        .output()
+        .envs([("BASE_URL", url.as_str()), ("TOKEN", token.trim()), ("OUTAGES", "1")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
         .unwrap_or_else(|error| panic!("node: {error}; it comes with scripts/setup test"));
-    let said = String::from_utf8_lossy(&walk.stdout).into_owned() + &String::from_utf8_lossy(&walk.stderr);
-    assert!(walk.status.success() && said.contains("the journey went well"), "{said}");
+    let (mut done, said) = (walk.stdin.take().unwrap(), BufReader::new(walk.stdout.take().unwrap()));
+    let mut asked = Vec::new();
+    for line in said.lines().map_while(Result::ok) {
+        match line.strip_prefix("please: ") {
+            Some("kill agent") => instance.kill("perigee-agent"),
+            Some("kill perigeed") => instance.kill("perigeed"),
+            Some("start") => instance.up(),
+            Some(other) => panic!("nobody can {other}"),
+            None => {}
+        }
+        if line.starts_with("please: ") {
+            writeln!(done, "done").unwrap();
+        }
+        asked.push(line);
+    }
+    let walked = walk.wait().unwrap();
+    let wanted = ["please: kill agent", "please: start", "please: kill perigeed", "please: start", "the journey went well"];
+    assert!(walked.success() && asked == wanted, "{asked:?}");
 }
