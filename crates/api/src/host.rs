@@ -11,7 +11,8 @@ pub struct HostView {
     pub id: String,
     /// Unique.
     pub name: String,
-    /// `connected`, `disconnected` (its guests' status is unknown then) or `revoked`.
+    /// `connected`, `reporting` (no agent of ours, but another reports over HTTP), `disconnected` (its
+    /// guests' status is unknown then) or `revoked`.
     pub status: String,
     /// When its link came up or went down last, as far as this control plane saw it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

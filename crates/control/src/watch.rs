@@ -37,6 +37,8 @@ use tokio_util::sync::CancellationToken;
 const SEAL_EVERY: Duration = Duration::from_secs(5);
 /// What is old is looked at this often.
 const AGE_EVERY: Duration = Duration::from_secs(60);
+/// A host of which nothing was reported for so long is not heard of any more.
+const REPORTED_WITHIN: Duration = Duration::from_secs(180);
 /// One query reads at most so many samples.
 const SAMPLES_MAX: u64 = 50_000_000;
 
@@ -144,6 +146,11 @@ impl Watching {
     /// The latest values of a host's series without labels, and when they were so.
     pub fn latest<const N: usize>(&self, host: HostId, names: [&str; N]) -> Option<(Timestamp, [Option<f64>; N])> {
         self.0.live.values(host, names)
+    }
+
+    /// Whether another agent than ours reported of a host over HTTP within the last minutes.
+    pub fn is_reporting(&self, host: HostId) -> bool {
+        self.0.live.reported(host).is_some_and(|at| self.0.clock.now().since(at) <= REPORTED_WITHIN)
     }
 
     /// Frames of a host that were measured and will never come, since this control plane started.

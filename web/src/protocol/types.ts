@@ -38,7 +38,7 @@ export interface Inventory {
 export interface Host {
   id: string;
   name: string;
-  status: "connected" | "disconnected" | "revoked";
+  status: "connected" | "reporting" | "disconnected" | "revoked";
   status_since?: string;
   heard_at?: string;
   labels: Record<string, string>;

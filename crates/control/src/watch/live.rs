@@ -86,6 +86,11 @@ impl Live {
         Some((columns.at()?, names.map(value)))
     }
 
+    /// When what another agent reported of a host last was measured.
+    pub fn reported(&self, host: HostId) -> Option<Timestamp> {
+        self.streams().get(&StreamId { host, name: StreamName::Ingest })?.columns.at()
+    }
+
     /// Whether somebody looks at this host closely.
     pub fn is_watched(&self, host: HostId) -> bool {
         self.watched().contains_key(&host)

@@ -177,6 +177,7 @@ pub fn host(server: &Server, host: &Host) -> HostView {
     let status = match (host.revoked, link.connected) {
         (true, _) => "revoked",
         (false, true) => "connected",
+        (false, false) if server.watch.is_reporting(host.id) => "reporting",
         (false, false) => "disconnected",
     };
     HostView {

@@ -60,6 +60,20 @@ async fn what_is_posted_is_asked_for_in_promql() {
 }
 
 #[tokio::test]
+async fn a_host_that_reports_is_heard_of_without_a_link() {
+    let world = World::new().await;
+    let status = async || world.get("/api/v1/hosts/silent").await.json()["status"].clone();
+    assert_eq!(status().await, "disconnected");
+    let mut old = batch(&world, 1, json!([{ "name": "a", "value": 1 }]));
+    old["timestamp"] = json!(now(&world) - Duration::from_secs(240));
+    assert_eq!(report(&world, &world.silent, BATCH, &old).await.status, 200);
+    assert_eq!(status().await, "disconnected", "that was four minutes ago");
+    let new = batch(&world, 2, json!([{ "name": "a", "value": 1 }]));
+    assert_eq!(report(&world, &world.silent, BATCH, &new).await.status, 200);
+    assert_eq!(status().await, "reporting");
+}
+
+#[tokio::test]
 async fn a_batch_is_taken_once_and_whole() {
     let world = World::new().await;
     let good = batch(&world, 1, json!([{ "name": "a", "value": 1 }]));

@@ -40,6 +40,7 @@ fn real_a_person_finds_their_host_in_the_dashboard() {
         asked.push(line);
     }
     let walked = walk.wait().unwrap();
-    let wanted = ["please: kill agent", "please: start", "please: kill perigeed", "please: start", "the journey went well"];
+    let wanted =
+        ["please: kill agent", "please: start", "please: kill perigeed", "please: start", "the journey went well"];
     assert!(walked.success() && asked == wanted, "{asked:?}");
 }
