@@ -20,12 +20,14 @@ const STEP: usize = 16 << 10;
 pub struct Source {
     path: PathBuf,
     file: Option<File>,
+    /// The file lies in the kernel's own /proc; not asked yet while `None`.
+    in_proc: Option<bool>,
 }
 
 impl Source {
     /// Opens nothing yet.
     pub fn new(path: PathBuf) -> Self {
-        Self { path, file: None }
+        Self { path, file: None, in_proc: None }
     }
 
     /// The file's text as it is now, in the caller's buffer.
@@ -61,9 +63,10 @@ impl Source {
 
     /// For a mount table of the kernel's own (proc_pid_mounts(5)): whether it is as it was when this was
     /// last asked or the file was opened. Of any other file `false`: nobody knows.
-    pub fn is_as_it_was(&self) -> bool {
+    pub fn is_as_it_was(&mut self) -> bool {
         let Some(file) = &self.file else { return false };
-        if !fstatfs(file).is_ok_and(|stat| stat.filesystem_type() == PROC_SUPER_MAGIC) {
+        let asked = || fstatfs(file).is_ok_and(|stat| stat.filesystem_type() == PROC_SUPER_MAGIC);
+        if !*self.in_proc.get_or_insert_with(asked) {
             return false;
         }
         let mut asked = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
