@@ -19,6 +19,8 @@ const EVERY: Duration = Duration::from_millis(100);
 /// Collections of one repeat.
 const COLLECTIONS: u32 = 300;
 const REPEATS: u32 = 5;
+/// A tenth of what node_exporter takes.
+const RATIO_MAX: f64 = 0.1;
 /// What is read once is read before the first sample.
 const WARM_UP: Duration = Duration::from_secs(3);
 
@@ -111,7 +113,7 @@ impl Cost {
         if self.theirs.is_empty() {
             report.line(line);
         } else {
-            report.line(line.beside("node_exporter", &self.theirs));
+            report.line(line.beside("node_exporter", &self.theirs).ratio_at_most(RATIO_MAX));
             report.line(Line::new("N1", format!("{}: node_exporter, a plain scrape", work.text()), &self.theirs));
         }
         report.note("N3", format!(
