@@ -13,9 +13,12 @@ mod bare;
 mod close;
 mod create;
 mod exec;
+mod exporter;
 mod fleet;
+mod guests;
 mod instance;
 mod lab;
+mod libvirtd;
 mod load;
 mod machine;
 mod numbers;
@@ -25,6 +28,7 @@ mod pinned;
 mod queue;
 mod report;
 mod say;
+mod strain;
 mod watch;
 
 use anyhow::{Context as _, Result, ensure};
@@ -38,7 +42,7 @@ use std::time::Duration;
 
 /// All rows, in the order in which they run. N13 ends the instance and therefore comes last; N1
 /// brings N2 and N3 along.
-const ROWS: [&str; 8] = ["N1", "N7", "N8", "N16", "N9", "N10", "N11", "N13"];
+const ROWS: [&str; 9] = ["N1", "N1b", "N7", "N8", "N16", "N9", "N10", "N11", "N13"];
 /// Those that need guests, and with them an instance that has an image.
 const ROWS_OF_GUESTS: [&str; 4] = ["N9", "N10", "N11", "N13"];
 /// The whole bench, without building.
@@ -48,7 +52,7 @@ const WITHIN: Duration = Duration::from_secs(1800);
 #[derive(Debug, Parser)]
 #[command(name = "perigee-bench")]
 pub struct Options {
-    /// Only these rows: N1, N7, N8, N16, N9, N10, N11, N13
+    /// Only these rows: N1, N1b, N7, N8, N16, N9, N10, N11, N13
     rows: Vec<String>,
     /// A tenth of the runs
     #[arg(long)]
@@ -151,6 +155,7 @@ async fn rows(options: &Options, mut lab: Option<&mut Lab>, report: &mut Report)
         say::progress(&format!("{row} …"));
         let measured = match row {
             "N1" => watch::run(options, report).await,
+            "N1b" => guests::run(options, report).await,
             "N7" => outage::run(options, report).await,
             "N8" => close::run(options, report).await,
             "N16" => fleet::run(options, report).await,

@@ -57,6 +57,12 @@ impl Line {
         self.target = Some(Target { text: format!("p99 ≤ {most_ms} ms"), met });
         self
     }
+    /// Of the peer's median. Without a peer there is nothing to meet.
+    pub fn ratio_at_most(mut self, most: f64) -> Self {
+        let met = |peer: &Peer| peer.ratio <= most;
+        self.target = self.peer.as_ref().map(|peer| Target { text: format!("≤ {most} × its peer"), met: met(peer) });
+        self
+    }
     pub fn remark(mut self, text: impl Into<String>) -> Self {
         self.remark = text.into();
         self
@@ -175,6 +181,10 @@ mod tests {
         let line = Line::new("N9", "through the API", &sample(6.0)).beside("raw", &sample(4.0)).median_at_most(5.0);
         let row = table_row(&line);
         assert!(row.contains("1.50 × raw") && row.contains("median ≤ 5 ms **missed**"), "{row}");
+        let line = Line::new("N1", "x", &sample(1.0)).ratio_at_most(0.1);
+        assert!(line.target.is_none(), "no peer");
+        let met = |most| table_row(&line.clone().beside("y", &sample(9.0)).ratio_at_most(most));
+        assert!(met(0.1).contains("≤ 0.1 × its peer **missed**") && met(0.2).contains("≤ 0.2 × its peer ✓"));
         let row = table_row(&Line::new("N9", "x", &sample(6.0)).p99_at_most(6.0).remark("no errors"));
         assert!(row.contains("x (no errors)") && row.contains("p99 ≤ 6 ms ✓"), "{row}");
     }

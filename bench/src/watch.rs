@@ -1,75 +1,128 @@
 //! N1, N2, N3: what measuring a host costs, beside node_exporter on the same host at the same pace.
+//!
+//! Both are measured at the same time, so that both see the same machine; in a repeat, so many
+//! collections are one number.
 
 use crate::Options;
+use crate::exporter::Exporter;
 use crate::instance::Instance;
 use crate::machine;
 use crate::numbers::Sample;
 use crate::report::{Line, Report};
-use anyhow::{Context as _, Result, ensure};
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-use tokio::time::sleep;
+use crate::strain::{Strain, Work};
+use anyhow::{Context as _, Result};
+use std::time::{Duration, Instant};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// Ten times a second: 300 collections in half a minute.
 const EVERY: Duration = Duration::from_millis(100);
-/// Collections whose cost is one sample.
-const BATCH: u32 = 20;
-const BATCHES: usize = 15;
+/// Collections of one repeat.
+const COLLECTIONS: u32 = 300;
+const REPEATS: u32 = 5;
+/// A tenth of what node_exporter takes.
+const RATIO_MAX: f64 = 0.1;
 /// What is read once is read before the first sample.
 const WARM_UP: Duration = Duration::from_secs(3);
-const SCRAPE_WITHIN: Duration = Duration::from_secs(5);
 
 pub async fn run(options: &Options, report: &mut Report) -> Result<()> {
-    let batches = if options.quick { 3 } else { BATCHES };
+    let (repeats, collections) = if options.quick { (1, COLLECTIONS / 5) } else { (REPEATS, COLLECTIONS) };
     let instance = Instance::measuring(options, EVERY)?;
-    let agent = instance.pid("perigee-agent")?;
-    sleep(WARM_UP).await;
-    let frames_before = written(&instance)?;
-    let ours = paced(agent, batches, async || Ok(())).await?;
-    let frames = batches as u64 * u64::from(BATCH);
-    let bytes = written(&instance)?.saturating_sub(frames_before);
-    let memory = machine::resident_bytes(agent)?;
-    drop(instance);
-
-    let what = "collection: all collectors, top processes, encoding, spool, TLS and acknowledgement";
-    let line = Line::new("N1", what, &ours);
-    let Some(peer) = Exporter::start()? else {
-        report.line(line);
-        report.note("N1", "prometheus-node-exporter is not installed: no peer (scripts/setup bench)".to_owned());
-        return Ok(());
+    let subjects = Subjects {
+        instance: &instance,
+        agent: instance.pid("perigee-agent")?,
+        peer: Exporter::start("prometheus-node-exporter", &[])?,
     };
-    sleep(WARM_UP).await;
-    let theirs = paced(peer.child.id(), batches, async || peer.scrape().map(drop)).await?;
-    report.line(line.beside("node_exporter", &theirs));
-    report.line(Line::new("N1", "node_exporter: one plain scrape", &theirs));
-    let page = peer.scrape()?.len();
-    let packed = peer.packed()?;
-    let exporter = machine::resident_bytes(peer.child.id())?;
-    let mib = |bytes: u64| format!("{}.{} MiB", bytes >> 20, ((bytes & 0xf_ffff) * 10) >> 20);
-    report.note("N2", format!("resident memory: perigee-agent {}, node_exporter {}", mib(memory), mib(exporter)));
-    let per_frame = bytes / frames.max(1);
-    report.note("N3", format!(
-        "a frame, as it is on the wire and in both logs: {per_frame} bytes on average of {frames}, changes of a tenth of a \
-         second; a scrape of node_exporter: {page} bytes, {packed} with gzip: {} times a frame",
-        packed as u64 / per_frame.max(1)
-    ));
-    Ok(())
+    if subjects.peer.is_none() {
+        report.note("N1", "prometheus-node-exporter is not installed: no peer (scripts/setup bench)".to_owned());
+    }
+    for work in [Work::Idle, Work::Busy, Work::Changing] {
+        let strain = Strain::begin(work, instance.path())?;
+        sleep(WARM_UP).await;
+        let mut cost = Cost::default();
+        for _ in 0..repeats {
+            subjects.measure(collections, &mut cost).await?;
+        }
+        drop(strain);
+        cost.tell(work, collections, report);
+    }
+    subjects.tell_sizes(report)
 }
 
-/// Processor time of a process for each collection, batch by batch.
-async fn paced(pid: u32, batches: usize, act: impl AsyncFn() -> Result<()>) -> Result<Sample> {
-    let mut sample = Sample::default();
-    for _ in 0..batches {
-        let before = machine::scheduled(pid)?;
-        for _ in 0..BATCH {
-            act().await?;
-            sleep(EVERY).await;
+/// What is measured side by side.
+struct Subjects<'a> {
+    instance: &'a Instance,
+    agent: u32,
+    peer: Option<Exporter>,
+}
+
+/// Processor time for each collection, repeat by repeat.
+#[derive(Default)]
+struct Cost {
+    ours: Sample,
+    theirs: Sample,
+    processes: usize,
+    bytes: u64,
+    frames: u64,
+}
+
+impl Subjects<'_> {
+    async fn measure(&self, collections: u32, cost: &mut Cost) -> Result<()> {
+        let exporter = self.peer.as_ref().map(|peer| peer.pid());
+        let scheduled = |pid: Option<u32>| pid.map_or(Ok(Duration::ZERO), machine::scheduled);
+        let bytes = written(self.instance)?;
+        let (ours, theirs, began) = (machine::scheduled(self.agent)?, scheduled(exporter)?, Instant::now());
+        let mut pace = interval(EVERY);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first tick is at once.
+        pace.tick().await;
+        for _ in 0..collections {
+            if let Some(peer) = &self.peer {
+                peer.scrape()?;
+            }
+            pace.tick().await;
         }
-        sample.push(machine::scheduled(pid)?.saturating_sub(before) / BATCH);
+        // The agent keeps to the clock, whatever a scrape takes.
+        let frames = began.elapsed().as_secs_f64() / EVERY.as_secs_f64();
+        let ours = machine::scheduled(self.agent)?.saturating_sub(ours);
+        cost.ours.push(ours.div_f64(frames));
+        if exporter.is_some() {
+            cost.theirs.push(scheduled(exporter)?.saturating_sub(theirs) / collections);
+        }
+        cost.processes = machine::processes();
+        cost.bytes += written(self.instance)?.saturating_sub(bytes);
+        cost.frames += u64::from(collections);
+        Ok(())
     }
-    Ok(sample)
+
+    fn tell_sizes(&self, report: &mut Report) -> Result<()> {
+        let Some(peer) = &self.peer else { return Ok(()) };
+        let (page, packed) = (peer.scrape()?.len(), peer.packed()?);
+        let (ours, theirs) = (machine::resident_bytes(self.agent)?, machine::resident_bytes(peer.pid())?);
+        let mib = |bytes: u64| format!("{}.{} MiB", bytes >> 20, ((bytes & 0xf_ffff) * 10) >> 20);
+        report.note("N2", format!("resident memory: perigee-agent {}, node_exporter {}", mib(ours), mib(theirs)));
+        report.note("N3", format!("a scrape of node_exporter: {page} bytes, {packed} with gzip"));
+        Ok(())
+    }
+}
+
+impl Cost {
+    fn tell(&self, work: Work, collections: u32, report: &mut Report) {
+        let what = "collection: all collectors, top processes, encoding, spool, TLS and acknowledgement";
+        let line = Line::new("N1", format!("{}: {what}", work.text()), &self.ours)
+            .remark(format!("{collections} collections each, {} processes", self.processes));
+        if self.theirs.is_empty() {
+            report.line(line);
+        } else {
+            report.line(line.beside("node_exporter", &self.theirs).ratio_at_most(RATIO_MAX));
+            report.line(Line::new("N1", format!("{}: node_exporter, a plain scrape", work.text()), &self.theirs));
+        }
+        report.note("N3", format!(
+            "{}: a frame, as it is on the wire and in both logs: {} bytes on average of {}, changes of a tenth of a second",
+            work.text(),
+            self.bytes / self.frames.max(1),
+            self.frames
+        ));
+    }
 }
 
 /// Bytes of the control plane's frame log: the very frames, and 41 bytes around each.
@@ -80,54 +133,4 @@ fn written(instance: &Instance) -> Result<u64> {
         sum += entry?.metadata()?.len();
     }
     Ok(sum)
-}
-
-/// A node_exporter of our own.
-struct Exporter {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Drop for Exporter {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-impl Exporter {
-    fn start() -> Result<Option<Self>> {
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let started = Command::new("prometheus-node-exporter")
-            .arg(format!("--web.listen-address={address}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let Ok(child) = started else { return Ok(None) };
-        let exporter = Self { child, address };
-        for _ in 0..50 {
-            if exporter.scrape().is_ok() {
-                return Ok(Some(exporter));
-            }
-            std::thread::park_timeout(EVERY);
-        }
-        anyhow::bail!("node_exporter does not answer")
-    }
-
-    fn scrape(&self) -> Result<Vec<u8>> {
-        self.get("")
-    }
-    fn packed(&self) -> Result<usize> {
-        self.get("Accept-Encoding: gzip\r\n").map(|page| page.len())
-    }
-    fn get(&self, header: &str) -> Result<Vec<u8>> {
-        let mut stream = TcpStream::connect_timeout(&self.address, SCRAPE_WITHIN)?;
-        stream.set_read_timeout(Some(SCRAPE_WITHIN))?;
-        write!(stream, "GET /metrics HTTP/1.0\r\n{header}\r\n")?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        let head = answer.windows(4).position(|four| four == b"\r\n\r\n").context("the scrape has no end of head")?;
-        ensure!(answer.starts_with(b"HTTP/1.0 200"), "the scrape failed");
-        Ok(answer.split_off(head + 4))
-    }
 }

@@ -106,6 +106,8 @@ pub struct Round<'a> {
     buffer: &'a mut Vec<u8>,
     /// When the round began, by the caller's clock.
     at: Duration,
+    /// Processes that the kernel made so far, once the CPU's collector read it in this tick.
+    forks: &'a mut Option<i64>,
 }
 
 impl Round<'_> {
@@ -190,8 +192,9 @@ impl Node {
     /// One tick: everything that can be said now is on the sheet afterwards.
     pub fn collect(&mut self, sheet: &mut Sheet) {
         let (mut before, mut cpu_before) = ((self.clock)(), thread_cpu());
+        let mut forks = None;
         for seat in &mut self.seats {
-            let mut round = Round { sheet, buffer: &mut self.buffer, at: before };
+            let mut round = Round { sheet, buffer: &mut self.buffer, at: before, forks: &mut forks };
             let account = seat.account.get_or_insert_with(|| Account::open(seat.collector.name(), &mut round));
             if !seat.breaker.allows(before) {
                 account.write(None, true, &mut round);

@@ -4,8 +4,11 @@
 //! number is `None`.
 //! Refuses: texts beyond [`TEXT_BYTES_MAX`]; the rest of them is not read.
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -17,12 +20,14 @@ const STEP: usize = 16 << 10;
 pub struct Source {
     path: PathBuf,
     file: Option<File>,
+    /// The file lies in the kernel's own /proc; not asked yet while `None`.
+    in_proc: Option<bool>,
 }
 
 impl Source {
     /// Opens nothing yet.
     pub fn new(path: PathBuf) -> Self {
-        Self { path, file: None }
+        Self { path, file: None, in_proc: None }
     }
 
     /// The file's text as it is now, in the caller's buffer.
@@ -38,6 +43,34 @@ impl Source {
         let length = fill(&file, buffer)?;
         self.file = Some(file);
         Ok(&buffer[..length])
+    }
+
+    /// The same of a text of one line, that the kernel gives whole or not at all: no second call asks for
+    /// its end, which for these costs as much as the first.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    pub fn read_line<'a>(&mut self, buffer: &'a mut Vec<u8>) -> io::Result<&'a [u8]> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => File::open(&self.path)?,
+        };
+        buffer.resize(buffer.len().max(STEP), 0);
+        let length = file.read_at(buffer, 0)?;
+        self.file = Some(file);
+        Ok(&buffer[..length])
+    }
+
+    /// For a mount table of the kernel's own (proc_pid_mounts(5)): whether it is as it was when this was
+    /// last asked or the file was opened. Of any other file `false`: nobody knows.
+    pub fn is_as_it_was(&mut self) -> bool {
+        let Some(file) = &self.file else { return false };
+        let asked = || fstatfs(file).is_ok_and(|stat| stat.filesystem_type() == PROC_SUPER_MAGIC);
+        if !*self.in_proc.get_or_insert_with(asked) {
+            return false;
+        }
+        let mut asked = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
+        poll(&mut asked, PollTimeout::ZERO).is_ok_and(|changed| changed == 0)
     }
 }
 
@@ -155,6 +188,23 @@ mod tests {
         assert_eq!(source.read(&mut buffer).unwrap().len(), 100_000);
         std::fs::write(&path, "short").unwrap();
         assert_eq!(source.read(&mut buffer).unwrap(), b"short");
+    }
+
+    #[test]
+    fn only_the_kernels_own_mount_table_is_known_to_be_as_it_was() {
+        let mut buffer = Vec::new();
+        let mut table = Source::new("/proc/self/mountinfo".into());
+        assert!(!table.is_as_it_was(), "it was not read yet");
+        let text = table.read(&mut buffer).unwrap().to_owned();
+        // Others may mount something meanwhile: then the next question finds it quiet, or the text differs.
+        let quiet = (0..10).any(|_| table.is_as_it_was());
+        assert!(quiet || table.read(&mut buffer).unwrap() != text);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mountinfo");
+        std::fs::write(&path, text).unwrap();
+        let mut copy = Source::new(path);
+        copy.read(&mut buffer).unwrap();
+        assert!(!copy.is_as_it_was());
     }
 
     proptest! {

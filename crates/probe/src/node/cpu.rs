@@ -113,7 +113,11 @@ impl Collector for Cpu {
                     }
                     if name == b"cpu" { self.usage(ticks, round) } else { self.one(name, ticks, round) }
                 } else if let Some((_, slot)) = self.totals.iter().find(|(field, _)| *field == name) {
-                    round.put(*slot, fields.next().and_then(number));
+                    let value = fields.next().and_then(number);
+                    round.put(*slot, value);
+                    if name == b"processes" {
+                        *round.forks = value;
+                    }
                 }
             }
             self.cpus.sweep(|cpu| retire(round.sheet, &cpu.slots));
@@ -254,7 +258,8 @@ impl Collector for Frequency {
         };
         for (source, slot) in &mut sources {
             // A CPU off line has none.
-            let hertz = source.read(round.buffer).ok().and_then(|text| number(text.trim_ascii())?.checked_mul(1000));
+            let hertz =
+                source.read_line(round.buffer).ok().and_then(|text| number(text.trim_ascii())?.checked_mul(1000));
             round.put(*slot, hertz);
         }
         self.sources = Some(sources);

@@ -238,6 +238,21 @@ impl FileSystems {
         }
     }
 
+    fn read_table(&mut self, round: &mut Round<'_>) -> Result<(), Fault> {
+        let text = read(&mut self.table, round.buffer)?;
+        if text != self.text {
+            self.text = text.to_owned();
+            let mut mounts: Vec<Mount> = Vec::new();
+            for mount in lines(text).filter_map(Mount::parse) {
+                // What is mounted over another hides it.
+                mounts.retain(|below| below.point != mount.point);
+                mounts.push(mount);
+            }
+            self.mounts = mounts;
+        }
+        Ok(())
+    }
+
     fn show(&mut self, mount: &Mount, round: &mut Round<'_>) -> Option<Duration> {
         let sheet = &mut *round.sheet;
         let (ask, threads) = (&self.ask, &self.threads);
@@ -297,16 +312,8 @@ impl Collector for FileSystems {
     }
 
     fn collect(&mut self, round: &mut Round<'_>) -> Result<(), Fault> {
-        let text = read(&mut self.table, round.buffer)?;
-        if text != self.text {
-            self.text = text.to_owned();
-            let mut mounts: Vec<Mount> = Vec::new();
-            for mount in lines(text).filter_map(Mount::parse) {
-                // What is mounted over another hides it.
-                mounts.retain(|below| below.point != mount.point);
-                mounts.push(mount);
-            }
-            self.mounts = mounts;
+        if !self.table.is_as_it_was() {
+            self.read_table(round)?;
         }
         self.shown.begin();
         let mounts = std::mem::take(&mut self.mounts);

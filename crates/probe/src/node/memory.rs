@@ -123,7 +123,7 @@ impl Collector for Kernel {
                 }
             }
         });
-        if let Ok(text) = self.files.read(&mut buffer) {
+        if let Ok(text) = self.files.read_line(&mut buffer) {
             let mut pieces = words(text.trim_ascii_end()).map(number);
             round.put(self.allocated, pieces.next().flatten());
             // 2^63-1 means "no limit"; node_exporter shows it all the same.

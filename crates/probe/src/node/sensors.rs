@@ -125,7 +125,7 @@ impl Collector for Sensors {
         self.rounds = self.rounds.wrapping_add(1);
         for sensor in &mut self.sensors {
             // A sensor that does not answer (ENODATA, EAGAIN) has no value; that is no fault of ours.
-            let value = sensor.source.read(round.buffer).ok().and_then(|text| number(text.trim_ascii()));
+            let value = sensor.source.read_line(round.buffer).ok().and_then(|text| number(text.trim_ascii()));
             round.put(sensor.slot, value);
         }
         Ok(())

@@ -20,7 +20,7 @@ fn scripted(deadline: Duration) -> (Background, Sender<Script>, Settings) {
 
 fn round(subject: &mut Background, sheet: &mut Sheet, at: Duration) -> Result<(), Fault> {
     let mut buffer = Vec::new();
-    subject.collect(&mut Round { sheet, buffer: &mut buffer, at })
+    subject.collect(&mut Round { sheet, buffer: &mut buffer, at, forks: &mut None })
 }
 
 fn names(sheet: &Sheet) -> Vec<String> {

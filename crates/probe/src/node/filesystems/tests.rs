@@ -23,7 +23,7 @@ fn write_mounts(root: &Path, lines: &str) {
 /// Runs one round and gives the values of one metric by mount point.
 fn round(subject: &mut FileSystems, sheet: &mut Sheet, at: Duration) -> Result<(), Fault> {
     let mut buffer = Vec::new();
-    subject.collect(&mut Round { sheet, buffer: &mut buffer, at })
+    subject.collect(&mut Round { sheet, buffer: &mut buffer, at, forks: &mut None })
 }
 
 fn values(sheet: &Sheet, name: &str) -> BTreeMap<String, f64> {
