@@ -55,7 +55,7 @@ pub async fn run(options: &Options, report: &mut Report) -> Result<()> {
         let remark = format!("processor time of {LOOKS} looks each; wall {:.1} ms", wall.median_ms);
         Line::new("N1b", format!("{what}: {who}"), &pass.cpu).remark(remark)
     };
-    report.line(line("every number understood", &ours).beside("the bare call", &floor.cpu).ratio_at_most(RATIO_MAX));
+    report.line(line("every number understood", &ours).beside("the bare call", &floor.cpu).at_most_of_peer(RATIO_MAX));
     report.line(line("the bare call, its answer thrown away", &floor));
     if peer.is_some() {
         report.line(line("prometheus-libvirt-exporter, a plain scrape", &theirs));

@@ -47,6 +47,13 @@ impl Instance {
         Ok(instance)
     }
 
+    /// A folder in which nothing runs yet; what the caller starts there is the caller's to end.
+    pub fn empty(options: &Options) -> Result<Self> {
+        let mut instance = Self::make(options)?;
+        instance.is_up = false;
+        Ok(instance)
+    }
+
     /// What is missing, up again. The kernel takes a while to take a large process apart, and its
     /// locks are held so long.
     pub fn up(&self) -> Result<()> {

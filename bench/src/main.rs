@@ -16,7 +16,9 @@ mod exec;
 mod exporter;
 mod fleet;
 mod guests;
+mod ingest;
 mod instance;
+mod kept;
 mod lab;
 mod libvirtd;
 mod load;
@@ -28,6 +30,7 @@ mod pinned;
 mod queue;
 mod report;
 mod say;
+mod stores;
 mod strain;
 mod watch;
 
@@ -41,8 +44,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// All rows, in the order in which they run. N13 ends the instance and therefore comes last; N1
-/// brings N2 and N3 along.
-const ROWS: [&str; 9] = ["N1", "N1b", "N7", "N8", "N16", "N9", "N10", "N11", "N13"];
+/// brings N2 and N3 along, and N4 N6.
+const ROWS: [&str; 12] = ["N1", "N1b", "N4", "N5", "N6", "N7", "N8", "N16", "N9", "N10", "N11", "N13"];
 /// Those that need guests, and with them an instance that has an image.
 const ROWS_OF_GUESTS: [&str; 4] = ["N9", "N10", "N11", "N13"];
 /// The whole bench, without building.
@@ -52,7 +55,7 @@ const WITHIN: Duration = Duration::from_secs(1800);
 #[derive(Debug, Parser)]
 #[command(name = "perigee-bench")]
 pub struct Options {
-    /// Only these rows: N1, N1b, N7, N8, N16, N9, N10, N11, N13
+    /// Only these rows: N1, N1b, N4, N5, N6, N7, N8, N16, N9, N10, N11, N13
     rows: Vec<String>,
     /// A tenth of the runs
     #[arg(long)]
@@ -156,6 +159,10 @@ async fn rows(options: &Options, mut lab: Option<&mut Lab>, report: &mut Report)
         let measured = match row {
             "N1" => watch::run(options, report).await,
             "N1b" => guests::run(options, report).await,
+            "N4" => kept::run(options, report).await,
+            "N5" => ingest::run(options, report).await,
+            "N6" if is_wanted(options, "N4") => Ok(()),
+            "N6" => kept::run(options, report).await,
             "N7" => outage::run(options, report).await,
             "N8" => close::run(options, report).await,
             "N16" => fleet::run(options, report).await,

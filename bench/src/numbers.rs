@@ -57,12 +57,12 @@ impl FromIterator<f64> for Sample {
 }
 
 /// As a person reads it: three digits that count.
-pub fn shown(millis: f64) -> String {
-    match millis.abs() {
+pub fn shown(number: f64, unit: &str) -> String {
+    match number.abs() {
         m if m.is_nan() => "–".to_owned(),
-        m if m >= 100.0 => format!("{millis:.0} ms"),
-        m if m >= 10.0 => format!("{millis:.1} ms"),
-        _ => format!("{millis:.2} ms"),
+        m if m >= 100.0 => format!("{number:.0} {unit}"),
+        m if m >= 10.0 => format!("{number:.1} {unit}"),
+        _ => format!("{number:.2} {unit}"),
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn numbers_have_three_digits() {
         assert_eq!(
-            [0.1234, 1.5, 12.34, 1234.5, -2.0].map(shown),
+            [0.1234, 1.5, 12.34, 1234.5, -2.0].map(|number| shown(number, "ms")),
             ["0.12 ms", "1.50 ms", "12.3 ms", "1234 ms", "-2.00 ms"]
         );
     }

@@ -16,6 +16,8 @@ use std::time::Duration;
 pub struct Line {
     row: &'static str,
     what: String,
+    /// Of the spread's numbers, whatever they are called.
+    unit: &'static str,
     spread: Spread,
     peer: Option<Peer>,
     target: Option<Target>,
@@ -40,11 +42,31 @@ struct Target {
 impl Line {
     pub fn new(row: &'static str, what: impl Into<String>, sample: &Sample) -> Self {
         let spread = sample.spread();
-        Self { row, what: what.into(), spread, peer: None, target: None, remark: String::new(), load: Load::now() }
+        Self {
+            row,
+            what: what.into(),
+            unit: "ms",
+            spread,
+            peer: None,
+            target: None,
+            remark: String::new(),
+            load: Load::now(),
+        }
     }
     pub fn beside(mut self, what: &str, peer: &Sample) -> Self {
         let ratio = self.spread.median_ms / peer.spread().median_ms;
         self.peer = Some(Peer { what: what.to_owned(), ratio });
+        self
+    }
+    /// What is measured when it is no time in milliseconds.
+    pub fn in_unit(mut self, unit: &'static str) -> Self {
+        self.unit = unit;
+        self
+    }
+    /// `most` times what the peer takes, and no more.
+    pub fn at_most_of_peer(mut self, most: f64) -> Self {
+        let met = self.peer.as_ref().is_some_and(|peer| peer.ratio <= most);
+        self.target = Some(Target { text: format!("≤ {most:.3} × the peer's"), met });
         self
     }
     pub fn median_at_most(mut self, most_ms: f64) -> Self {
@@ -55,12 +77,6 @@ impl Line {
     pub fn p99_at_most(mut self, most_ms: f64) -> Self {
         let met = self.spread.p99_ms <= most_ms;
         self.target = Some(Target { text: format!("p99 ≤ {most_ms} ms"), met });
-        self
-    }
-    /// Of the peer's median. Without a peer there is nothing to meet.
-    pub fn ratio_at_most(mut self, most: f64) -> Self {
-        let met = |peer: &Peer| peer.ratio <= most;
-        self.target = self.peer.as_ref().map(|peer| Target { text: format!("≤ {most} × its peer"), met: met(peer) });
         self
     }
     pub fn remark(mut self, text: impl Into<String>) -> Self {
@@ -85,7 +101,7 @@ pub struct Report {
 const NOT_MEASURED: &str = "\
 - KVM: guests run under translation unless `acceleration` above says otherwise; boots are slower by an order of magnitude, what is ours is not.
 - Restores from snapshots (N10's final form), 50 at once, the tools template: not part of this release.
-- Other products: these rows compare with the bare machine (own QEMU by the same driver, an empty route, the disk), measured in the same run.
+- Other products, but for the peers that rows name: the other rows compare with the bare machine (own QEMU by the same driver, an empty route, the disk), measured in the same run.
 - A network between caller and control plane: everything is on loopback.
 ";
 
@@ -154,7 +170,7 @@ impl Report {
 fn table_row(line: &Line) -> String {
     let Spread { runs, median_ms, p99_ms, min_ms, max_ms } = line.spread;
     let what = if line.remark.is_empty() { line.what.clone() } else { format!("{} ({})", line.what, line.remark) };
-    let peer = line.peer.as_ref().map_or_else(|| "–".to_owned(), |p| format!("{:.2} × {}", p.ratio, p.what));
+    let peer = line.peer.as_ref().map_or_else(|| "–".to_owned(), |p| format!("{:.3} × {}", p.ratio, p.what));
     let target = line
         .target
         .as_ref()
@@ -163,10 +179,10 @@ fn table_row(line: &Line) -> String {
     format!(
         "| {} | {what} | {runs} | {} | {} | {} … {} | {peer} | {target} | {:.2}{beside} |",
         line.row,
-        shown(median_ms),
-        shown(p99_ms),
-        shown(min_ms),
-        shown(max_ms),
+        shown(median_ms, line.unit),
+        shown(p99_ms, line.unit),
+        shown(min_ms, line.unit),
+        shown(max_ms, line.unit),
         line.load.average,
     )
 }
@@ -180,12 +196,12 @@ mod tests {
         let sample = |ms: f64| [ms].into_iter().collect::<Sample>();
         let line = Line::new("N9", "through the API", &sample(6.0)).beside("raw", &sample(4.0)).median_at_most(5.0);
         let row = table_row(&line);
-        assert!(row.contains("1.50 × raw") && row.contains("median ≤ 5 ms **missed**"), "{row}");
-        let line = Line::new("N1", "x", &sample(1.0)).ratio_at_most(0.1);
-        assert!(line.target.is_none(), "no peer");
-        let met = |most| table_row(&line.clone().beside("y", &sample(9.0)).ratio_at_most(most));
-        assert!(met(0.1).contains("≤ 0.1 × its peer **missed**") && met(0.2).contains("≤ 0.2 × its peer ✓"));
+        assert!(row.contains("1.500 × raw") && row.contains("median ≤ 5 ms **missed**"), "{row}");
         let row = table_row(&Line::new("N9", "x", &sample(6.0)).p99_at_most(6.0).remark("no errors"));
         assert!(row.contains("x (no errors)") && row.contains("p99 ≤ 6 ms ✓"), "{row}");
+        let size = |bytes| Line::new("N4", "kept", &sample(1.0)).in_unit("B").beside("peer", &sample(bytes));
+        assert!(table_row(&size(4.0).at_most_of_peer(0.25)).contains("1.00 B"), "it has its unit");
+        assert!(table_row(&size(4.0).at_most_of_peer(0.25)).contains("0.250 × the peer's ✓"));
+        assert!(table_row(&size(3.0).at_most_of_peer(0.25)).contains("**missed**"));
     }
 }

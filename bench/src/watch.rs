@@ -113,7 +113,7 @@ impl Cost {
         if self.theirs.is_empty() {
             report.line(line);
         } else {
-            report.line(line.beside("node_exporter", &self.theirs).ratio_at_most(RATIO_MAX));
+            report.line(line.beside("node_exporter", &self.theirs).at_most_of_peer(RATIO_MAX));
             report.line(Line::new("N1", format!("{}: node_exporter, a plain scrape", work.text()), &self.theirs));
         }
         report.note("N3", format!(

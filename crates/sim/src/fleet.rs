@@ -12,12 +12,19 @@
 
 mod host;
 mod machine;
+mod pages;
+mod past;
+
+pub use machine::Mix;
+pub use past::Past;
 
 use crate::draw::Draw;
 use host::{Guide, Host};
+use pages::Pages;
 use perigee_agent::tls::ServerUrl;
 use perigee_client::Client;
 use perigee_clock::Clock;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,6 +47,12 @@ pub struct Fleet {
     pub interval: Duration,
     /// What they measure is drawn from it.
     pub seed: u64,
+    /// How much moves.
+    pub mix: Mix,
+    /// What they measured before they came here.
+    pub past: Option<Past>,
+    /// Where their last measurements are shown to Prometheus.
+    pub pages: Option<SocketAddr>,
     /// Where identities are kept; a host that is there joins no second time.
     pub folder: PathBuf,
     /// The control plane's agent link.
@@ -65,8 +78,16 @@ pub struct Standing {
 
 impl Fleet {
     /// Plays until cancelled; `tell` hears how it stands.
-    pub async fn run(self, cancel: CancellationToken, tell: impl Fn(Standing)) {
-        let guide = Arc::new(Guide { fleet: self, joins: Semaphore::new(JOINS_AT_ONCE) });
+    ///
+    /// # Errors
+    /// When nothing can be shown at the address of the pages.
+    pub async fn run(self, cancel: CancellationToken, tell: impl Fn(Standing)) -> std::io::Result<()> {
+        let pages = Arc::new(Pages::default());
+        let serving = match self.pages {
+            Some(address) => Some(pages.clone().serve(address).await?),
+            None => None,
+        };
+        let guide = Arc::new(Guide { fleet: self, joins: Semaphore::new(JOINS_AT_ONCE), pages });
         let all: Arc<Mutex<Vec<Host>>> = Arc::default();
         let mut joining = JoinSet::new();
         for number in 0..guide.fleet.hosts {
@@ -85,7 +106,9 @@ impl Fleet {
             }
         }
         joining.shutdown().await;
+        drop(serving);
         tell(standing(&all.lock().unwrap_or_else(PoisonError::into_inner)));
+        Ok(())
     }
 }
 

@@ -5,13 +5,14 @@
 
 use super::Fleet;
 use super::machine::Machine;
+use super::pages::{Page, Pages};
 use crate::images::Nothing;
 use anyhow::{Context as _, Result};
 use perigee_agent::enrol::{self, JoinToken};
 use perigee_agent::frames::{Caps, FrameSpool, Pace, Sender};
 use perigee_agent::identity::{CurrentIdentity, Identity, IdentityDir};
 use perigee_agent::uplink::grpc::GrpcUplink;
-use perigee_agent::watch::{Sampler, SharedSheet, Watch};
+use perigee_agent::watch::{Sampler, Watch};
 use perigee_agent::{Agent, Health, MemoryJournal, MemorySpool};
 use perigee_api::JoinTokenRequest;
 use perigee_hypervisor::simulated::{Knobs, Simulated, SimulatedConfig, SimulatedHost};
@@ -19,6 +20,7 @@ use perigee_model::frame::{Series, Sheet, StreamName};
 use perigee_model::{InstanceId, Inventory, Labels, RunId, Timestamp};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +37,8 @@ pub struct Guide {
     pub fleet: Fleet,
     /// Those that join now.
     pub joins: Semaphore,
+    /// What the hosts show.
+    pub pages: Arc<Pages>,
 }
 
 /// One of them. Dropping it is as sudden as `kill -9`.
@@ -70,18 +74,25 @@ impl Host {
         let health = Arc::new(Health::default());
         let fresh = enrol::keep_fresh(fleet.server.clone(), folder, current.clone(), clock.clone(), health.clone());
         let uplink = Arc::new(GrpcUplink::new(fleet.server.clone(), current));
-        let spool = Arc::new(FrameSpool::in_memory(SPOOL));
+        let mut machine = Machine::new(fleet.seed, &name(number), fleet.mix);
+        let page = Arc::new(Page::default());
+        let spool = match &fleet.past {
+            Some(past) => past.live(&mut machine, &mut page.sheet.lock(), &name(number), &clock)?,
+            None => FrameSpool::in_memory(SPOOL),
+        };
+        let spool = Arc::new(spool);
+        guide.pages.add(name(number), page.clone());
         let pace = Arc::new(Pace::default());
         let watch = Watch {
             host,
             run: RunId::new(clock.uuid()),
             interval: fleet.interval,
             clock: clock.clone(),
-            sheet: Arc::new(SharedSheet::default()),
+            sheet: page.sheet.clone(),
             spool: spool.clone(),
             pace: pace.clone(),
         };
-        let measured = Measured { machine: Machine::new(fleet.seed, &name(number)), spool: spool.clone() };
+        let measured = Measured { machine, spool: spool.clone(), page };
         let sender = Sender { stream: StreamName::Node, spool: spool.clone(), uplink: uplink.clone(), pace, clock };
         let agent = agent(guide, number, host, uplink, health.clone());
         let tasks = [
@@ -126,7 +137,7 @@ fn agent(
         knobs: Arc::new(Knobs::default()),
         boots_in_flight_max: 1,
     };
-    let inventory = inventory(&name(number), &Machine::new(guide.fleet.seed, &name(number)));
+    let inventory = inventory(&name(number), &Machine::new(guide.fleet.seed, &name(number), guide.fleet.mix));
     Agent {
         host,
         clock,
@@ -164,11 +175,13 @@ fn inventory(name: &str, machine: &Machine) -> Inventory {
 struct Measured {
     machine: Machine,
     spool: Arc<FrameSpool>,
+    page: Arc<Page>,
 }
 
 impl Sampler for Measured {
     fn sample(&mut self, sheet: &mut Sheet, now: Timestamp) {
         self.machine.sample(sheet, now);
+        self.page.at_ms.store(now.micros() / 1000, Ordering::Relaxed);
         let about = [
             (Series::gauge("perigee_agent_spool_frames", 0), self.spool.waiting()),
             (Series::counter("perigee_agent_frames_lost_total", 0), self.spool.lost()),

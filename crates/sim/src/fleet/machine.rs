@@ -148,6 +148,31 @@ const GAUGES: [(&str, u8, f64, f64); 18] = [
     ("node_boot_time_seconds", 0, 1.7e9, 1.7e9),
 ];
 
+/// How much of a machine's series moves from one sample to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mix {
+    /// All that can, along the day's curve and in bursts.
+    #[default]
+    Usual,
+    /// Nothing is asked of it: few series move, and seldom.
+    Idle,
+    /// Much is asked of it all the time; levels stay for a while, as a kernel's do.
+    Busy,
+    /// Each series, at each sample.
+    Changing,
+}
+
+impl Mix {
+    /// Of a hundred levels so many move in a sample.
+    fn levels_percent(self) -> u32 {
+        match self {
+            Self::Idle => 10,
+            Self::Busy => 60,
+            Self::Usual | Self::Changing => 100,
+        }
+    }
+}
+
 /// What a series does with the load.
 #[derive(Clone, Copy)]
 enum Motion {
@@ -164,6 +189,7 @@ pub struct Machine {
     /// How much memory.
     pub memory_bytes: u64,
     draw: Draw,
+    mix: Mix,
     /// Where its day is, as a share of one.
     phase: f64,
     burst_until: Timestamp,
@@ -173,13 +199,13 @@ pub struct Machine {
 
 impl Machine {
     /// Of this name, in the world of this seed.
-    pub fn new(seed: u64, name: &str) -> Self {
+    pub fn new(seed: u64, name: &str, mix: Mix) -> Self {
         let mut draw = Draw::new(seed, name);
         let cpus = if draw.chance(30) { 16 } else { 8 };
         let memory_bytes = u64::from(cpus) << 32;
         let phase = draw.share() / 6.0;
         let burst_until = Timestamp::from_micros(0);
-        Self { cpus, memory_bytes, draw, phase, burst_until, last: None, moving: Vec::new() }
+        Self { cpus, memory_bytes, draw, mix, phase, burst_until, last: None, moving: Vec::new() }
     }
 
     /// Writes what is so now.
@@ -193,7 +219,16 @@ impl Machine {
         let load = self.load(now, step);
         for (slot, motion) in &mut self.moving {
             match motion {
+                Motion::Level { idle, .. } if self.mix == Mix::Changing => {
+                    sheet.set_f64(*slot, *idle + (1e4 * self.draw.share()).round());
+                }
+                Motion::Count { sum, .. } if self.mix == Mix::Changing => {
+                    *sum += (1.0 + 1e4 * self.draw.share()).round();
+                    sheet.set_f64(*slot, *sum);
+                }
                 Motion::Level { idle, busy } if idle == busy => sheet.set_f64(*slot, *idle),
+                // The first sample says something of every series.
+                Motion::Level { .. } if step > 0.0 && !self.draw.chance(self.mix.levels_percent()) => {}
                 Motion::Level { idle, busy } => {
                     let noise = 0.97 + 0.06 * self.draw.share();
                     sheet.set_f64(*slot, (*idle + (*busy - *idle) * load) * noise);
@@ -210,6 +245,11 @@ impl Machine {
 
     /// Between 0 and 1: low at night, high after noon, higher in a burst.
     fn load(&mut self, now: Timestamp, step: f64) -> f64 {
+        match self.mix {
+            Mix::Idle => return 0.0,
+            Mix::Busy => return 0.6 + 0.1 * self.draw.share(),
+            Mix::Usual | Mix::Changing => {}
+        }
         #[expect(clippy::cast_precision_loss, reason = "a moment of the day")]
         let day = (now.micros() / 1000) as f64 / 1000.0 / DAY_SECONDS + self.phase;
         if now >= self.burst_until && self.draw.share() < step / BURST_EVERY {
@@ -293,7 +333,7 @@ mod tests {
     use std::time::Duration;
 
     fn frames(seed: u64, count: u64) -> Vec<Vec<u8>> {
-        let (mut machine, mut sheet) = (Machine::new(seed, "sim-0001"), Sheet::default());
+        let (mut machine, mut sheet) = (Machine::new(seed, "sim-0001", Mix::Usual), Sheet::default());
         let at = |n: u64| Timestamp::from_micros(1_700_000_000_000_000) + Duration::from_secs(5 * n);
         let mut frame = |n| {
             machine.sample(&mut sheet, at(n));
@@ -316,6 +356,23 @@ mod tests {
             }
             before = now;
         }
+    }
+
+    #[test]
+    fn a_mix_says_how_much_moves() {
+        let at = |n: u64| Timestamp::from_micros(1_700_000_000_000_000) + Duration::from_secs(n);
+        let moved = |mix| {
+            let (mut machine, mut sheet) = (Machine::new(7, "sim-0001", mix), Sheet::default());
+            let (mut columns, mut changed) = (Columns::default(), 0);
+            for n in 1..=20 {
+                machine.sample(&mut sheet, at(n));
+                changed = columns.apply(&sheet.encode(n, at(n), n == 1)).unwrap().changed.len();
+            }
+            (changed, columns.series().len())
+        };
+        let [idle, busy, changing] = [Mix::Idle, Mix::Busy, Mix::Changing].map(moved);
+        assert!(idle.0 * 4 < idle.1 && idle.0 * 2 < busy.0 && busy.0 < busy.1, "{idle:?} {busy:?}");
+        assert!(changing.0 * 20 > changing.1 * 19, "a draw may give what was there: {changing:?}");
     }
 
     #[test]

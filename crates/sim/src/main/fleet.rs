@@ -6,7 +6,8 @@ use perigee_agent::home::prepare;
 use perigee_agent::tls::ServerUrl;
 use perigee_client::{Address, Client, Token};
 use perigee_clock::Clock;
-use perigee_sim::fleet::{Fleet, Standing};
+use perigee_sim::fleet::{Fleet, Mix, Past, Standing};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -44,6 +45,18 @@ struct Line {
     /// What the hosts measure is drawn from it
     #[arg(long, default_value = "0")]
     seed: u64,
+    /// How much of what they measure moves
+    #[arg(long, value_enum, default_value = "usual")]
+    mix: Mix,
+    /// Seconds for which they measured, each second, before they came here
+    #[arg(long, value_name = "SECONDS", requires = "past_dir")]
+    past: Option<u32>,
+    /// Where that is written down as OpenMetrics text, a file for each host
+    #[arg(long, value_name = "DIR", requires = "past")]
+    past_dir: Option<PathBuf>,
+    /// Show Prometheus the last measurements of host NAME here, at /NAME
+    #[arg(long, value_name = "ADDRESS")]
+    pages: Option<SocketAddr>,
 }
 
 /// Reads the line and plays.
@@ -69,6 +82,9 @@ async fn play(line: Line) -> Result<()> {
         hosts: usize::try_from(line.hosts)?,
         interval: Duration::from_millis(line.interval_ms),
         seed: line.seed,
+        mix: line.mix,
+        past: line.past.zip(line.past_dir).map(|(seconds, folder)| Past { seconds, folder }),
+        pages: line.pages,
         folder: line.data_dir.clone(),
         server: line.server,
         client: Client::new(Address::parse(&line.api)?, Some(Token::new(token.trim()))),
@@ -89,7 +105,8 @@ async fn play(line: Line) -> Result<()> {
         }
         cancel.cancel();
     };
-    tokio::join!(playing, end);
+    let (played, ()) = tokio::join!(playing, end);
+    played?;
     drop(record);
     Ok(())
 }
