@@ -8,6 +8,7 @@
 //! A page that does not check is an error, never a number. Columns stand in their family's page in
 //! the order of the series; a query for one panel reads one page.
 
+use crate::cache::{Cache, Key, Opened};
 use crate::column::{self, Malformed};
 use crate::head::Head;
 use perigee_model::frame::{Series, StreamId, StreamName, interned};
@@ -217,6 +218,8 @@ pub fn header(bytes: &[u8], crc: u32) -> Option<Meta> {
 pub trait Body {
     /// Fills the buffer from an offset on; `false` when it cannot.
     fn read_at(&self, into: &mut [u8], offset: u64) -> bool;
+    /// What no other place has.
+    fn key(&self, offset: u64) -> Key;
 }
 
 impl Meta {
@@ -241,6 +244,14 @@ impl Meta {
         times.into_iter().collect::<Option<Vec<i64>>>().ok_or(Malformed)
     }
 
+    /// As [`Meta::times`], from the cache where they are.
+    ///
+    /// # Errors
+    /// `Malformed`: the block is damaged.
+    pub fn times_cached(&self, body: &dyn Body, cache: &Cache) -> Result<Arc<Opened>, Malformed> {
+        cache.get(body.key(self.times.offset.into()), || Ok(Opened::Times(self.times(body)?)))
+    }
+
     /// Its series, by column.
     ///
     /// # Errors
@@ -253,32 +264,49 @@ impl Meta {
     }
 
     /// Those columns that are wanted, with their places. `read` gets the page from the column on,
-    /// and steps over what is not wanted.
+    /// and steps over what is not wanted. With a cache, pages that are there are not read again.
     ///
     /// # Errors
     /// `Malformed`: the block is damaged.
     pub fn columns<T>(
         &self,
-        body: &dyn Body,
+        (body, cache): (&dyn Body, Option<&Cache>),
         dictionary: &Dictionary,
         wanted: &[bool],
         read: impl Fn(&mut &[u8], &Series, usize, bool) -> Result<Option<T>, Malformed>,
     ) -> Result<Vec<(usize, T)>, Malformed> {
         let is_wanted = |column: usize| wanted.get(column) == Some(&true);
-        let mut last_wanted = [None; FAMILIES.len()];
-        for (column, family) in dictionary.families.iter().enumerate().filter(|(column, _)| is_wanted(*column)) {
-            last_wanted[*family] = Some(column);
+        let mut families = [false; FAMILIES.len()];
+        for (_, family) in dictionary.families.iter().enumerate().filter(|(column, _)| is_wanted(*column)) {
+            families[*family] = true;
         }
+        let moments = self.moments as usize;
         let mut found = Vec::new();
-        for (family, last) in last_wanted.into_iter().enumerate() {
-            let Some(last) = last else { continue };
-            let raw = self.open(body, self.pages[family].ok_or(Malformed)?)?;
-            let mut rest = raw.as_slice();
-            let mine = dictionary.families[..=last].iter().enumerate().filter(|(_, number)| **number == family);
-            for (column, _) in mine {
-                let series = &dictionary.series[column];
-                let read = read(&mut rest, series, self.moments as usize, is_wanted(column))?;
-                found.extend(read.map(|read| (column, read)));
+        for family in (0..FAMILIES.len()).filter(|family| families[*family]) {
+            let page = self.pages[family].ok_or(Malformed)?;
+            let mine = || dictionary.families.iter().enumerate().filter(|(_, number)| **number == family);
+            let mine = || mine().map(|(column, _)| (column, &dictionary.series[column]));
+            let Some(cache) = cache else {
+                let raw = self.open(body, page)?;
+                let mut rest = raw.as_slice();
+                for (column, series) in mine() {
+                    found.extend(read(&mut rest, series, moments, is_wanted(column))?.map(|read| (column, read)));
+                }
+                continue;
+            };
+            let opened = cache.get(body.key(page.offset.into()), || {
+                let raw = self.open(body, page)?;
+                let (mut rest, mut starts) = (raw.as_slice(), Vec::new());
+                for (_, series) in mine() {
+                    starts.push(u32::try_from(raw.len() - rest.len()).map_err(|_| Malformed)?);
+                    read(&mut rest, series, moments, false)?;
+                }
+                Ok(Opened::Columns(raw, starts))
+            })?;
+            let Opened::Columns(raw, starts) = &*opened else { return Err(Malformed) };
+            for ((column, series), start) in mine().zip(starts).filter(|((column, _), _)| is_wanted(*column)) {
+                let mut rest = raw.get(*start as usize..).ok_or(Malformed)?;
+                found.extend(read(&mut rest, series, moments, true)?.map(|read| (column, read)));
             }
         }
         Ok(found)
@@ -311,6 +339,9 @@ mod tests {
             into.copy_from_slice(bytes);
             true
         }
+        fn key(&self, offset: u64) -> Key {
+            (0, offset)
+        }
     }
 
     fn sealed() -> Sealed {
@@ -328,7 +359,7 @@ mod tests {
         meta.pages[family("node_load1")] = Some(page);
         let series = interned(vec![Series::gauge("node_load1", 2)]);
         let dictionary = Dictionary { families: vec![family("node_load1")], series };
-        meta.columns(&Bytes(packed.to_vec()), &dictionary, &[true], frames)
+        meta.columns((&Bytes(packed.to_vec()), None), &dictionary, &[true], frames)
     }
 
     type Placed = (usize, Vec<Option<i64>>);

@@ -8,6 +8,7 @@ pub(crate) use ageing::Rolled;
 pub use standing::Standing;
 
 use crate::block::{self, Dictionary};
+use crate::cache::Cache;
 use crate::error::{Refused, SeriesError, os};
 use crate::head::Head;
 use crate::journal::{Journal, OnDurable, Position, Record};
@@ -66,7 +67,7 @@ impl Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            group: Duration::from_millis(25),
+            group: Duration::from_millis(100),
             block_frames: 600,
             block_span: Duration::from_secs(1800),
             block_changes: 400_000,
@@ -108,6 +109,7 @@ pub struct Database {
     pub(crate) segments: RwLock<Segments>,
     pub(crate) rolled: RwLock<Rolled>,
     unpacked: Mutex<HashMap<(u32, u32), Arc<Dictionary>>>,
+    pub(crate) pages: Cache,
     repaired: Repaired,
     sealing: Mutex<()>,
     ageing: Mutex<()>,
@@ -154,6 +156,7 @@ impl Database {
             segments,
             rolled: RwLock::new(rolled),
             unpacked: Mutex::default(),
+            pages: Cache::default(),
             repaired,
             sealing: Mutex::default(),
             ageing: Mutex::default(),
@@ -350,7 +353,7 @@ fn last_columns(stored: &Stored) -> Option<Columns> {
     let series = &dictionary.series;
     let wanted = vec![true; series.len()];
     let mut values = vec![None; series.len()];
-    for (column, moments) in stored.meta.columns(stored, &dictionary, &wanted, block::frames).ok()? {
+    for (column, moments) in stored.meta.columns((stored, None), &dictionary, &wanted, block::frames).ok()? {
         values[column] = moments.last().copied().flatten();
     }
     let at = Timestamp::from_micros(stored.meta.to);

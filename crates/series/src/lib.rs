@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod cache;
 mod column;
 mod database;
 mod error;

@@ -4,6 +4,8 @@ mod gathering;
 mod plan;
 
 use crate::block;
+use crate::cache::Opened;
+use crate::column::Malformed;
 use crate::database::{Database, lock_stream};
 use crate::error::SeriesError;
 use crate::head::Head;
@@ -61,8 +63,7 @@ impl Database {
     /// `TooMuch`; `Damaged` when a block that is needed does not check.
     pub fn select(&self, selection: &Selection<'_>) -> Result<Vec<(Labels, Vec<Sample>)>, SeriesError> {
         let mut budget = Budget { left: selection.samples_max, max: selection.samples_max };
-        let seen = |id| (selection.labels)(id).map(|labels| (id, labels));
-        let streams: Vec<(StreamId, Labels)> = self.streams().into_iter().filter_map(seen).collect();
+        let streams = self.seen(selection);
         // First what is in no block: what becomes one meanwhile is then seen twice, never missed.
         let mut newest = Vec::with_capacity(streams.len());
         for (id, base) in &streams {
@@ -77,7 +78,7 @@ impl Database {
             })?;
             newest.push(stretches);
         }
-        let (spans, mut blocks) = self.planned(selection);
+        let (spans, mut blocks) = self.planned(selection, &streams);
         let mut answer = Vec::new();
         for ((id, base), newest) in streams.iter().zip(newest) {
             let mut gathering = Gathering::new(selection, base);
@@ -102,7 +103,7 @@ impl Database {
     /// How coarse the coarsest samples of a selection would be, in milliseconds; 0: as measured.
     pub fn resolution(&self, selection: &Selection<'_>) -> i64 {
         let coarse = |span: &Span| span.resolution.map_or(0, Resolution::millis);
-        self.planned(selection).0.iter().map(coarse).max().unwrap_or(0)
+        self.spans(selection).iter().map(coarse).max().unwrap_or(0)
     }
 
     /// The labels of every series that meets all matchers and was measured within the time.
@@ -115,21 +116,30 @@ impl Database {
             let wanted = series.iter().filter(|series| wants(selection.matchers, base, series));
             all.extend(wanted.map(|series| labels_of(base, series)));
         };
-        let seen = |id| (selection.labels)(id).map(|labels| (id, labels));
-        let streams: Vec<(StreamId, Labels)> = self.streams().into_iter().filter_map(seen).collect();
+        let streams = self.seen(selection);
         for (id, base) in &streams {
             self.unsealed(*id, selection, |head| {
                 add(base, &head.series);
                 Ok::<_, SeriesError>(())
             })?;
         }
-        let (_, mut blocks) = self.planned(selection);
+        let (_, mut blocks) = self.planned(selection, &streams);
         for (id, base) in &streams {
             for stored in blocks.remove(id).unwrap_or_default().iter().flat_map(|(_, group)| group) {
                 add(base, &self.dictionary_of(stored)?.series);
             }
         }
         Ok(all.into_iter().collect())
+    }
+
+    /// The streams that may have what is wanted, and the labels of each.
+    fn seen(&self, selection: &Selection<'_>) -> Vec<(StreamId, Labels)> {
+        let fits = |labels: &Labels| {
+            let own = |matcher: &&Matcher| !labels.get(&matcher.label).is_empty();
+            selection.matchers.iter().filter(own).all(|matcher| matcher.is_met_by(labels.get(&matcher.label)))
+        };
+        let seen = |id| (selection.labels)(id).filter(fits).map(|labels| (id, labels));
+        self.streams().into_iter().filter_map(seen).collect()
     }
 
     /// Shows a stream's stretches that are in no block and touch the selection.
@@ -146,25 +156,32 @@ impl Database {
         heads.filter(|head| head.times.last() >= Some(&from) && head.times.first() <= Some(&to)).try_for_each(&mut show)
     }
 
-    /// Which steps serve which time, and every stream's blocks of that, by span, those of one day's
-    /// coarser steps together.
-    fn planned(&self, selection: &Selection<'_>) -> (Vec<Span>, Groups) {
+    fn spans(&self, selection: &Selection<'_>) -> Vec<Span> {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         let coarse = self.rolled.read().unwrap_or_else(PoisonError::into_inner);
-        let spans = plan::spans(&segments, &coarse, selection.micros(), selection.coarsest_ms);
+        plan::spans(&segments, &coarse, selection.micros(), selection.coarsest_ms)
+    }
+
+    /// Which steps serve which time, and every stream's blocks of that, by span, those of one day's
+    /// coarser steps together.
+    fn planned(&self, selection: &Selection<'_>, streams: &[(StreamId, Labels)]) -> (Vec<Span>, Groups) {
+        let is_seen = |id: &StreamId| streams.binary_search_by(|(known, _)| known.cmp(id)).is_ok();
+        let spans = self.spans(selection);
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        let coarse = self.rolled.read().unwrap_or_else(PoisonError::into_inner);
         let mut blocks = Groups::new();
         for (number, span) in spans.iter().enumerate() {
             match span.resolution {
                 None => {
                     for stored in segments.overlapping(span.from, span.to) {
-                        let Some(id) = stored.meta.stream() else { continue };
+                        let Some(id) = stored.meta.stream().filter(is_seen) else { continue };
                         blocks.entry(id).or_default().push((number, vec![stored.clone()]));
                     }
                 }
                 Some(resolution) => {
                     let mut days: BTreeMap<(i64, StreamId), Vec<Stored>> = BTreeMap::new();
                     for stored in coarse.of(resolution).overlapping(span.from, span.to) {
-                        let Some(id) = stored.meta.stream() else { continue };
+                        let Some(id) = stored.meta.stream().filter(is_seen) else { continue };
                         let day = stored.meta.from.div_euclid(DAY_MICROS);
                         days.entry((day, id)).or_default().push(stored.clone());
                     }
@@ -194,18 +211,17 @@ impl Database {
                 continue;
             }
             budget.pay(known.count.saturating_mul(stored.meta.moments as usize))?;
-            let times = stored.meta.times(stored).map_err(damaged)?;
-            let (meta, dictionary) = (&stored.meta, &known.dictionary);
+            let opened = stored.meta.times_cached(stored, &self.pages).map_err(damaged)?;
+            let Opened::Times(times) = &*opened else { return Err(damaged(Malformed)) };
+            let (meta, dictionary, from) = (&stored.meta, &known.dictionary, (stored as _, Some(&self.pages)));
             if span.resolution.is_none() {
-                for (column, values) in
-                    meta.columns(stored, dictionary, &known.wanted, block::frames).map_err(damaged)?
-                {
-                    gathering.frames(known.places[column], &times, &values, (span.from, span.to));
+                for (column, values) in meta.columns(from, dictionary, &known.wanted, block::frames).map_err(damaged)? {
+                    gathering.frames(known.places[column], times, &values, (span.from, span.to));
                 }
                 continue;
             }
-            for (column, points) in meta.columns(stored, dictionary, &known.wanted, Columns::read).map_err(damaged)? {
-                let samples = points.samples(&dictionary.series[column], &times, gathering.selection.reading);
+            for (column, points) in meta.columns(from, dictionary, &known.wanted, Columns::read).map_err(damaged)? {
+                let samples = points.samples(&dictionary.series[column], times, gathering.selection.reading);
                 gathering.samples(known.places[column], samples);
             }
         }

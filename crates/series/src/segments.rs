@@ -1,6 +1,7 @@
 //! The files that blocks are kept in, one for each day: appended to, read by place, dropped whole.
 
 use crate::block::{self, Body, Meta, PREFIX_BYTES, Sealed};
+use crate::cache::Key;
 use crate::error::{SeriesError, os};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,6 +9,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A UTC day.
 pub const DAY_MICROS: i64 = 86_400_000_000;
@@ -21,6 +23,15 @@ pub struct DayFile {
     /// Where it is.
     pub path: PathBuf,
     file: File,
+    /// No other file has it, as long as this process lives.
+    number: u64,
+}
+
+impl DayFile {
+    fn new(path: PathBuf, file: File) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Arc::new(Self { path, file, number: NEXT.fetch_add(1, Ordering::Relaxed) })
+    }
 }
 
 /// A block in a file.
@@ -36,6 +47,9 @@ pub struct Stored {
 impl Body for Stored {
     fn read_at(&self, into: &mut [u8], offset: u64) -> bool {
         self.file.file.read_exact_at(into, self.body + offset).is_ok()
+    }
+    fn key(&self, offset: u64) -> Key {
+        (self.file.number, self.body + offset)
     }
 }
 
@@ -106,7 +120,8 @@ impl Segments {
             if !self.days.contains_key(&day) {
                 let path = self.folder.join(format!("{day}.blocks"));
                 let made = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
-                let file = Arc::new(DayFile { file: made.map_err(os(&path))?, path });
+                let file = made.map_err(os(&path))?;
+                let file = DayFile::new(path, file);
                 self.days.insert(day, Day { file, bytes: 0, blocks: Vec::new() });
                 File::open(&self.folder).and_then(|f| f.sync_all()).map_err(os(&self.folder))?;
             }
@@ -244,7 +259,7 @@ impl Day {
     fn read(path: &Path) -> Result<(Self, u64, u64), SeriesError> {
         let file = File::options().read(true).write(true).open(path).map_err(os(path))?;
         let end = file.metadata().map_err(os(path))?.len();
-        let file = Arc::new(DayFile { file, path: path.to_owned() });
+        let file = DayFile::new(path.to_owned(), file);
         let mut day = Self { file, bytes: 0, blocks: Vec::new() };
         let (mut damaged, mut torn) = (0, 0);
         while day.bytes < end {

@@ -243,7 +243,7 @@ impl Source<'_> {
         let mut minutes: Vec<Vec<Point>> = vec![Vec::new(); chunk.len()];
         for Readable { stored, dictionary, times } in blocks {
             let wanted: Vec<bool> = dictionary.series.iter().map(|series| places.contains_key(series)).collect();
-            let Ok(columns) = stored.meta.columns(stored, dictionary, &wanted, block::frames) else {
+            let Ok(columns) = stored.meta.columns((stored, None), dictionary, &wanted, block::frames) else {
                 self.aged.damaged_blocks += 1;
                 continue;
             };

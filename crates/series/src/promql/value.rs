@@ -1,7 +1,7 @@
 //! Answers, and how the Prometheus HTTP API writes them.
 
 use super::source::{Labels, Sample};
-use serde_json::{Map, Number, Value as Json, json};
+use std::fmt::Write as _;
 
 /// The answer to a query.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,36 +16,89 @@ pub enum Value {
     String(i64, String),
 }
 
-/// The `data` of an answer of `/api/v1/query` and `/api/v1/query_range`: `resultType` and `result`.
-pub fn serialise(value: &Value) -> Json {
-    let (kind, result) = match value {
-        Value::Matrix(series) => ("matrix", series.iter().map(|(labels, samples)| {
-            json!({ "metric": metric(labels), "values": samples.iter().map(|s| point(*s)).collect::<Vec<_>>() })
-        }).collect()),
-        Value::Vector(series) => {
-            let one = |(labels, sample): &(Labels, Sample)| json!({ "metric": metric(labels), "value": point(*sample) });
-            ("vector", series.iter().map(one).collect())
+/// The `data` of an answer of `/api/v1/query` and `/api/v1/query_range`: `resultType` and `result`,
+/// as JSON text. An answer has many thousand points: they are written as they are, without a tree.
+pub fn serialise(value: &Value) -> String {
+    let mut out = String::with_capacity(1024);
+    match value {
+        Value::Matrix(series) => {
+            out.push_str(r#"{"resultType":"matrix","result":["#);
+            listed(&mut out, series, |out, (labels, samples)| {
+                metric(out, labels);
+                out.push_str(r#","values":["#);
+                listed(out, samples, |out, sample| point(out, *sample));
+                out.push_str("]}");
+            });
+            out.push(']');
         }
-        Value::Scalar(sample) => ("scalar", point(*sample)),
-        Value::String(t_ms, text) => ("string", json!([seconds(*t_ms), text])),
-    };
-    json!({ "resultType": kind, "result": result })
-}
-
-fn metric(labels: &Labels) -> Json {
-    Json::Object(labels.iter().map(|(label, value)| (label.to_owned(), Json::from(value))).collect::<Map<_, _>>())
-}
-
-fn point(sample: Sample) -> Json {
-    json!([seconds(sample.t_ms), api_number(sample.v)])
-}
-
-#[expect(clippy::cast_precision_loss, reason = "milliseconds of any year we live in are exact as a double")]
-fn seconds(t_ms: i64) -> Json {
-    if t_ms % 1000 == 0 {
-        return Json::from(t_ms / 1000);
+        Value::Vector(series) => {
+            out.push_str(r#"{"resultType":"vector","result":["#);
+            listed(&mut out, series, |out, (labels, sample)| {
+                metric(out, labels);
+                out.push_str(r#","value":"#);
+                point(out, *sample);
+                out.push('}');
+            });
+            out.push(']');
+        }
+        Value::Scalar(sample) => {
+            out.push_str(r#"{"resultType":"scalar","result":"#);
+            point(&mut out, *sample);
+        }
+        Value::String(t_ms, string) => {
+            out.push_str(r#"{"resultType":"string","result":["#);
+            seconds(&mut out, *t_ms);
+            out.push(',');
+            text(&mut out, string);
+            out.push(']');
+        }
     }
-    Number::from_f64(t_ms as f64 / 1000.0).map_or(Json::Null, Json::Number)
+    out.push('}');
+    out
+}
+
+fn listed<T>(out: &mut String, items: &[T], mut write: impl FnMut(&mut String, &T)) {
+    for (at, item) in items.iter().enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        write(out, item);
+    }
+}
+
+fn metric(out: &mut String, labels: &Labels) {
+    out.push_str(r#"{"metric":{"#);
+    for (at, (label, value)) in labels.iter().enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        text(out, label);
+        out.push(':');
+        text(out, value);
+    }
+    out.push('}');
+}
+
+fn text(out: &mut String, text: &str) {
+    // A text is always JSON: this cannot fail.
+    out.push_str(&serde_json::to_string(text).unwrap_or_default());
+}
+
+fn point(out: &mut String, sample: Sample) {
+    out.push('[');
+    seconds(out, sample.t_ms);
+    out.push_str(",\"");
+    out.push_str(&api_number(sample.v));
+    out.push_str("\"]");
+}
+
+fn seconds(out: &mut String, t_ms: i64) {
+    let (sign, ms) = (if t_ms < 0 { "-" } else { "" }, t_ms.unsigned_abs());
+    // Writing to a String cannot fail.
+    _ = match ms % 1000 {
+        0 => write!(out, "{sign}{}", ms / 1000),
+        rest => write!(out, "{sign}{}.{rest:03}", ms / 1000),
+    };
 }
 
 /// The shortest decimals that read back as the same double, never with an exponent: Go's
@@ -75,6 +128,11 @@ fn api_number(v: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value as Json, json};
+
+    fn told(value: &Value) -> Json {
+        serde_json::from_str(&serialise(value)).unwrap()
+    }
 
     #[test]
     fn numbers_read_like_prometheus_writes_them() {
@@ -98,21 +156,19 @@ mod tests {
 
     #[test]
     fn each_kind_has_its_shape() {
-        let labels: Labels = [("__name__", "up"), ("host", "a")].into_iter().collect();
+        let labels: Labels = [("__name__", "up"), ("host", "a\"\n")].into_iter().collect();
         let one = Sample { t_ms: 1500, v: 2.0 };
-        let metric = json!({ "__name__": "up", "host": "a" });
+        let metric = json!({ "__name__": "up", "host": "a\"\n" });
         assert_eq!(
-            serialise(&Value::Matrix(vec![(labels.clone(), vec![one, Sample { t_ms: 2000, v: f64::NAN }])])),
+            told(&Value::Matrix(vec![(labels.clone(), vec![one, Sample { t_ms: 2000, v: f64::NAN }])])),
             json!({ "resultType": "matrix", "result": [{ "metric": metric, "values": [[1.5, "2"], [2, "NaN"]] }] })
         );
         assert_eq!(
-            serialise(&Value::Vector(vec![(labels, one)])),
+            told(&Value::Vector(vec![(labels, one)])),
             json!({ "resultType": "vector", "result": [{ "metric": metric, "value": [1.5, "2"] }] })
         );
-        assert_eq!(serialise(&Value::Scalar(one)), json!({ "resultType": "scalar", "result": [1.5, "2"] }));
-        assert_eq!(
-            serialise(&Value::String(1000, "x".to_owned())),
-            json!({ "resultType": "string", "result": [1, "x"] })
-        );
+        assert_eq!(told(&Value::Scalar(one)), json!({ "resultType": "scalar", "result": [1.5, "2"] }));
+        assert_eq!(told(&Value::Scalar(Sample { t_ms: -1050, v: 0.5 }))["result"], json!([-1.05, "0.5"]));
+        assert_eq!(told(&Value::String(1000, "x".to_owned())), json!({ "resultType": "string", "result": [1, "x"] }));
     }
 }

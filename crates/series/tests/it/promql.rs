@@ -6,7 +6,7 @@ mod prometheus;
 
 use expressions::{BOTH_REFUSE, INSTANT_ONLY, ORDERED, SAME};
 use made::{FIRST_MS, LAST_MS, Made};
-use perigee_series::promql::{Engine, QueryError, Range, serialise};
+use perigee_series::promql::{Engine, QueryError, Range, Value, serialise};
 use prometheus::Prometheus;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
@@ -33,14 +33,14 @@ fn real_the_same_answers_as_prometheus() {
     {
         for at_ms in moments {
             let theirs = prometheus.instant(query, at_ms);
-            let ours = Engine::default().instant(&made, query, at_ms, &|| false).map(|value| serialise(&value));
+            let ours = Engine::default().instant(&made, query, at_ms, &|| false).map(|value| json_of(&value));
             compared += 1;
             differing.extend(difference(ours, theirs, ordered).map(|why| format!("{query} at {at_ms}: {why}")));
         }
     }
     for (query, range) in SAME.iter().chain(ORDERED).flat_map(|query| ranges.map(|range| (query, range))) {
         let theirs = prometheus.range(query, range);
-        let ours = Engine::default().range(&made, query, range, &|| false).map(|value| serialise(&value));
+        let ours = Engine::default().range(&made, query, range, &|| false).map(|value| json_of(&value));
         compared += 1;
         differing.extend(difference(ours, theirs, true).map(|why| format!("{query} over {range:?}: {why}")));
     }
@@ -54,6 +54,10 @@ fn real_the_same_answers_as_prometheus() {
     }
     assert!(differing.is_empty(), "{} of {compared} differ:\n{}", differing.len(), differing.join("\n"));
     assert!(compared > 5 * 120, "only {compared} compared");
+}
+
+fn json_of(value: &Value) -> Json {
+    serde_json::from_str(&serialise(value)).unwrap()
 }
 
 /// What differs between two answers; in the order of series as well, where that is promised.

@@ -138,10 +138,10 @@ impl Asked {
 pub async fn query(State(server): State<Server>, caller: Caller, asked: Asked) -> Told {
     let at = asked.time("time")?.unwrap_or_else(|| now_ms(&server));
     let text = asked.must("query")?.to_owned();
-    let told = evaluate(&server, &caller, asked.timeout()?, move |engine, source, is_over| {
+    let answer = evaluate(&server, &caller, asked.timeout()?, move |engine, source, is_over| {
         engine.instant(source, &text, at, is_over)
     });
-    Ok(success(&serialise(&told.await?)))
+    Ok(told(&serialise(&answer.await?)))
 }
 
 /// A query at each step of a range.
@@ -160,14 +160,14 @@ pub async fn query_range(State(server): State<Server>, caller: Caller, asked: As
         return Err(Fault::bad("the parameter \"reduce\" must be positive"));
     }
     let text = asked.must("query")?.to_owned();
-    let told = evaluate(&server, &caller, asked.timeout()?, move |engine, source, is_over| {
+    let answer = evaluate(&server, &caller, asked.timeout()?, move |engine, source, is_over| {
         let answer = engine.range(source, &text, range, is_over)?;
         Ok(match reduce_ms {
             Some(step_ms) => answer.reduced(range, step_ms),
             None => answer,
         })
     });
-    Ok(success(&serialise(&told.await?)))
+    Ok(told(&serialise(&answer.await?)))
 }
 
 /// The names of labels.
@@ -271,7 +271,13 @@ async fn evaluate<T: Send + 'static>(
 }
 
 fn success(data: &Json_) -> Response {
-    Json(json!({ "status": "success", "data": data })).into_response()
+    told(&data.to_string())
+}
+
+/// `data` as JSON text.
+fn told(data: &str) -> Response {
+    let body = format!(r#"{{"status":"success","data":{data}}}"#);
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 fn now_ms(server: &Server) -> i64 {
