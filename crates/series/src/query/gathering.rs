@@ -93,18 +93,19 @@ impl<'a> Gathering<'a> {
         known
     }
 
-    /// Adds values as they were measured, of times between two bounds in microseconds.
+    /// Adds values as they were measured, of times between two bounds in microseconds. Times rise.
     pub fn frames(&mut self, place: usize, times: &[i64], values: &[Option<i64>], (from, to): (i64, i64)) {
         let selection = self.selection;
-        let (from_ms, to_ms) = (selection.from_ms, selection.to_ms);
+        let (first, last) = selection.micros();
+        let begin = times.partition_point(|at| *at < first.max(from));
+        let end = times.partition_point(|at| *at <= last.min(to));
         let row = &mut self.rows[place];
         row.stretch = self.stretch;
         let form = row.series.form;
+        let (times, values) = (times.get(begin..end).unwrap_or(&[]), values.get(begin..end).unwrap_or(&[]));
+        row.samples.reserve(values.len());
         for (at, value) in times.iter().zip(values) {
             let t_ms = at / 1000;
-            if t_ms < from_ms || t_ms > to_ms || *at < from || *at > to {
-                continue;
-            }
             match value {
                 Some(_) if selection.reading == Reading::Count => row.samples.push(Sample { t_ms, v: 1.0 }),
                 Some(raw) => row.samples.push(Sample { t_ms, v: form.value(*raw) }),
@@ -151,18 +152,32 @@ fn settled(mut samples: Vec<Sample>, hole_ms: i64) -> Vec<Sample> {
         samples.dedup_by_key(|sample| sample.t_ms);
         samples.reverse();
     }
-    let mut spacing = hole_ms / 3;
-    let mut whole: Vec<Sample> = Vec::with_capacity(samples.len());
-    for sample in samples {
-        if let Some(last) = whole.last().copied().filter(|last| !last.is_gap()) {
-            let pause = sample.t_ms - last.t_ms;
-            if pause > hole_ms.max(spacing * 3) {
-                whole.push(Sample::gap(last.t_ms + spacing * 2));
-            }
-            // A host that is measured seldom has one gap at most: from then on this is its spacing.
-            spacing = pause;
-        }
-        whole.push(sample);
+    let holes = holes(&samples, hole_ms);
+    if holes.is_empty() {
+        return samples;
     }
+    let mut whole = Vec::with_capacity(samples.len() + holes.len());
+    let mut begin = 0;
+    for (place, gap) in holes {
+        whole.extend_from_slice(&samples[begin..place]);
+        whole.push(gap);
+        begin = place;
+    }
+    whole.extend_from_slice(&samples[begin..]);
     whole
+}
+
+/// The gaps that are not there yet, each with the place of the sample it comes before.
+fn holes(samples: &[Sample], hole_ms: i64) -> Vec<(usize, Sample)> {
+    let mut spacing = hole_ms / 3;
+    let mut holes = Vec::new();
+    for (place, pair) in samples.windows(2).enumerate().filter(|(_, pair)| !pair[0].is_gap()) {
+        let pause = pair[1].t_ms - pair[0].t_ms;
+        if pause > hole_ms.max(spacing * 3) {
+            holes.push((place + 1, Sample::gap(pair[0].t_ms + spacing * 2)));
+        }
+        // A host that is measured seldom has one gap at most: from then on this is its spacing.
+        spacing = pause;
+    }
+    holes
 }
