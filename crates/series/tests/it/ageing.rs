@@ -124,6 +124,7 @@ fn coarser_steps_answer_as_what_was_measured_did() {
     let (values, coarse) = ask(&world.database, "max_over_time(node_hwmon_temp_celsius[10m])", fine);
     assert_eq!((values.len(), coarse), (23 * 60 + 1, 60_000));
     let (increase, _) = ask(&world.database, "increase(node_disk_bytes_total[6h])", hours(0, 1));
+    // The first windows reach back to before the first frame: there both extrapolate, from other samples.
     for (coarse, fine) in increase.iter().zip(&total.0).skip(6) {
         assert!((coarse / fine - 1.0).abs() < 0.01, "what fell is counted: {coarse} for {fine}");
     }
@@ -215,6 +216,23 @@ fn a_full_disk_leaves_what_was_measured_as_it_was() {
     assert_eq!(days_in(&small.0, "minute"), 0);
     assert_eq!(age(&world, 1).days, 1);
     assert_eq!(ask(&world.database, QUESTIONS[0], hours(0, 1)), (wanted, 60_000));
+    drop((world, small));
+}
+
+#[test]
+fn an_old_day_waits_for_its_coarser_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = Small::mount(folder.path(), 8 << 10);
+    let world = World::with(&small.0, Settings { kept: Duration::from_secs(86_400), ..Settings::default() });
+    measure(&world, 1, FIRST_MS, FIRST_MS + 2 * DAY_MS);
+    fill(&small.0);
+    // As on a machine that was switched off for days, and has no room now.
+    assert!(world.database.age(at(FIRST_MS + 5 * DAY_MS), &|| false).is_err());
+    assert_eq!(days_in(&small.0, "raw"), 2, "both are too old, and there is nothing else of them");
+    std::fs::remove_file(small.0.join("filler")).unwrap();
+    let aged = age(&world, 5);
+    assert!(aged.days == 2 && aged.dropped_bytes > 0, "{aged:?}");
+    assert_eq!(["raw", "minute", "hour"].map(|tier| days_in(&small.0, tier)), [1, 2, 2]);
     drop((world, small));
 }
 
