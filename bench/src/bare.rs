@@ -74,6 +74,8 @@ impl Bare {
             resources: Resources { cpus: 1, memory_bytes: SANDBOX_MEMORY_BYTES_DEFAULT },
             parts: self.parts.clone(),
             pace: Pace::Ordinary,
+            vm: None,
+            memo: None,
         };
         let began = self.clock.instant();
         self.driver.start(&plan).await?;

@@ -173,7 +173,8 @@ async fn first_inventory(world: &World) -> Vec<Found> {
 async fn hear(world: Arc<World>, mut events: tokio::sync::broadcast::Receiver<GuestEvent>) {
     loop {
         match events.recv().await {
-            Ok(GuestEvent::Ended { guest, text }) => {
+            Ok(GuestEvent::Changed { .. }) => {}
+            Ok(GuestEvent::Ended { guest, text, clean: _ }) => {
                 if let Some(handle) = world.guests.get(guest) {
                     handle.ended(text);
                 }

@@ -62,6 +62,9 @@ impl Document {
             problem: None,
             kernel_release: None,
             boot_ms: None,
+            restarts: 0,
+            booted: None,
+            addresses: Vec::new(),
         };
         Self { epoch, order, observed, steady: false }
     }

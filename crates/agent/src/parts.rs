@@ -32,6 +32,8 @@ impl fmt::Display for Progress {
             PartRole::Kernel => "kernel",
             PartRole::Initrd => "initrd",
             PartRole::Disk => "disk",
+            PartRole::Iso => "installation medium",
+            PartRole::UserData => "user-data",
         };
         write!(f, "fetching the {what}, {} %", self.bytes.saturating_mul(100) / self.total.max(1))
     }

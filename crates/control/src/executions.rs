@@ -188,7 +188,8 @@ impl Control {
             | GuestStatus::Starting
             | GuestStatus::Running
             | GuestStatus::Unknown => {}
-            status @ (GuestStatus::Stopping
+            status @ (GuestStatus::Suspended
+            | GuestStatus::Stopping
             | GuestStatus::Stopped
             | GuestStatus::Failed
             | GuestStatus::Deleting

@@ -215,7 +215,8 @@ impl Control {
                 self.hold(task, "waiting for the guest to run".to_owned())
             }
             GuestStatus::Unknown => self.hold(task, "waiting for the guest's host to connect".to_owned()),
-            status @ (GuestStatus::Stopping
+            status @ (GuestStatus::Suspended
+            | GuestStatus::Stopping
             | GuestStatus::Stopped
             | GuestStatus::Failed
             | GuestStatus::Deleting

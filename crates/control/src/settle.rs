@@ -111,7 +111,9 @@ impl Control {
             Some(Phase::Running) => "guest.running",
             Some(Phase::Failed) => "guest.failed",
             Some(Phase::Gone) => "guest.gone",
-            Some(Phase::Waiting | Phase::Fetching | Phase::Booting | Phase::Stopping | Phase::Stopped) | None => return,
+            Some(Phase::Paused) => "guest.paused",
+            Some(Phase::Stopped) => "guest.stopped",
+            Some(Phase::Waiting | Phase::Fetching | Phase::Booting | Phase::Stopping) | None => return,
         };
         let detail = is.observed.as_ref().and_then(|o| o.problem.as_ref()).map(|p| p.code.clone()).unwrap_or_default();
         let actor = format!("host:{host}");

@@ -14,10 +14,12 @@ pub mod usage;
 use async_trait::async_trait;
 use bytes::Bytes;
 pub use perigee_guest::protocol::{ExecEnd, ExecStart, GuestHello};
-use perigee_model::{Abilities, GuestId, Name, PartRole, Resources};
+use perigee_model::{Abilities, GuestId, Name, PartRole, Resources, VmSpec};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
 pub use usage::{GuestUsage, Measure};
 use uuid::Uuid;
@@ -35,6 +37,11 @@ pub struct Plan {
     pub parts: Vec<(PartRole, PathBuf)>,
     /// How its clock runs.
     pub pace: Pace,
+    /// What only a full VM has.
+    pub vm: Option<VmSpec>,
+    /// Kept with the guest where the driver can, and told by `inventory`: whoever lost all else
+    /// finds it there. Opaque to the driver; at most 64 KiB, without control characters.
+    pub memo: Option<String>,
 }
 
 /// How a guest's clock runs under translation.
@@ -56,6 +63,21 @@ pub struct Found {
     pub alive: bool,
     /// The VMM's process, where there is one.
     pub pid: Option<u32>,
+    /// Its CPUs are stopped.
+    pub paused: bool,
+    /// The plan's, as of the newest start.
+    pub memo: Option<String>,
+}
+
+impl Found {
+    /// One whose VMM lives.
+    pub fn living(guest: GuestId, pid: Option<u32>) -> Self {
+        Self { guest, alive: true, pid, paused: false, memo: None }
+    }
+    /// One whose VMM is not there.
+    pub fn dead(guest: GuestId) -> Self {
+        Self { guest, alive: false, pid: None, paused: false, memo: None }
+    }
 }
 
 /// What a driver tells unasked. A hint: `inventory` is the truth.
@@ -67,6 +89,14 @@ pub enum GuestEvent {
         guest: GuestId,
         /// For the log and the user: exit status, last console lines.
         text: String,
+        /// The guest turned itself off; it did not crash and was not killed.
+        clean: bool,
+    },
+    /// Something else about a guest is not as it was, done by others: it was paused, started, its
+    /// definition is gone.
+    Changed {
+        /// Whose.
+        guest: GuestId,
     },
 }
 
@@ -148,6 +178,22 @@ pub trait Hypervisor: Send + Sync {
     }
     /// Pause and resume, where the driver can.
     fn pause(&self) -> Option<&dyn Pause> {
+        None
+    }
+    /// Stopping without losing disks, where the driver has any.
+    fn halt(&self) -> Option<&dyn Halt> {
+        None
+    }
+    /// Serial console and screen, where there are such.
+    fn console(&self) -> Option<&dyn Console> {
+        None
+    }
+    /// Where guests can be reached, where the driver can tell.
+    fn addresses(&self) -> Option<&dyn Addresses> {
+        None
+    }
+    /// Guests of others made ours and back, where there can be any.
+    fn adopt(&self) -> Option<&dyn Adopt> {
         None
     }
     /// What guests use, where the driver can tell.
@@ -266,4 +312,73 @@ pub trait Pause: Send + Sync {
     /// # Errors
     /// `NotRunning`, `Channel`.
     async fn resume(&self, guest: GuestId) -> Result<(), HypervisorError>;
+}
+
+/// Stopping a guest so that it can be started again.
+#[async_trait]
+pub trait Halt: Send + Sync {
+    /// Asks the guest to turn itself off, and ends it when it has not after `grace`; at once when
+    /// that is zero. Its disks and what else it keeps stay. Fine when it does not run.
+    ///
+    /// # Errors
+    /// `Os` or `Channel` when its end cannot be brought about.
+    async fn halt(&self, guest: GuestId, grace: Duration) -> Result<Halted, HypervisorError>;
+}
+
+/// How a guest stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Halted {
+    /// It turned itself off, or was off.
+    ByItself,
+    /// It was ended.
+    ByForce,
+}
+
+/// What a person can sit at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seat {
+    /// The first serial port: bytes both ways.
+    Serial,
+    /// The screen, keyboard and mouse: the RFB protocol (RFC 6143).
+    Vnc,
+}
+
+/// Bytes both ways.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Sitting at a guest.
+#[async_trait]
+pub trait Console: Send + Sync {
+    /// Opens a seat. Whoever sat at the serial port before is sent away.
+    ///
+    /// # Errors
+    /// `NotRunning`, `Channel`, `BadPlan` for a seat the guest does not have.
+    async fn sit(&self, guest: GuestId, seat: Seat) -> Result<Box<dyn Stream>, HypervisorError>;
+}
+
+/// Telling where guests can be reached.
+#[async_trait]
+pub trait Addresses: Send + Sync {
+    /// All of a guest's addresses that are known: by its lease, by its own agent, by ARP. None when
+    /// nothing is known yet.
+    ///
+    /// # Errors
+    /// `NotRunning`, `Channel`.
+    async fn addresses(&self, guest: GuestId) -> Result<Vec<IpAddr>, HypervisorError>;
+}
+
+/// Taking over what others made.
+#[async_trait]
+pub trait Adopt: Send + Sync {
+    /// Makes a guest of nobody's ours, running or not; its id is its hypervisor's. Fine when it is.
+    ///
+    /// # Errors
+    /// `NotRunning` when there is none, `BadPlan` when it is another instance's.
+    async fn adopt(&self, guest: GuestId, memo: &str) -> Result<Found, HypervisorError>;
+    /// Makes it nobody's again and leaves it otherwise as it is. Fine when there is none.
+    ///
+    /// # Errors
+    /// `Os` or `Channel` when its mark cannot be removed.
+    async fn release(&self, guest: GuestId) -> Result<(), HypervisorError>;
 }

@@ -5,13 +5,15 @@
 //!
 //! ```text
 //!   phase, as the agent goes through it for one generation
-//!   waiting ─▶ fetching ─▶ booting ─▶ running ─▶ stopping ─▶ stopped
-//!                  └──────────┴─────────┴─▶ failed           └▶ gone (desired absent)
+//!                                     ┌▶ paused ─┐
+//!   waiting ─▶ fetching ─▶ booting ─▶ running ◀─┘▶ stopping ─▶ stopped
+//!                  └──────────┴─────────┴─▶ failed             └▶ gone (desired absent)
 //! ```
 
-use crate::{Code, GuestId, HostId, ImageId, Labels, Name, Part, Resources, Tenant, Timestamp};
+use crate::{Code, GuestId, HostId, ImageId, Labels, Name, Part, Resources, Tenant, Timestamp, VmSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// What kind of guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -23,7 +25,7 @@ pub enum GuestKind {
     Vm,
 }
 
-/// What the owner asked for; fixed at creation but for labels.
+/// What the owner asked for; fixed at creation but for labels, and for a VM's size.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct GuestSpec {
     /// The image it starts from.
@@ -40,6 +42,9 @@ pub struct GuestSpec {
     pub ttl_ms: Option<u64>,
     /// Only this host will do.
     pub host_wanted: Option<HostId>,
+    /// What only a full VM has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<VmSpec>,
 }
 
 /// Which way the power switch points.
@@ -48,6 +53,8 @@ pub struct GuestSpec {
 pub enum Power {
     /// Boot it and keep it.
     Running,
+    /// In memory, with its CPUs stopped.
+    Paused,
     /// Keep its disks only.
     Stopped,
     /// Leave nothing of it.
@@ -65,6 +72,12 @@ pub struct Desired {
     pub power: Power,
     /// The agent removes it at this time, control plane or not.
     pub expires_at: Option<Timestamp>,
+    /// Counts the restarts that were asked for.
+    #[serde(default)]
+    pub restarts: u64,
+    /// How long it may take to stop by itself before it is ended, in milliseconds.
+    #[serde(default)]
+    pub grace_ms: u64,
 }
 
 /// Where a guest is in its life on a host.
@@ -77,8 +90,10 @@ pub enum Phase {
     Fetching,
     /// The VMM runs, the guest has not said hello.
     Booting,
-    /// The guest said hello.
+    /// The guest said hello, or its driver has nothing that could.
     Running,
+    /// Its CPUs are stopped.
+    Paused,
     /// It was asked to end.
     Stopping,
     /// It ended; its disks are kept.
@@ -124,6 +139,15 @@ pub struct Observed {
     pub kernel_release: Option<String>,
     /// From VMM start to hello, in milliseconds.
     pub boot_ms: Option<u64>,
+    /// The restarts that were done, of those asked for.
+    #[serde(default)]
+    pub restarts: u64,
+    /// What it was started with; other than its wish after a resize, until it starts again.
+    #[serde(default)]
+    pub booted: Option<Resources>,
+    /// Where it can be reached, as far as its host knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A VM or a sandbox.
@@ -167,6 +191,8 @@ pub enum GuestStatus {
     Starting,
     /// It said hello.
     Running,
+    /// In memory, its CPUs stopped.
+    Suspended,
     /// On its way to stopped.
     Stopping,
     /// Ended, disks kept.
@@ -199,7 +225,8 @@ impl Guest {
             return false;
         }
         match self.desired.power {
-            Power::Running => observed.phase == Phase::Running,
+            Power::Running => observed.phase == Phase::Running && observed.restarts >= self.desired.restarts,
+            Power::Paused => observed.phase == Phase::Paused,
             Power::Stopped => observed.phase == Phase::Stopped,
             Power::Absent => observed.phase == Phase::Gone,
         }
@@ -225,6 +252,7 @@ impl Guest {
             Some(Phase::Waiting) => S::Waiting,
             Some(Phase::Fetching | Phase::Booting) => S::Starting,
             Some(Phase::Running) => S::Running,
+            Some(Phase::Paused) => S::Suspended,
             Some(Phase::Stopping) => S::Stopping,
             Some(Phase::Stopped) => S::Stopped,
             Some(Phase::Failed) => S::Failed,

@@ -1,6 +1,6 @@
 //! Hosts: machines with an agent.
 
-use crate::{HostId, Labels, Name, RunId, Timestamp};
+use crate::{GuestKind, HostId, Labels, Name, RunId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// How guests are executed.
@@ -18,8 +18,11 @@ pub enum Acceleration {
 /// What a driver can do. Differences between drivers are this data, never a branch on a name.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Abilities {
-    /// `qemu-microvm`, `simulated`.
+    /// `qemu-microvm`, `libvirt`, `simulated`.
     pub driver: String,
+    /// The guests it runs.
+    #[serde(default = "sandboxes")]
+    pub kinds: Vec<GuestKind>,
     /// The VMM's own version text.
     pub version: String,
     /// How guests are executed.
@@ -28,12 +31,23 @@ pub struct Abilities {
     pub channel: bool,
     /// Pause and resume.
     pub pause: bool,
+    /// Stops a guest and keeps its disks.
+    #[serde(default)]
+    pub halt: bool,
+    /// Serial console and screen.
+    #[serde(default)]
+    pub console: bool,
     /// Memory snapshots.
     pub snapshots: bool,
     /// Guests survive the agent and are adopted again.
     pub adopt: bool,
     /// Boots that may be in flight at once.
     pub boots_in_flight_max: u32,
+}
+
+/// What agents of the first release meant.
+fn sandboxes() -> Vec<GuestKind> {
+    vec![GuestKind::Sandbox]
 }
 
 /// What a host is and has. Sent at each link start and when it changes.

@@ -45,8 +45,12 @@ pub enum PartRole {
     Kernel,
     /// An initial RAM file system, the root of `base`.
     Initrd,
-    /// A root disk, raw ext4.
+    /// A root disk: raw ext4 for a sandbox, raw or qcow2 for a VM.
     Disk,
+    /// A medium to install from (ISO 9660).
+    Iso,
+    /// What a VM's cloud-init reads: the user-data of its NoCloud seed.
+    UserData,
 }
 
 /// One file of an image.

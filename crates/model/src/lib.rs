@@ -19,6 +19,7 @@ pub mod refusal;
 pub mod resources;
 pub mod task;
 pub mod time;
+pub mod vm;
 pub mod who;
 
 pub use event::{Event, Subject};
@@ -32,4 +33,5 @@ pub use refusal::{Code, Kind, Refusal};
 pub use resources::Resources;
 pub use task::{Priority, Task, TaskKind, TaskState};
 pub use time::Timestamp;
+pub use vm::{Firmware, Mac, RestartPolicy, VmSpec};
 pub use who::{Role, Tenant, Verb, Who};

@@ -27,6 +27,25 @@ pub const SANDBOX_TTL_MIN: Duration = Duration::from_secs(1);
 /// Longest life that may be asked for.
 pub const SANDBOX_TTL_MAX: Duration = Duration::from_secs(30 * 86_400);
 
+/// Longest description of a VM.
+pub const VM_DESCRIPTION_BYTES_MAX: usize = 4096;
+/// Smallest disk of a VM.
+pub const VM_DISK_BYTES_MIN: u64 = 1 << 20;
+/// Largest disk of a VM.
+pub const VM_DISK_BYTES_MAX: u64 = 64 << 40;
+/// Memory of a VM when none is asked for.
+pub const VM_MEMORY_BYTES_DEFAULT: u64 = 1 << 30;
+/// A VM asked to stop gets this long before it is ended, when nothing else is said.
+pub const VM_STOP_GRACE: Duration = Duration::from_secs(60);
+/// Longest time a VM may be given to stop.
+pub const VM_STOP_GRACE_MAX: Duration = Duration::from_secs(3600);
+/// Longest user-data of a VM.
+pub const USER_DATA_BYTES_MAX: usize = 1 << 20;
+/// Most SSH keys of a VM.
+pub const SSH_KEYS_MAX: usize = 64;
+/// Longest SSH key.
+pub const SSH_KEY_BYTES_MAX: usize = 16 << 10;
+
 /// Most arguments of one command.
 pub const ARGV_MAX: usize = 1024;
 /// Most bytes of one command: arguments and environment together.

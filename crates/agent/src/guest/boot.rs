@@ -205,6 +205,8 @@ impl Actor {
             resources: self.document.order.spec.resources,
             parts: files.clone(),
             pace,
+            vm: self.document.order.spec.vm.clone(),
+            memo: None,
         };
         self.fell = None;
         let began = self.world.clock.instant();

@@ -59,7 +59,7 @@ impl Document {
             Power::Absent => Step::Remove(Phase::Gone),
             Power::Stopped if phase == Phase::Stopped && !seen.alive => rest(until),
             Power::Stopped => Step::Remove(Phase::Stopped),
-            Power::Running => match (phase, seen.alive) {
+            Power::Running | Power::Paused => match (phase, seen.alive) {
                 (Phase::Failed, _) if !behind => Step::Rest(until),
                 (Phase::Running, true) if seen.connected => rest(until),
                 (Phase::Running, true) => Step::Connect,
@@ -69,6 +69,7 @@ impl Document {
                     Phase::Waiting
                     | Phase::Fetching
                     | Phase::Booting
+                    | Phase::Paused
                     | Phase::Stopping
                     | Phase::Stopped
                     | Phase::Failed
@@ -97,9 +98,10 @@ mod tests {
             env: Default::default(),
             ttl_ms: None,
             host_wanted: None,
+            vm: None,
         };
         let expires_at = Some(Timestamp::from_micros(100));
-        let desired = Desired { generation: 2, host: None, power, expires_at };
+        let desired = Desired { generation: 2, host: None, power, expires_at, restarts: 0, grace_ms: 0 };
         let order = DesiredGuest { id: GuestId::new(Uuid::nil()), name, kind: GuestKind::Sandbox, spec, desired };
         let mut document = Document::new(order, 1, Timestamp::from_micros(0));
         document.observed.phase = phase;

@@ -79,7 +79,7 @@ impl Fake {
             guest.alive = false;
             guest.sessions.drain(..).for_each(|s| s.cancel());
         });
-        let _ = self.events.send(GuestEvent::Ended { guest, text: "exit status 1".into() });
+        let _ = self.events.send(GuestEvent::Ended { guest, text: "exit status 1".into(), clean: false });
     }
     /// The channel breaks, the VMM lives.
     pub fn cut(&self, guest: GuestId) {
@@ -95,10 +95,13 @@ impl Hypervisor for Fake {
     fn abilities(&self) -> Abilities {
         Abilities {
             driver: "fake".into(),
+            kinds: vec![GuestKind::Sandbox],
             version: "1".into(),
             acceleration: Acceleration::Simulated,
             channel: true,
             pause: false,
+            halt: false,
+            console: false,
             snapshots: false,
             adopt: true,
             boots_in_flight_max: self.slots,
@@ -106,7 +109,9 @@ impl Hypervisor for Fake {
     }
     async fn inventory(&self) -> Result<Vec<Found>, HypervisorError> {
         tokio::task::yield_now().await;
-        Ok(self.with(|s| s.guests.iter().map(|(id, g)| Found { guest: *id, alive: g.alive, pid: None }).collect()))
+        Ok(self.with(|s| {
+            s.guests.iter().map(|(id, g)| if g.alive { Found::living(*id, None) } else { Found::dead(*id) }).collect()
+        }))
     }
     async fn start(&self, plan: &Plan) -> Result<Found, HypervisorError> {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -129,7 +134,7 @@ impl Hypervisor for Fake {
             s.booting_most = s.booting_most.max(booting);
         });
         tokio::time::sleep(Duration::from_millis(10)).await;
-        Ok(Found { guest: plan.guest, alive: true, pid: None })
+        Ok(Found::living(plan.guest, None))
     }
     async fn destroy(&self, guest: GuestId) -> Result<(), HypervisorError> {
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -153,8 +153,9 @@ fn wanted(id: GuestId, generation: u64, power: Power) -> DesiredGuest {
         env: Default::default(),
         ttl_ms: None,
         host_wanted: None,
+        vm: None,
     };
-    let desired = Desired { generation, host: None, power, expires_at: None };
+    let desired = Desired { generation, host: None, power, expires_at: None, restarts: 0, grace_ms: 0 };
     DesiredGuest { id, name, kind: GuestKind::Sandbox, spec, desired }
 }
 

@@ -153,6 +153,8 @@ mod tests {
             resources: Resources { cpus: 2, memory_bytes: 256 << 20 },
             parts: vec![(PartRole::Kernel, "/a,b".into()), (PartRole::Disk, "/d".into())],
             pace,
+            vm: None,
+            memo: None,
         }
     }
 

@@ -224,7 +224,7 @@ impl Host {
             }
             if !vmm.is_end_expected() {
                 // Nobody listens: then nobody is told.
-                _ = host.events.send(GuestEvent::Ended { guest, text });
+                _ = host.events.send(GuestEvent::Ended { guest, text, clean: false });
             }
         });
     }
@@ -246,11 +246,11 @@ impl Host {
 }
 
 pub fn living(vmm: &Vmm) -> Found {
-    Found { guest: vmm.guest, alive: true, pid: Some(vmm.pid) }
+    Found::living(vmm.guest, Some(vmm.pid))
 }
 
 pub fn dead(guest: GuestId) -> Found {
-    Found { guest, alive: false, pid: None }
+    Found::dead(guest)
 }
 
 /// QEMU's own words tell a host without memory from a mistake of ours.

@@ -121,6 +121,9 @@ fn open_parts(host: &Host, plan: &Plan, uid: Option<u32>) -> Result<Parts, Hyper
                 let copy = host.places.guest(plan.guest).join(format!("disk.{}", disks.len()));
                 disks.push(copy_disk(path, &copy, uid)?);
             }
+            PartRole::Iso | PartRole::UserData => {
+                return Err(HypervisorError::BadPlan("a sandbox has no drive for media".to_owned()));
+            }
         }
     }
     let kernel = kernel.ok_or_else(|| HypervisorError::BadPlan("it has no kernel".to_owned()))?;

@@ -8,7 +8,7 @@ use super::arguments::Machine;
 use super::{MicrovmConfig, place, sys};
 use crate::HypervisorError;
 use perigee_clock::Clock;
-use perigee_model::{Abilities, Acceleration};
+use perigee_model::{Abilities, Acceleration, GuestKind};
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -32,10 +32,13 @@ pub fn probe(config: &MicrovmConfig) -> Result<(Abilities, Machine), HypervisorE
     let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
     let abilities = Abilities {
         driver: "qemu-microvm".to_owned(),
+        kinds: vec![GuestKind::Sandbox],
         version,
         acceleration,
         channel: true,
         pause: true,
+        halt: false,
+        console: false,
         snapshots: false,
         adopt: true,
         boots_in_flight_max: if hardware { cores.saturating_mul(4) } else { cores },

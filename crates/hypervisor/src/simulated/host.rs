@@ -120,7 +120,7 @@ impl SimulatedHost {
                     if let Some(events) = world.events.get(instance) {
                         let text = "the VMM was killed by SIGKILL".to_owned();
                         // Nobody listens: then nobody is told.
-                        _ = events.send(GuestEvent::Ended { guest, text });
+                        _ = events.send(GuestEvent::Ended { guest, text, clean: false });
                     }
                 }
             }
@@ -217,5 +217,5 @@ impl World {
 }
 
 pub(super) fn found(guest: GuestId, vmm: Option<&Vmm>) -> Found {
-    Found { guest, alive: vmm.is_some(), pid: vmm.map(|vmm| vmm.pid) }
+    vmm.map_or_else(|| Found::dead(guest), |vmm| Found::living(guest, Some(vmm.pid)))
 }

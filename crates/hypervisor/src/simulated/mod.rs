@@ -21,7 +21,7 @@ use host::{Key, Vmm, found};
 pub use knobs::{Fault, Knobs};
 use perigee_clock::Clock;
 use perigee_guest::protocol::GuestHello;
-use perigee_model::{Abilities, Acceleration, GuestId, InstanceId, PartRole};
+use perigee_model::{Abilities, Acceleration, GuestId, GuestKind, InstanceId, PartRole};
 use session::SimulatedSession;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -125,10 +125,13 @@ impl Hypervisor for Simulated {
     fn abilities(&self) -> Abilities {
         Abilities {
             driver: "simulated".to_owned(),
+            kinds: vec![GuestKind::Sandbox],
             version: env!("CARGO_PKG_VERSION").to_owned(),
             acceleration: Acceleration::Simulated,
             channel: true,
             pause: true,
+            halt: false,
+            console: false,
             snapshots: false,
             adopt: true,
             boots_in_flight_max: self.config.boots_in_flight_max,

@@ -112,7 +112,7 @@ async fn real_leftovers_of_a_killed_agent_are_found_and_removed() {
     fs::write(dir.join("uid"), "19").unwrap();
     let run = lab.root.path().join(format!("{}/run", lab.own));
     fs::write(run.join(format!("{}.c", plan.guest.uuid().simple())), "").unwrap();
-    assert_eq!(driver.inventory().await.unwrap(), [Found { guest: plan.guest, alive: false, pid: None }]);
+    assert_eq!(driver.inventory().await.unwrap(), [Found::dead(plan.guest)]);
     driver.destroy(plan.guest).await.unwrap();
     assert_eq!(lab.traces(), before);
     // A process without a directory is a guest, too.
@@ -248,6 +248,8 @@ async fn reduced_mode() {
         resources: perigee_model::Resources { cpus: 1, memory_bytes: 128 << 20 },
         parts: vec![(PartRole::Kernel, path("REDUCED_KERNEL")), (PartRole::Initrd, path("REDUCED_INITRD"))],
         pace: perigee_hypervisor::Pace::Ordinary,
+        vm: None,
+        memo: None,
     };
     let pid = driver.start(&plan).await.unwrap().pid.unwrap();
     let status = status(pid);

@@ -124,6 +124,8 @@ impl Lab for RealLab {
             resources: Resources { cpus: 1, memory_bytes: 256 << 20 },
             parts: self.parts.clone(),
             pace: Pace::Ordinary,
+            vm: None,
+            memo: None,
         }
     }
     async fn kill(&self, found: &Found) {

@@ -53,6 +53,8 @@ impl Lab for SimulatedLab {
             resources: Resources { cpus: 1, memory_bytes: 256 << 20 },
             parts: vec![(PartRole::Kernel, "/kernel".into()), (PartRole::Initrd, "/initrd".into())],
             pace: Pace::Ordinary,
+            vm: None,
+            memo: None,
         }
     }
     async fn kill(&self, found: &Found) {
@@ -97,7 +99,7 @@ async fn an_agent_that_dies_in_a_start_leaves_what_the_next_one_finds() {
     let cut = tokio::time::timeout(Duration::from_millis(5), driver.start(&plan)).await;
     assert!(cut.is_err());
     let found = lab.driver().inventory().await.unwrap();
-    assert_eq!(found, [Found { guest: plan.guest, alive: false, pid: None }]);
+    assert_eq!(found, [Found::dead(plan.guest)]);
     assert!(lab.driver().start(&plan).await.unwrap().alive);
     assert_eq!(lab.host.copies().into_values().sum::<u32>(), 1);
 }

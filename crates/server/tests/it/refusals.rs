@@ -132,6 +132,9 @@ async fn a_host_speaks_only_for_itself() {
             problem: None,
             kernel_release: None,
             boot_ms: None,
+            restarts: 0,
+            booted: None,
+            addresses: Vec::new(),
         },
     };
     world.control.host_message(stranger, perigee_agent_api::FromAgent::Guest(report)).await.unwrap();

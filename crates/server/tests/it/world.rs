@@ -78,10 +78,13 @@ pub fn inventory() -> Inventory {
         privileges: "root".into(),
         drivers: vec![Abilities {
             driver: "simulated".into(),
+            kinds: vec![perigee_model::GuestKind::Sandbox],
             version: "1".into(),
             acceleration: Acceleration::Simulated,
             channel: true,
             pause: false,
+            halt: false,
+            console: false,
             snapshots: false,
             adopt: true,
             boots_in_flight_max: 2,
@@ -216,6 +219,9 @@ impl World {
             problem: None,
             kernel_release: Some("6.1.0-test".into()),
             boot_ms: Some(1),
+            restarts: 0,
+            booted: None,
+            addresses: Vec::new(),
         };
         let report = FromAgent::Guest(GuestReport { guest, observed });
         self.control.host_message(self.host, report).await.unwrap();

@@ -61,10 +61,13 @@ pub fn host(n: u64) -> Host {
             privileges: "reduced: no KVM".into(),
             drivers: vec![Abilities {
                 driver: "qemu-microvm".into(),
+                kinds: vec![GuestKind::Sandbox, GuestKind::Vm],
                 version: "7.2".into(),
                 acceleration: Acceleration::Tcg,
                 channel: true,
                 pause: false,
+                halt: false,
+                console: false,
                 snapshots: true,
                 adopt: false,
                 boots_in_flight_max: 3,
@@ -93,12 +96,15 @@ pub fn guest(n: u64, called: &str) -> Guest {
             env: BTreeMap::from([("PATH".to_owned(), "/bin:/ü".to_owned())]),
             ttl_ms: Some(u64::MAX),
             host_wanted: Some(HostId::new(uuid(8))),
+            vm: Some(vm()),
         },
         desired: Desired {
             generation: u64::MAX,
             host: Some(HostId::new(uuid(8))),
             power: Power::Running,
             expires_at: Some(at(5)),
+            restarts: 2,
+            grace_ms: 60_000,
         },
         observed: Some(Observed {
             generation: 3,
@@ -109,10 +115,28 @@ pub fn guest(n: u64, called: &str) -> Guest {
             problem: Some(problem()),
             kernel_release: Some("6.1.0".into()),
             boot_ms: Some(431),
+            restarts: 1,
+            booted: Some(Resources { cpus: 2, memory_bytes: 256 << 20 }),
+            addresses: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
         }),
         created_at: at(0),
         gone_at: None,
         revision: 0,
+    }
+}
+
+fn vm() -> VmSpec {
+    VmSpec {
+        description: "mail & <more>\n\u{1f600}".into(),
+        disk_bytes: Some(20 << 30),
+        network: Some(name("default")),
+        mac: Mac::from_bits(7),
+        ssh_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIF me".into()],
+        firmware: Firmware::Uefi,
+        tpm: true,
+        restart: RestartPolicy::Never,
+        start_order: 3,
+        adopted: true,
     }
 }
 
