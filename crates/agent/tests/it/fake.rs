@@ -95,7 +95,7 @@ impl Hypervisor for Fake {
     fn abilities(&self) -> Abilities {
         Abilities {
             driver: "fake".into(),
-            kinds: vec![GuestKind::Sandbox],
+            kinds: vec![perigee_model::GuestKind::Sandbox],
             version: "1".into(),
             acceleration: Acceleration::Simulated,
             channel: true,
