@@ -225,7 +225,9 @@ async fn get(session: &Session, name: &str) -> Result<Exit, Failure> {
     let client = session.client()?;
     let line = match client.vm(&id).await {
         Ok(ours) => VmLine::Ours(Box::new(ours.object)),
-        Err(ClientError::Refused(problem)) if problem.status == 404 => VmLine::Foreign(client.foreign_vm(&id).await?),
+        Err(ClientError::Refused(problem)) if problem.status == 404 => {
+            VmLine::Foreign(Box::new(client.foreign_vm(&id).await?))
+        }
         Err(error) => return Err(error.into()),
     };
     session.out.object(&line)?;

@@ -21,7 +21,7 @@ pub enum VmLine {
     /// Made or taken over by us.
     Ours(Box<VmView>),
     /// A host's own.
-    Foreign(ForeignVmView),
+    Foreign(Box<ForeignVmView>),
 }
 
 impl Shown for VmLine {
@@ -150,7 +150,7 @@ pub async fn list(
                 let page_token = Some(token.to_owned()).filter(|token| !token.is_empty());
                 let page = client.foreign_vms(&ListQuery { limit: asked.limit, page_token, ..others.clone() }).await?;
                 let next = page.next_page_token.map(|token| format!("{FOREIGN}{token}"));
-                (page.items.into_iter().map(VmLine::Foreign).collect(), next)
+                (page.items.into_iter().map(|vm| VmLine::Foreign(Box::new(vm))).collect(), next)
             }
         };
         Ok(Page { items: items.into_iter().filter(|line| fits(line)).collect(), next_page_token: next })

@@ -19,6 +19,7 @@ use perigee_control::vms::{NewVm, VmChange};
 use perigee_model::limits::{USER_DATA_BYTES_MAX, VM_MEMORY_BYTES_DEFAULT, VM_STOP_GRACE};
 use perigee_model::{
     Code, Firmware, Guest, GuestKind, Mac, Name, Part, PartRole, Refusal, Resources, RestartPolicy, Switch, TaskState,
+    Verb,
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -207,6 +208,7 @@ pub async fn adopt(
     Path(id): Path<String>,
     body: Body<AdoptRequest>,
 ) -> Answer {
+    caller.who.authorize(Verb::Operate)?;
     let foreign = server.watch.find_foreign(&caller.who, &id)?;
     let name = body.value.name.as_deref().map(name).transpose()?;
     let path = format!("/api/v1/foreign-vms/{id}/adopt");
