@@ -72,18 +72,34 @@ impl Daemon {
 
     /// A domain without any device to boot from: it counts as running all the same.
     pub fn define(&self, name: &str) {
-        let xml = format!(
+        let path = self.folder.path().join(format!("{name}.xml"));
+        std::fs::write(&path, self.xml(name)).unwrap();
+        self.virsh(&["define", path.to_str().unwrap()]);
+    }
+
+    /// The definition of such a domain; its disk is there.
+    pub fn xml(&self, name: &str) -> String {
+        std::fs::File::create(self.disk(name)).unwrap().set_len(1 << 20).unwrap();
+        format!(
             "<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
              <os><type arch='x86_64' machine='pc'>hvm</type></os>\
              <devices><emulator>/usr/bin/qemu-system-x86_64</emulator><disk type='file' device='disk'>\
              <driver name='qemu' type='raw'/><source file='{disk}'/><target dev='vda' bus='virtio'/></disk>\
              </devices><seclabel type='none'/></domain>",
             disk = self.disk(name).display()
+        )
+    }
+
+    /// A network with DHCP on a bridge of its own, not up yet; `prefix` is the first three bytes of its /24.
+    pub fn define_network(&self, name: &str, prefix: &str) {
+        let xml = format!(
+            "<network><name>{name}</name><bridge name='{name}0' stp='off' delay='0'/>\
+             <ip address='{prefix}.1' netmask='255.255.255.0'><dhcp><range start='{prefix}.2' end='{prefix}.99'/>\
+             </dhcp></ip></network>"
         );
-        std::fs::File::create(self.disk(name)).unwrap().set_len(1 << 20).unwrap();
-        let path = self.folder.path().join(format!("{name}.xml"));
+        let path = self.folder.path().join(format!("{name}.net.xml"));
         std::fs::write(&path, xml).unwrap();
-        self.virsh(&["define", path.to_str().unwrap()]);
+        self.virsh(&["net-define", path.to_str().unwrap()]);
     }
 
     /// The QEMU process of a domain.
