@@ -66,6 +66,8 @@ pub enum Error {
 
 /// libvirt's numbers for why it says no (`virErrorNumber`), those that callers tell apart.
 pub mod codes {
+    /// An argument or flag that cannot be.
+    pub const INVALID: i32 = 8;
     /// Of the hypervisor, or of nothing in particular.
     pub const FAILED: i32 = 9;
     /// XML that is no definition.
@@ -76,6 +78,8 @@ pub mod codes {
     pub const NO_NETWORK: i32 = 43;
     /// Not in this state: to stop what does not run, to start what does.
     pub const NOT_NOW: i32 = 55;
+    /// A definition that this host cannot bring about.
+    pub const UNSUPPORTED: i32 = 67;
     /// The domain has no such metadata.
     pub const NO_METADATA: i32 = 80;
     /// The guest has no agent, or it does not answer.

@@ -24,7 +24,7 @@ pub mod create {
     /// Its CPUs stay stopped.
     pub const PAUSED: u32 = 1;
     /// What a managed save kept is thrown away.
-    pub const FORCE_BOOT: u32 = 16;
+    pub const FORCE_BOOT: u32 = 8;
 }
 
 /// What goes with a definition, as bits to be or-ed. Without its bit, libvirt refuses where there is

@@ -152,7 +152,7 @@ async fn real_flood_on_the_console_fills_nothing_and_a_panic_is_told() {
     assert!(console.size() <= 64 << 10 && console.blocks() * 512 <= 64 << 10);
     let crash = ExecStart::new(Uuid::from_u128(2), ["sh", "-c", "echo c > /proc/sysrq-trigger"]);
     _ = session.exec(crash).await;
-    let GuestEvent::Ended { guest, text } = events.recv().await.unwrap();
+    let GuestEvent::Ended { guest, text, clean: false } = events.recv().await.unwrap() else { panic!("no end") };
     assert!(guest == plan.guest && text.starts_with("the VMM exited with 0") && text.contains("console: "), "{text}");
     driver.destroy(plan.guest).await.unwrap();
 }

@@ -108,6 +108,18 @@ impl Daemon {
         std::fs::read_to_string(file).ok()?.trim().parse().ok().map(Pid::from_raw)
     }
 
+    /// Processes of guests, and what libvirt keeps of them beside their definitions.
+    #[allow(dead_code, reason = "of use to those who share this file")]
+    pub fn remains(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for folder in ["run/libvirt/qemu", "lib/qemu/nvram", "lib/qemu/save", "lib/swtpm"] {
+            let entries = std::fs::read_dir(self.folder.path().join(folder)).into_iter().flatten().flatten();
+            let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+            found.extend(names.filter(|name| name.contains("perigee-")).map(|name| format!("{folder}/{name}")));
+        }
+        found
+    }
+
     fn disk(&self, name: &str) -> PathBuf {
         self.folder.path().join(format!("{name}.img"))
     }
@@ -125,9 +137,12 @@ impl Daemon {
 /// the test's folders, and its networks are nobody else's. The process keeps its number through `exec`.
 fn spawn(folder: &TempDir) -> Child {
     let at = folder.path().display();
-    for name in ["etc", "run", "lib", "log", "cache"] {
+    for name in ["etc", "run", "lib", "log"] {
         std::fs::create_dir_all(folder.path().join(name)).unwrap();
     }
+    // What libvirt found out about QEMU, by running it several times: the same for every test.
+    let cache = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/libvirt-cache");
+    std::fs::create_dir_all(cache).unwrap();
     let sockets = format!("unix_sock_dir = \"{at}\"\nauth_unix_rw = \"none\"\nauth_unix_ro = \"none\"\n");
     std::fs::write(folder.path().join("etc/libvirtd.conf"), sockets).unwrap();
     let qemu = "user = \"root\"\ngroup = \"root\"\ndynamic_ownership = 0\nsecurity_driver = \"none\"\n\
@@ -135,7 +150,7 @@ fn spawn(folder: &TempDir) -> Child {
     std::fs::write(folder.path().join("etc/qemu.conf"), qemu).unwrap();
     let script = format!(
         "mount --bind {at}/etc /etc/libvirt && mount --bind {at}/lib /var/lib/libvirt && \
-         mount --bind {at}/log /var/log/libvirt && mount --bind {at}/cache /var/cache/libvirt && \
+         mount --bind {at}/log /var/log/libvirt && mount --bind {cache} /var/cache/libvirt && \
          mount --bind {at}/run /run && exec libvirtd -f /etc/libvirt/libvirtd.conf"
     );
     let log = std::fs::File::create(folder.path().join("libvirtd.log")).unwrap();

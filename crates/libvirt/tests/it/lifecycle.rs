@@ -49,7 +49,7 @@ async fn real_a_life_agrees_with_virsh() {
 
     autostart(&daemon, &libvirt, &one).await;
     metadata(&daemon, &libvirt, &one).await;
-    let running = libvirt.create(&one, create::PAUSED).await.unwrap();
+    let running = libvirt.create(&one, create::PAUSED | create::FORCE_BOOT).await.unwrap();
     assert!(running.id.is_some());
     assert_eq!(code(libvirt.create(&one, 0).await), codes::NOT_NOW, "it runs");
     assert_eq!(daemon.virsh(&["domstate", "one"]), "paused");
