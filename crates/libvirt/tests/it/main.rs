@@ -3,4 +3,5 @@
 
 mod daemon;
 mod hostile;
+mod lifecycle;
 mod real;
