@@ -109,7 +109,7 @@ impl Daemon {
 /// the test's folders, and its networks are nobody else's. The process keeps its number through `exec`.
 fn spawn(folder: &TempDir) -> Child {
     let at = folder.path().display();
-    for name in ["etc", "run", "lib", "log", "cache"] {
+    for name in ["etc", "run/lock", "lib", "log", "cache"] {
         std::fs::create_dir_all(folder.path().join(name)).unwrap();
     }
     let sockets = format!("unix_sock_dir = \"{at}\"\nauth_unix_rw = \"none\"\nauth_unix_ro = \"none\"\n");
