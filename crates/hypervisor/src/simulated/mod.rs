@@ -9,12 +9,14 @@
 //! faults that [`Knobs`] ask for, the counters that checkers read.
 //! Refuses: threads, tasks, I/O, and time or randomness that are not its clock's.
 
+mod console;
 mod host;
 mod knobs;
 mod program;
+mod screen;
 mod session;
 
-use crate::{Channel, Found, GuestEvent, GuestUsage, Hypervisor, HypervisorError, Measure, Pace, Pause, Plan, Session};
+use crate::{Channel, Console, Found, GuestEvent, GuestUsage, Hypervisor, HypervisorError, Measure, Pace, Pause, Plan, Session};
 use async_trait::async_trait;
 pub use host::SimulatedHost;
 use host::{Key, Vmm, found};
@@ -131,7 +133,7 @@ impl Hypervisor for Simulated {
             channel: true,
             pause: true,
             halt: false,
-            console: false,
+            console: true,
             snapshots: false,
             adopt: true,
             boots_in_flight_max: self.config.boots_in_flight_max,
@@ -186,6 +188,9 @@ impl Hypervisor for Simulated {
         Some(self)
     }
     fn pause(&self) -> Option<&dyn Pause> {
+        Some(self)
+    }
+    fn console(&self) -> Option<&dyn Console> {
         Some(self)
     }
     fn measure(&self) -> Option<&dyn Measure> {
