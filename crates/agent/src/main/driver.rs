@@ -20,10 +20,10 @@ const UID_FIRST: u32 = 0x4000_0000;
 /// Instances that can have users of their own on one machine.
 const UID_RANGES: u32 = 16_384;
 
-/// A driver, and what it lacks here.
+/// Drivers, and what they lack here.
 pub struct Chosen {
-    /// The driver.
-    pub hypervisor: Arc<dyn Hypervisor>,
+    /// The drivers: first the one that is part of this host.
+    pub drivers: Vec<Arc<dyn Hypervisor>>,
     /// For people; empty when nothing is missing.
     pub missing: Vec<String>,
 }
@@ -42,8 +42,8 @@ pub fn choose(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Cho
                 knobs: Arc::new(Knobs::default()),
                 boots_in_flight_max: 16,
             };
-            let hypervisor = Arc::new(Simulated::new(simulated, SimulatedHost::new()));
-            Ok(Chosen { hypervisor, missing: Vec::new() })
+            let hypervisor: Arc<dyn Hypervisor> = Arc::new(Simulated::new(simulated, SimulatedHost::new()));
+            Ok(Chosen { drivers: vec![hypervisor], missing: Vec::new() })
         }
         Driver::Auto => {
             let root = geteuid().is_root();
@@ -57,7 +57,7 @@ pub fn choose(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Cho
             };
             let microvm = Microvm::new(microvm).context("guests cannot be run here; `perigee doctor` says why")?;
             let missing = microvm.reduced().to_vec();
-            Ok(Chosen { hypervisor: Arc::new(microvm), missing })
+            Ok(Chosen { drivers: vec![Arc::new(microvm)], missing })
         }
     }
 }
@@ -78,16 +78,19 @@ fn run_dir(runtime_dir: Option<&Path>, instance: &InstanceId) -> PathBuf {
 }
 
 /// Reads the inventory, each time anew.
-pub fn describe(data_dir: PathBuf, abilities: Abilities, missing: &[String]) -> Arc<Describe> {
+pub fn describe(data_dir: PathBuf, drivers: Vec<Arc<dyn Hypervisor>>, missing: &[String]) -> Arc<Describe> {
     let privileges = match missing {
         [] if geteuid().is_root() => "root".to_owned(),
         [] => "reduced: not root".to_owned(),
         missing => format!("reduced: {}", missing.join("; ")),
     };
-    Arc::new(move || inventory(&data_dir, &abilities, &privileges))
+    Arc::new(move || {
+        let abilities = drivers.iter().map(|driver| driver.abilities()).collect();
+        inventory(&data_dir, abilities, &privileges)
+    })
 }
 
-fn inventory(data_dir: &Path, abilities: &Abilities, privileges: &str) -> Inventory {
+fn inventory(data_dir: &Path, drivers: Vec<Abilities>, privileges: &str) -> Inventory {
     let nothing = || Machine {
         hostname: String::new(),
         arch: std::env::consts::ARCH.to_owned(),
@@ -111,7 +114,7 @@ fn inventory(data_dir: &Path, abilities: &Abilities, privileges: &str) -> Invent
         disk_free_bytes: disk.free_bytes,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         privileges: privileges.to_owned(),
-        drivers: vec![abilities.clone()],
+        drivers,
     }
 }
 

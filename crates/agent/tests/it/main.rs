@@ -100,10 +100,10 @@ impl Rig {
         let agent = Agent {
             host: HostId::new(Uuid::from_u128(1)),
             clock: self.clock.clone(),
-            hypervisor: match &self.simulated {
+            drivers: vec![match &self.simulated {
                 Some(machine) => machine.driver(&self.clock),
                 None => Arc::new(self.fake.clone()),
-            },
+            }],
             journal: Arc::new(self.journal.clone()),
             spool: Arc::new(self.spool.clone()),
             uplink: Arc::new(self.plane.clone()),

@@ -220,5 +220,5 @@ impl World {
 }
 
 pub(super) fn found(guest: GuestId, vmm: Option<&Vmm>) -> Found {
-    vmm.map_or_else(|| Found::dead(guest), |vmm| Found::living(guest, Some(vmm.pid)))
+    vmm.map_or_else(|| Found::dead(guest), |vmm| Found { paused: vmm.paused, ..Found::living(guest, Some(vmm.pid)) })
 }
