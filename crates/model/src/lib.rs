@@ -5,6 +5,7 @@
 //! arguments for ever, and cannot fail for an outside reason.
 #![forbid(unsafe_code)]
 
+pub mod console;
 pub mod event;
 pub mod execution;
 pub mod frame;
@@ -22,6 +23,7 @@ pub mod time;
 pub mod vm;
 pub mod who;
 
+pub use console::Seat;
 pub use event::{Event, Subject};
 pub use execution::{Execution, ExecutionState, Outcome};
 pub use guest::{Desired, Guest, GuestKind, GuestSpec, GuestStatus, Observed, Phase, Power};

@@ -9,14 +9,16 @@
 //! faults that [`Knobs`] ask for, the counters that checkers read.
 //! Refuses: threads, tasks, I/O, and time or randomness that are not its clock's.
 
+mod console;
 mod host;
 mod knobs;
 mod program;
+mod screen;
 mod session;
 
 use crate::{
-    Channel, Found, GuestEvent, GuestUsage, Halt, Halted, Hypervisor, HypervisorError, Measure, Pace, Pause, Plan,
-    Session,
+    Channel, Console, Found, GuestEvent, GuestUsage, Halt, Halted, Hypervisor, HypervisorError, Measure, Pace, Pause,
+    Plan, Session,
 };
 use async_trait::async_trait;
 pub use host::SimulatedHost;
@@ -134,7 +136,7 @@ impl Hypervisor for Simulated {
             channel: true,
             pause: true,
             halt: true,
-            console: false,
+            console: true,
             snapshots: false,
             adopt: true,
             boots_in_flight_max: self.config.boots_in_flight_max,
@@ -189,6 +191,9 @@ impl Hypervisor for Simulated {
         Some(self)
     }
     fn pause(&self) -> Option<&dyn Pause> {
+        Some(self)
+    }
+    fn console(&self) -> Option<&dyn Console> {
         Some(self)
     }
     fn halt(&self) -> Option<&dyn Halt> {

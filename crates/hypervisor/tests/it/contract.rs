@@ -68,4 +68,5 @@ contract! {
     a_paused_guest_stands_still
     a_steady_guest_boots
     what_guests_use_is_told
+    a_serial_port_has_one_sitter
 }
