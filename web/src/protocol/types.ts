@@ -85,9 +85,22 @@ export interface Task {
   sandbox_id?: string;
   image_id?: string;
   note?: string;
-  percent?: number;
+  progress_percent?: number;
   created_at: string;
+  completed_at?: string;
   problem?: { code: string; detail: string };
+}
+
+/** One thing somebody did. `verb` is `guest.create`, `task.cancel`, … */
+export interface AuditEvent {
+  seq: number;
+  id: string;
+  at: string;
+  actor: string;
+  verb: string;
+  noun: string;
+  subject_id: string;
+  detail: string;
 }
 
 export interface Problem {
