@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import { chosen, parse, timed } from "./route";
 
 test("addresses are read and written", () => {
-  expect(parse("/", "")).toEqual({ screen: { name: "overview" }, range: 900_000, at: undefined, query: "", sort: "" });
+  expect(parse("/", "")).toEqual({ screen: { name: "overview" }, range: 900_000, at: undefined, query: "", sort: "", view: "" });
   expect(parse("/hosts/web%201", "?range=6h").screen).toEqual({ name: "host", host: "web 1" });
   expect(parse("/hosts/", "?range=nonsense&at=never")).toMatchObject({ screen: { name: "hosts" }, range: 900_000, at: undefined });
   expect(parse("/vms", "?q=status%3Arunning+-web&sort=-cpu")).toMatchObject({ screen: { name: "vms" }, query: "status:running -web", sort: "-cpu" });

@@ -13,7 +13,16 @@ export interface Route {
   /** What a list shows, and in which order: a column's name, after a minus when the greatest comes first. */
   query: string;
   sort: string;
+  /** Which of the views of an object; "": the first. */
+  view: string;
 }
+
+/** Of a VM. */
+export const VIEWS: [string, string][] = [
+  ["charts", "Charts"],
+  ["serial", "Serial console"],
+  ["screen", "Screen"],
+];
 
 export const RANGES: [string, number][] = [
   ["15 min", 900_000],
@@ -34,7 +43,7 @@ export function parse(path: string, search: string): Route {
   else if (parts[0] === "hosts" && parts.length === 2) screen = { name: "host", host: decodeURIComponent(parts[1]!) };
   else if (parts[0] === "vms" && parts.length === 1) screen = { name: "vms" };
   else if (parts[0] === "vms" && parts.length === 2) screen = { name: "vm", vm: decodeURIComponent(parts[1]!) };
-  return { screen, range, at: Number.isNaN(at) ? undefined : at, query: query.get("q") ?? "", sort: query.get("sort") ?? "" };
+  return { screen, range, at: Number.isNaN(at) ? undefined : at, query: query.get("q") ?? "", sort: query.get("sort") ?? "", view: query.get("view") ?? "" };
 }
 
 /** The address with another time; what else was chosen stays. */
