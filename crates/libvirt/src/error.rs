@@ -98,6 +98,7 @@ impl Error {
             Self::Unreachable { .. }
             | Self::Authentication { .. }
             | Self::Deadline { .. }
+            | Self::NoRoute
             | Self::Broken(_)
             | Self::Arguments { .. }
             | Self::Reply { .. } => None,
