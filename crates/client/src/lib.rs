@@ -17,6 +17,7 @@ mod file;
 mod health;
 mod host;
 mod image;
+mod local;
 mod metrics;
 mod query;
 mod sandbox;
