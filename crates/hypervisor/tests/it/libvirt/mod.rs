@@ -1,5 +1,9 @@
 //! The libvirt driver's lab: a libvirtd of its own in name spaces of its own, two instances.
 
+mod faults;
+mod foreign;
+mod networks;
+
 use crate::contract::Lab;
 use crate::daemon::Daemon;
 use crate::image;
