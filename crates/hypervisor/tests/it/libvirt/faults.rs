@@ -1,15 +1,17 @@
 //! What goes wrong: libvirtd away, killed and lying, QEMU killed, no room.
 
 use super::LibvirtLab;
-use crate::cases::{ended, open, run};
+use crate::cases::{ended, exited, open, run};
 use crate::contract::Lab;
+use crate::daemon::{Daemon, QemuUser};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use perigee_hypervisor::libvirt::{BreakerState, Libvirt};
 use perigee_hypervisor::{GuestEvent, Hypervisor, HypervisorError, Plan, Seat};
 use perigee_libvirt::Endpoint;
+use perigee_model::limits::{GUEST_CPUS_MAX, GUEST_MEMORY_BYTES_MAX};
 use perigee_model::{PartRole, Resources};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
@@ -100,15 +102,12 @@ async fn real_what_libvirt_refuses_is_told_and_leaves_nothing() {
     let lab = LibvirtLab::new().await;
     let driver = lab.driver();
     let sized = |cpus, memory_bytes| Plan { resources: Resources { cpus, memory_bytes }, ..lab.plan() };
-    let large = driver.start(&sized(1, 1 << 46)).await;
-    println!("64 TiB: {large:?}");
-    assert!(matches!(large, Err(HypervisorError::NoRoom(_) | HypervisorError::BadPlan(_))), "{large:?}");
-    let mut uefi = lab.plan();
-    let spec = uefi.vm.as_mut().unwrap();
-    (spec.firmware, spec.tpm) = (perigee_model::Firmware::Uefi, true);
-    let said = driver.start(&uefi).await;
-    let named = |text: &str| text.contains("`ovmf`") || text.contains("`swtpm`");
-    assert!(matches!(&said, Err(HypervisorError::BadPlan(text)) if named(text)), "{said:?}");
+    let large = driver.start(&sized(1, GUEST_MEMORY_BYTES_MAX)).await;
+    println!("{GUEST_MEMORY_BYTES_MAX} bytes: {large:?}");
+    assert!(matches!(large, Err(HypervisorError::NoRoom(_))), "{large:?}");
+    let many = driver.start(&sized(GUEST_CPUS_MAX, 256 << 20)).await;
+    println!("{GUEST_CPUS_MAX} CPUs: {many:?}");
+    assert!(matches!(many, Err(HypervisorError::BadPlan(_) | HypervisorError::DidNotStart(_))), "{many:?}");
     let nasty = lab.root.path().join("a\nb");
     std::fs::write(&nasty, "x").unwrap();
     let path = driver.start(&Plan { parts: vec![(PartRole::Kernel, nasty)], ..lab.plan() }).await;
@@ -140,6 +139,30 @@ fn real_a_full_disk_is_told_and_leaves_nothing() {
         std::fs::set_permissions(&config.dir, std::fs::Permissions::from_mode(0o755)).unwrap();
         nix::mount::umount(&config.dir).unwrap();
     });
+}
+
+/// As Debian's packages set libvirt up: QEMU runs as a user of its own, and may go nowhere else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_a_qemu_with_a_user_of_its_own_gets_what_it_needs_and_no_more() {
+    let lab = LibvirtLab::with(Daemon::start_as(QemuUser::Packaged)).await;
+    let (driver, plan) = (lab.driver(), lab.plan());
+    std::fs::set_permissions(lab.root.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let closed = driver.start(&plan).await;
+    assert!(matches!(&closed, Err(HypervisorError::BadPlan(text)) if text.contains("chmod o+x")), "{closed:?}");
+    assert_eq!(lab.traces(), Vec::<String>::new());
+    std::fs::set_permissions(lab.root.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+    let pid = driver.start(&plan).await.unwrap().pid.unwrap();
+    assert_ne!(std::fs::metadata(format!("/proc/{pid}")).unwrap().uid(), 0);
+    let session = open(&lab, &*driver, plan.guest).await;
+    let write = run(&*session, FIRST, &["sh", "-c", "echo kept | dd of=/dev/vda conv=fsync 2>/dev/null"]).await;
+    assert_eq!(write.1, exited(0));
+    assert!(driver.console().unwrap().sit(plan.guest, Seat::Vnc).await.is_ok());
+    driver.halt().unwrap().halt(plan.guest, Duration::from_secs(60)).await.unwrap();
+    let disk = lab.config(&lab.own).dir.join(format!("{}/disk.qcow2", plan.guest));
+    assert_eq!(std::fs::metadata(&disk).unwrap().mode() & 0o777, 0o600);
+    driver.start(&plan).await.unwrap();
+    driver.destroy(plan.guest).await.unwrap();
+    assert_eq!(lab.traces(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

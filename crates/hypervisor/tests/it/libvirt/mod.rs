@@ -30,10 +30,14 @@ pub struct LibvirtLab {
 
 impl LibvirtLab {
     pub async fn new() -> Self {
+        Self::with(Daemon::start()).await
+    }
+
+    pub async fn with(daemon: Daemon) -> Self {
         let clock = Clock::real();
         let bits = u32::from_le_bytes(clock.random());
         Self {
-            daemon: Daemon::start(),
+            daemon,
             root: tempfile::Builder::new().prefix("pg-").tempdir().unwrap(),
             own: InstanceId::from_bits(bits),
             foreign: InstanceId::from_bits(!bits),
