@@ -10,13 +10,28 @@ use tempfile::TempDir;
 pub struct Daemon {
     folder: TempDir,
     child: Child,
+    user: QemuUser,
+}
+
+/// Whose QEMU is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum QemuUser {
+    /// Root's, and files are left as they are: the quickest.
+    Root,
+    /// The package's own, and libvirt gives it the files: as a distribution comes.
+    #[allow(dead_code, reason = "of use to those who share this file")]
+    Packaged,
 }
 
 impl Daemon {
     pub fn start() -> Self {
+        Self::start_as(QemuUser::Root)
+    }
+
+    pub fn start_as(user: QemuUser) -> Self {
         let folder = tempfile::Builder::new().prefix("perigee-libvirt-").tempdir().unwrap();
-        let child = spawn(&folder);
-        let daemon = Self { folder, child };
+        let child = spawn(&folder, user);
+        let daemon = Self { folder, child, user };
         daemon.await_socket();
         daemon
     }
@@ -28,7 +43,7 @@ impl Daemon {
     /// Ends it the hard way and starts another in the same place.
     pub fn restart(&mut self) {
         self.kill();
-        self.child = spawn(&self.folder);
+        self.child = spawn(&self.folder, self.user);
         self.await_socket();
     }
 
@@ -135,7 +150,7 @@ impl Daemon {
 
 /// In a mount and a network namespace of its own: what it takes for /run, /etc/libvirt and the like are
 /// the test's folders, and its networks are nobody else's. The process keeps its number through `exec`.
-fn spawn(folder: &TempDir) -> Child {
+fn spawn(folder: &TempDir, user: QemuUser) -> Child {
     let at = folder.path().display();
     for name in ["etc", "run/lock", "lib", "log"] {
         std::fs::create_dir_all(folder.path().join(name)).unwrap();
@@ -145,8 +160,13 @@ fn spawn(folder: &TempDir) -> Child {
     std::fs::create_dir_all(cache).unwrap();
     let sockets = format!("unix_sock_dir = \"{at}\"\nauth_unix_rw = \"none\"\nauth_unix_ro = \"none\"\n");
     std::fs::write(folder.path().join("etc/libvirtd.conf"), sockets).unwrap();
-    let qemu = "user = \"root\"\ngroup = \"root\"\ndynamic_ownership = 0\nsecurity_driver = \"none\"\n\
-                cgroup_controllers = [ ]\nnamespaces = [ ]\nstdio_handler = \"file\"\n";
+    let user = match user {
+        QemuUser::Root => "user = \"root\"\ngroup = \"root\"\ndynamic_ownership = 0\n",
+        QemuUser::Packaged => "",
+    };
+    let qemu = format!(
+        "{user}security_driver = \"none\"\ncgroup_controllers = [ ]\nnamespaces = [ ]\nstdio_handler = \"file\"\n"
+    );
     std::fs::write(folder.path().join("etc/qemu.conf"), qemu).unwrap();
     let script = format!(
         "mount --bind {at}/etc /etc/libvirt && mount --bind {at}/lib /var/lib/libvirt && \
