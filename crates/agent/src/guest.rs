@@ -47,6 +47,9 @@ pub(crate) struct Document {
     /// Times in a row that it ended by itself and was started again.
     #[serde(default)]
     pub falls: u32,
+    /// Its driver was told that it is ours now; of guests that were here before us.
+    #[serde(default)]
+    pub taken_over: bool,
 }
 
 impl Document {
@@ -72,7 +75,7 @@ impl Document {
             booted: None,
             addresses: Vec::new(),
         };
-        Self { epoch, order, observed, steady: false, falls: 0 }
+        Self { epoch, order, observed, steady: false, falls: 0, taken_over: false }
     }
     /// As found by a new life of the agent.
     pub(crate) fn inherited(mut self) -> Self {

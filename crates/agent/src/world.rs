@@ -98,12 +98,15 @@ impl World {
     }
 }
 
+/// The newest order of each guest, with its reign.
+type Orders = BTreeMap<GuestId, (u64, DesiredGuest)>;
+
 /// Orders for guests of drivers that have not told yet what lives here: nothing is done to those.
 #[derive(Default)]
-pub(crate) struct Held(Mutex<BTreeMap<usize, BTreeMap<GuestId, (u64, DesiredGuest)>>>);
+pub(crate) struct Held(Mutex<BTreeMap<usize, Orders>>);
 
 impl Held {
-    fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<usize, BTreeMap<GuestId, (u64, DesiredGuest)>>) -> T) -> T {
+    fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<usize, Orders>) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
     /// From now on orders for this driver's guests are held.

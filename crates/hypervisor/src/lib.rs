@@ -6,10 +6,14 @@
 //! Refuses: deciding. Which guest should run, when it may boot and what to do when it does not is
 //! the agent's; this room only does it, and may be asked the same thing again and again.
 
+mod cpu;
 pub mod libvirt;
 pub mod microvm;
+mod session;
 pub mod simulated;
 pub mod usage;
+mod work;
+mod workflow;
 
 use async_trait::async_trait;
 use bytes::Bytes;

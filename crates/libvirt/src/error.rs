@@ -68,7 +68,43 @@ pub enum Error {
     },
 }
 
+/// libvirt's numbers for why it says no (`virErrorNumber`), those that callers tell apart.
+pub mod codes {
+    /// An argument or flag that cannot be.
+    pub const INVALID: i32 = 8;
+    /// Of the hypervisor, or of nothing in particular.
+    pub const FAILED: i32 = 9;
+    /// XML that is no definition.
+    pub const BAD_XML: i32 = 27;
+    /// There is no such domain.
+    pub const NO_DOMAIN: i32 = 42;
+    /// There is no such network.
+    pub const NO_NETWORK: i32 = 43;
+    /// Not in this state: to stop what does not run, to start what does.
+    pub const NOT_NOW: i32 = 55;
+    /// A definition that this host cannot bring about.
+    pub const UNSUPPORTED: i32 = 67;
+    /// The domain has no such metadata.
+    pub const NO_METADATA: i32 = 80;
+    /// The guest has no agent, or it does not answer.
+    pub const NO_AGENT: i32 = 86;
+}
+
 impl Error {
+    /// libvirt's own number, when it is libvirt that says no.
+    pub fn code(&self) -> Option<i32> {
+        match self {
+            Self::Libvirt { code, .. } => Some(*code),
+            Self::Unreachable { .. }
+            | Self::NoRoute
+            | Self::Authentication { .. }
+            | Self::Deadline { .. }
+            | Self::Broken(_)
+            | Self::Arguments { .. }
+            | Self::Reply { .. } => None,
+        }
+    }
+
     /// An error packet's payload. More fields follow the message; nobody here needs them.
     pub(crate) fn from_payload(procedure: Procedure, payload: &[u8]) -> Self {
         let mut from = Decoder::new(payload);

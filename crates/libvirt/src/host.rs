@@ -100,6 +100,19 @@ impl Connection {
         self.call(procedure::CAPABILITIES, |_| {}, |reply| reply.string(limits::STRING)).await
     }
 
+    /// What domains of this kind (`kvm`, `qemu`) can be made of on this host, as XML; the daemon's own
+    /// choice of emulator.
+    pub async fn domain_capabilities(&self, machine: &str, kind: &str) -> Result<String, Error> {
+        let arguments = |to: &mut Encoder| {
+            to.optional_string(None);
+            to.optional_string(Some("x86_64"));
+            to.optional_string(Some(machine));
+            to.optional_string(Some(kind));
+            to.u32(0);
+        };
+        self.call(procedure::DOMAIN_CAPABILITIES, arguments, |reply| reply.string(limits::STRING)).await
+    }
+
     /// What the host is made of.
     pub async fn node(&self) -> Result<Node, Error> {
         self.call(procedure::NODE_INFO, |_| {}, Node::decode).await

@@ -10,6 +10,12 @@ pub const DOMAINS: usize = 16_384;
 pub const DOMAIN_STATS: usize = 262_144;
 /// Fields of a host's CPU or memory statistics (libvirt's limit).
 pub const NODE_STATS: usize = 16;
+/// Networks in one list (libvirt's limit).
+pub const NETWORKS: usize = 16_384;
+/// Network cards of a domain (libvirt's limit).
+pub const INTERFACES: usize = 2_048;
+/// Addresses of a network card (libvirt's limit).
+pub const ADDRESSES: usize = 2_048;
 /// Kinds of authentication a daemon may offer (libvirt's limit).
 pub const AUTH_KINDS: usize = 20;
 /// Calls of one connection that libvirtd may be working on. Its default is five for each client; one is

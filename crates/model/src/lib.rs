@@ -33,7 +33,7 @@ pub use image::{Digest, Image, ImageState, Part, PartRole};
 pub use name::{Labels, Name};
 pub use refusal::{Code, Kind, Refusal};
 pub use resources::Resources;
-pub use task::{Priority, Task, TaskKind, TaskState};
+pub use task::{Priority, Switch, Task, TaskKind, TaskState};
 pub use time::Timestamp;
 pub use vm::{Firmware, Mac, RestartPolicy, VmSpec};
 pub use who::{Role, Tenant, Verb, Who};

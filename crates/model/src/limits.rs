@@ -121,8 +121,8 @@ pub const HISTORY: Duration = Duration::from_secs(30 * 86_400);
 /// Rows of one noun kept in the view.
 pub const VIEW_ROWS_MAX: usize = 100_000;
 
-/// Body of one API request.
-pub const BODY_BYTES_MAX: usize = 1 << 20;
+/// Body of one API request: the longest user-data as JSON fits.
+pub const BODY_BYTES_MAX: usize = 4 << 20;
 /// Objects on one page.
 pub const PAGE_MAX: usize = 1000;
 /// Objects on one page when none is asked for.

@@ -119,6 +119,7 @@ impl Actor {
                 Step::Connect => self.connect().await,
                 Step::Fell => self.fell().await,
                 Step::Remove => self.remove().await,
+                Step::Adopt => self.adopt().await,
                 Step::Halt => self.halt().await,
                 Step::Restart => self.restart().await,
                 Step::Pause => self.pause().await,

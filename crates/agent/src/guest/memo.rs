@@ -37,6 +37,7 @@ impl Document {
             (true, true) => Phase::Paused,
             (false, _) => Phase::Stopped,
         };
+        document.taken_over = true;
         document.observed.restarts = document.order.desired.restarts;
         document.observed.booted = found.alive.then_some(document.order.spec.resources);
         Some(document)

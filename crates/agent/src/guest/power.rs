@@ -30,6 +30,36 @@ pub(super) enum Leave {
 }
 
 impl Actor {
+    /// Takes over what was here before us. A running one goes on as it is.
+    pub(super) async fn adopt(&mut self) {
+        let (hypervisor, id) = (self.hypervisor.clone(), self.id());
+        let memo = self.document.memo().unwrap_or_default();
+        let effect = self.effect(async move {
+            match hypervisor.adopt() {
+                Some(driver) => driver.adopt(id, &memo).await,
+                None => Err(HypervisorError::BadPlan("this driver takes over nothing".to_owned())),
+            }
+        });
+        match self.during(effect, Stoppable::No).await {
+            Waited::Done(Ok(found)) => {
+                (self.alive, self.paused) = (found.alive, found.paused);
+                self.document.taken_over = true;
+                let phase = match (found.alive, found.paused) {
+                    (true, false) => Phase::Running,
+                    (true, true) => Phase::Paused,
+                    (false, _) => Phase::Stopped,
+                };
+                self.observe(phase, |_| {}).await;
+            }
+            // Nothing of it is ours: nothing is cleared up.
+            Waited::Done(Err(e)) => {
+                let problem = Problem::new(Code::GuestNotRunning, bounded(&format!("it cannot be taken over: {e}")));
+                self.observe(Phase::Failed, |o| o.problem = Some(problem)).await;
+            }
+            Waited::Turned | Waited::Fell => {}
+        }
+    }
+
     /// Stops it and keeps what it can be started from.
     pub(super) async fn halt(&mut self) {
         if !self.stop().await {
@@ -238,10 +268,12 @@ impl Actor {
         self.let_go();
         let (hypervisor, id) = (self.hypervisor.clone(), self.id());
         let keep = leave == Leave::Disks && self.keeps_disks();
+        let release = leave == Leave::Nothing && self.document.order.desired.release;
         let effect = self.effect(async move {
-            match hypervisor.halt().filter(|_| keep) {
-                Some(driver) => driver.halt(id, Duration::ZERO).await.map(|_| ()),
-                None => hypervisor.destroy(id).await,
+            match (hypervisor.adopt().filter(|_| release), hypervisor.halt().filter(|_| keep)) {
+                (Some(driver), _) => driver.release(id).await,
+                (None, Some(driver)) => driver.halt(id, Duration::ZERO).await.map(|_| ()),
+                (None, None) => hypervisor.destroy(id).await,
             }
         });
         match self.during(effect, Stoppable::No).await {

@@ -19,6 +19,8 @@ pub(super) struct Seen {
 /// The next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
+    /// Take it over from whoever made it.
+    Adopt,
     /// Bring it up.
     Boot,
     /// Wait for the hello of one that boots already.
@@ -63,6 +65,10 @@ impl Document {
         }
         if self.is_expired(seen.now) {
             return Step::Remove;
+        }
+        let wanted = self.order.desired.power != Power::Absent;
+        if wanted && !self.taken_over && self.order.spec.vm.as_ref().is_some_and(|vm| vm.adopted) {
+            return if phase == Phase::Failed && !self.is_behind() { self.settled() } else { Step::Adopt };
         }
         match self.order.desired.power {
             Power::Absent => Step::Remove,
@@ -135,7 +141,8 @@ mod tests {
             vm: None,
         };
         let expires_at = Some(Timestamp::from_micros(100));
-        let desired = Desired { generation: 2, host: None, power, expires_at, restarts: 0, grace_ms: 0 };
+        let desired =
+            Desired { generation: 2, host: None, power, expires_at, restarts: 0, grace_ms: 0, release: false };
         let order = DesiredGuest { id: GuestId::new(Uuid::nil()), name, kind: GuestKind::Sandbox, spec, desired };
         let mut document = Document::new(order, 1, Timestamp::from_micros(0));
         document.observed.phase = phase;

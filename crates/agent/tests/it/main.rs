@@ -156,7 +156,7 @@ fn wanted(id: GuestId, generation: u64, power: Power) -> DesiredGuest {
         host_wanted: None,
         vm: None,
     };
-    let desired = Desired { generation, host: None, power, expires_at: None, restarts: 0, grace_ms: 0 };
+    let desired = Desired { generation, host: None, power, expires_at: None, restarts: 0, grace_ms: 0, release: false };
     DesiredGuest { id, name, kind: GuestKind::Sandbox, spec, desired }
 }
 

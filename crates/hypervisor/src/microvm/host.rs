@@ -5,19 +5,19 @@
 
 use super::arguments::Machine;
 use super::cgroups::Cgroups;
-use super::place::{self, Places};
+use super::place::Places;
 use super::qmp::{Qmp, QmpError};
 use super::vmm::Vmm;
 use super::{StartTimes, launch, processes};
+use crate::work::{Gates, off_thread, os};
 use crate::{Found, GuestEvent, HypervisorError, Plan};
 use perigee_clock::{Clock, Instant};
 use perigee_model::{Abilities, GuestId};
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedMutexGuard, broadcast};
+use tokio::sync::broadcast;
 
 /// For QEMU to make the machine, on a busy host.
 const GREETING_WITHIN: Duration = Duration::from_secs(15);
@@ -38,7 +38,7 @@ pub struct Host {
     pub places: Places,
     pub last_start: Mutex<Option<StartTimes>>,
     pub alive: Mutex<BTreeMap<GuestId, Arc<Vmm>>>,
-    gates: Mutex<BTreeMap<GuestId, Arc<tokio::sync::Mutex<()>>>>,
+    pub gates: Gates,
     pub events: broadcast::Sender<GuestEvent>,
 }
 
@@ -60,7 +60,7 @@ impl Host {
             places,
             last_start: Mutex::default(),
             alive: Mutex::default(),
-            gates: Mutex::default(),
+            gates: Gates::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
         }
     }
@@ -102,7 +102,7 @@ impl Host {
         let vmm = Arc::new(off_thread(move || launch::launch(&host, &plan)).await?);
         let ours = began.elapsed();
         let (host, pid) = (self.clone(), vmm.pid);
-        let join = off_thread(move || host.cgroups.join(guest, pid).map_err(place::os("joining a control group")));
+        let join = off_thread(move || host.cgroups.join(guest, pid).map_err(os("joining a control group")));
         // While QEMU makes the machine. Not reaped before, so that the pid stays its own.
         let limited = async {
             let joined = join.await;
@@ -141,13 +141,13 @@ impl Host {
         };
         if let Some(vmm) = vmm {
             vmm.expect_end(true);
-            vmm.kill().map_err(place::os("killing the VMM"))?;
+            vmm.kill().map_err(os("killing the VMM"))?;
             let dead = tokio::time::timeout(DEATH_WITHIN, vmm.ended()).await;
-            dead.map_err(|_| place::os("waiting for the VMM to end")(std::io::ErrorKind::TimedOut.into()))?;
+            dead.map_err(|_| os("waiting for the VMM to end")(std::io::ErrorKind::TimedOut.into()))?;
         }
         let host = self.clone();
         off_thread(move || {
-            host.cgroups.remove(guest).map_err(place::os("removing a control group"))?;
+            host.cgroups.remove(guest).map_err(os("removing a control group"))?;
             host.places.remove(guest)
         })
         .await
@@ -185,12 +185,12 @@ impl Host {
     pub fn adopt_all(self: &Arc<Self>) -> Result<(), HypervisorError> {
         let instance = &self.machine.instance;
         let uids = self.places.uids();
-        for process in processes::all(instance, &uids).map_err(place::os("reading /proc"))? {
+        for process in processes::all(instance, &uids).map_err(os("reading /proc"))? {
             let guest = process.guest;
             if self.living_vmm(guest).is_some() {
                 continue;
             }
-            let Some(pidfd) = process.pidfd(instance).map_err(place::os("holding on to a VMM"))? else { continue };
+            let Some(pidfd) = process.pidfd(instance).map_err(os("holding on to a VMM"))? else { continue };
             self.places.keep_uid(guest, process.uid);
             // Its agent may have died before it came to that.
             if let Err(error) = self.cgroups.join(guest, process.pid) {
@@ -229,17 +229,6 @@ impl Host {
         });
     }
 
-    /// One start or destroy of a guest after the other.
-    pub async fn alone(&self, guest: GuestId) -> OwnedMutexGuard<()> {
-        let gate = {
-            let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-            // One that only this map knows is nobody's.
-            gates.retain(|_, gate| Arc::strong_count(gate) > 1);
-            gates.entry(guest).or_default().clone()
-        };
-        gate.lock_owned().await
-    }
-
     pub fn alive(&self) -> MutexGuard<'_, BTreeMap<GuestId, Arc<Vmm>>> {
         self.alive.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -259,22 +248,4 @@ fn did_not_start(text: String) -> HypervisorError {
         return HypervisorError::NoRoom(text);
     }
     HypervisorError::DidNotStart(text)
-}
-
-/// File system work, where it delays nobody else.
-pub async fn off_thread<T, F>(work: F) -> Result<T, HypervisorError>
-where
-    T: Send + 'static,
-    F: FnOnce() -> Result<T, HypervisorError> + Send + 'static,
-{
-    finish(tokio::task::spawn_blocking(work)).await
-}
-
-pub async fn finish<T>(
-    task: impl Future<Output = Result<Result<T, HypervisorError>, tokio::task::JoinError>>,
-) -> Result<T, HypervisorError> {
-    match task.await {
-        Ok(done) => done,
-        Err(stopped) => Err(place::os("a task of the driver stopped")(std::io::Error::other(stopped))),
-    }
 }

@@ -8,10 +8,11 @@
 use super::arguments::{self, Descriptors, TRANSLATION_MIB};
 use super::cgroups::Limits;
 use super::host::Host;
-use super::place::{About, os, room_or_os};
+use super::place::About;
 use super::record::{CONSOLE_BYTES, ERRORS_BYTES, Record};
 use super::sys;
 use super::vmm::Vmm;
+use crate::work::{os, room_or_os};
 use crate::{HypervisorError, Plan};
 use perigee_model::{Acceleration, PartRole};
 use std::fs::{self, File};

@@ -23,14 +23,15 @@ mod probe;
 mod processes;
 mod qmp;
 mod record;
-mod session;
 mod sys;
 mod vmm;
 
+use crate::session;
+use crate::work::{finish, off_thread};
 use crate::{Channel, Found, GuestEvent, GuestUsage, Hypervisor, HypervisorError, Measure, Pause, Plan, Session};
 use async_trait::async_trait;
 use cgroups::Cgroups;
-use host::{Host, dead, finish, living, off_thread};
+use host::{Host, dead, living};
 use perigee_clock::Clock;
 use perigee_guest::{ChannelError, ChannelLimits, UnixDial};
 use perigee_model::{Abilities, GuestId, InstanceId};
@@ -135,7 +136,7 @@ impl Hypervisor for Microvm {
     async fn start(&self, plan: &Plan) -> Result<Found, HypervisorError> {
         let (host, plan) = (self.host.clone(), plan.clone());
         // Waited for here: who calls after us is served after us, however tasks are scheduled.
-        let alone = host.alone(plan.guest).await;
+        let alone = host.gates.alone(plan.guest).await;
         // A task of its own: it ends what it began, whoever stops waiting for it.
         finish(tokio::spawn(async move {
             let _alone = alone;
@@ -146,7 +147,7 @@ impl Hypervisor for Microvm {
 
     async fn destroy(&self, guest: GuestId) -> Result<(), HypervisorError> {
         let host = self.host.clone();
-        let alone = host.alone(guest).await;
+        let alone = host.gates.alone(guest).await;
         finish(tokio::spawn(async move {
             let _alone = alone;
             host.destroy(guest).await

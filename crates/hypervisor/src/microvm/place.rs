@@ -11,6 +11,7 @@
 //! Owns: names, modes, the choice of users. Refuses: socket paths the kernel cannot take.
 
 use crate::HypervisorError;
+use crate::work::{gone, os, room_or_os};
 use perigee_model::GuestId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Users set aside for guests, from the instance's first one on.
@@ -162,34 +163,10 @@ impl Places {
     }
 }
 
-fn gone(path: &Path, removed: io::Result<()>) -> Result<(), HypervisorError> {
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(os(format!("removing {}", path.display()))(error)),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-/// Says what was being done.
-pub fn os(doing: impl Into<String>) -> impl FnOnce(io::Error) -> HypervisorError {
-    let doing = doing.into();
-    move |source| HypervisorError::Os { doing, source }
-}
-
-/// As [`os`], but a host without room says so.
-pub fn room_or_os(doing: impl Into<String>) -> impl FnOnce(io::Error) -> HypervisorError {
-    use nix::libc::{EAGAIN, EDQUOT, EMFILE, ENFILE, ENOMEM, ENOSPC};
-    let doing = doing.into();
-    move |source| match source.raw_os_error() {
-        Some(EAGAIN | EDQUOT | EMFILE | ENFILE | ENOMEM | ENOSPC) => {
-            HypervisorError::NoRoom(format!("{doing}: {source}"))
-        }
-        _ => HypervisorError::Os { doing, source },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
     use uuid::Uuid;
 
     fn guest(number: u128) -> GuestId {

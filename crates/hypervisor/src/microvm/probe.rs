@@ -1,20 +1,19 @@
 //! What this host is able to do, looked at once.
 //!
-//! Owns: QEMU's version, the choice of acceleration, the frequency of the time stamp counter.
-//! Refuses: `/dev/kvm` alone as a proof: it opens on machines whose processor has no
-//! virtualisation, and a guest hangs there.
+//! Owns: QEMU's version, the frequency of the time stamp counter. Refuses: to guess.
 
 use super::arguments::Machine;
-use super::{MicrovmConfig, place, sys};
+use super::{MicrovmConfig, sys};
 use crate::HypervisorError;
+use crate::cpu::{CPU_FLAGS, has_flag, virtualisation};
+use crate::work::os;
 use perigee_clock::Clock;
 use perigee_model::{Abilities, Acceleration, GuestKind};
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-const CPU_FLAGS: &str = "/proc/cpuinfo";
 const MEASURE_FOR: Duration = Duration::from_millis(20);
 const MEASURE_ATTEMPTS: u32 = 1000;
 /// Counter ticks between two reads beyond which somebody else had the processor: some 5 µs.
@@ -23,9 +22,8 @@ const UNDISTURBED_TICKS: u64 = 15_000;
 /// Looks at QEMU and at the processor. Blocks for some 50 ms.
 pub fn probe(config: &MicrovmConfig) -> Result<(Abilities, Machine), HypervisorError> {
     let version = version(&config.qemu)?;
-    let text = fs::read_to_string(CPU_FLAGS).map_err(place::os(format!("reading {CPU_FLAGS}")))?;
-    let kvm = || File::options().read(true).write(true).open("/dev/kvm").is_ok();
-    let hardware = (has_flag(&text, "vmx") || has_flag(&text, "svm")) && kvm();
+    let text = fs::read_to_string(CPU_FLAGS).map_err(os(format!("reading {CPU_FLAGS}")))?;
+    let hardware = virtualisation(&text);
     let acceleration = if hardware { Acceleration::Kvm } else { Acceleration::Tcg };
     let steady = has_flag(&text, "constant_tsc") && has_flag(&text, "nonstop_tsc");
     let tsc_khz = if steady { tsc_khz(&config.clock) } else { None };
@@ -51,18 +49,13 @@ fn version(qemu: &Path) -> Result<String, HypervisorError> {
     let mut command = Command::new(qemu);
     command.arg("--version").stdin(Stdio::null()).stderr(Stdio::null());
     let doing = || format!("{} (scripts/setup installs it)", qemu.display());
-    let output = command.output().map_err(place::os(format!("running {}", doing())))?;
+    let output = command.output().map_err(os(format!("running {}", doing())))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let number = text.split_ascii_whitespace().skip_while(|word| *word != "version").nth(1);
     match number {
         Some(number) if output.status.success() => Ok(number.chars().take(32).collect()),
         _ => Err(HypervisorError::DidNotStart(format!("{} does not tell its version", doing()))),
     }
-}
-
-fn has_flag(text: &str, wanted: &str) -> bool {
-    let flags = text.lines().find(|line| line.starts_with("flags"));
-    flags.is_some_and(|line| line.split_ascii_whitespace().any(|flag| flag == wanted))
 }
 
 /// Measured against the monotonic clock, right to some parts in a million. `None` when the host
@@ -88,12 +81,6 @@ fn tsc_khz(clock: &Clock) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn flags_are_words() {
-        let text = "processor : 0\nflags\t\t: fpu vmxnet constant_tsc\n";
-        assert!(!has_flag(text, "vmx") && has_flag(text, "constant_tsc") && !has_flag("", "vmx"));
-    }
 
     #[test]
     fn the_counter_has_the_same_frequency_twice() {

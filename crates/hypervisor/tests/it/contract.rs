@@ -17,6 +17,10 @@ pub trait Lab: Send + Sync {
     fn plan(&self) -> Plan;
     /// Kills a VMM from outside.
     async fn kill(&self, found: &Found);
+    /// A word of what is told of a guest whose VMM was killed.
+    fn killed_says(&self) -> &'static str {
+        "SIGKILL"
+    }
     /// Everything both instances have on the host: processes, files, sockets, control groups.
     fn traces(&self) -> Vec<String>;
     /// For a guest to say hello.
@@ -39,6 +43,12 @@ macro_rules! contract {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
                 super::cases::$case(&crate::real::RealLab::new().await).await;
+            })*
+        }
+        mod real_libvirt {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::cases::$case(&crate::libvirt::LibvirtLab::new().await).await;
             })*
         }
     };

@@ -1,9 +1,13 @@
 //! What every driver promises, held against each of them, and what only the real one can show.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 mod cases;
 mod contract;
+#[path = "../../../libvirt/tests/it/daemon.rs"]
+#[allow(dead_code, reason = "shared with the tests of the protocol")]
+mod daemon;
 mod image;
+mod libvirt;
 mod microvm;
 mod real;
 mod simulated;

@@ -1,11 +1,11 @@
 //! What only the real driver can show.
 
-use crate::cases::{drain, ended, open, run};
+use crate::cases::{drain, open, run};
 use crate::contract::Lab;
 use crate::real::{QEMU, RealLab};
 use perigee_clock::Clock;
 use perigee_hypervisor::microvm::{Microvm, MicrovmConfig};
-use perigee_hypervisor::{ExecStart, Found, Hypervisor, HypervisorError, Plan};
+use perigee_hypervisor::{ExecStart, Found, GuestEvent, Hypervisor, HypervisorError, Plan};
 use perigee_model::{InstanceId, PartRole};
 use std::collections::BTreeMap;
 use std::fs;
@@ -152,7 +152,7 @@ async fn real_flood_on_the_console_fills_nothing_and_a_panic_is_told() {
     assert!(console.size() <= 64 << 10 && console.blocks() * 512 <= 64 << 10);
     let crash = ExecStart::new(Uuid::from_u128(2), ["sh", "-c", "echo c > /proc/sysrq-trigger"]);
     _ = session.exec(crash).await;
-    let (guest, text) = ended(&mut events).await;
+    let GuestEvent::Ended { guest, text, clean: false } = events.recv().await.unwrap() else { panic!("no end") };
     assert!(guest == plan.guest && text.starts_with("the VMM exited with 0") && text.contains("console: "), "{text}");
     driver.destroy(plan.guest).await.unwrap();
 }

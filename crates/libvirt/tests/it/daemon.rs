@@ -72,24 +72,52 @@ impl Daemon {
 
     /// A domain without any device to boot from: it counts as running all the same.
     pub fn define(&self, name: &str) {
-        let xml = format!(
+        let path = self.folder.path().join(format!("{name}.xml"));
+        std::fs::write(&path, self.xml(name)).unwrap();
+        self.virsh(&["define", path.to_str().unwrap()]);
+    }
+
+    /// The definition of such a domain; its disk is there.
+    pub fn xml(&self, name: &str) -> String {
+        std::fs::File::create(self.disk(name)).unwrap().set_len(1 << 20).unwrap();
+        format!(
             "<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
              <os><type arch='x86_64' machine='pc'>hvm</type></os>\
              <devices><emulator>/usr/bin/qemu-system-x86_64</emulator><disk type='file' device='disk'>\
              <driver name='qemu' type='raw'/><source file='{disk}'/><target dev='vda' bus='virtio'/></disk>\
              </devices><seclabel type='none'/></domain>",
             disk = self.disk(name).display()
+        )
+    }
+
+    /// A network with DHCP on a bridge of its own, not up yet; `prefix` is the first three bytes of its /24.
+    pub fn define_network(&self, name: &str, prefix: &str) {
+        let xml = format!(
+            "<network><name>{name}</name><bridge name='{name}0' stp='off' delay='0'/>\
+             <ip address='{prefix}.1' netmask='255.255.255.0'><dhcp><range start='{prefix}.2' end='{prefix}.99'/>\
+             </dhcp></ip></network>"
         );
-        std::fs::File::create(self.disk(name)).unwrap().set_len(1 << 20).unwrap();
-        let path = self.folder.path().join(format!("{name}.xml"));
+        let path = self.folder.path().join(format!("{name}.net.xml"));
         std::fs::write(&path, xml).unwrap();
-        self.virsh(&["define", path.to_str().unwrap()]);
+        self.virsh(&["net-define", path.to_str().unwrap()]);
     }
 
     /// The QEMU process of a domain.
     pub fn guest(&self, name: &str) -> Option<Pid> {
         let file = self.folder.path().join(format!("run/libvirt/qemu/{name}.pid"));
         std::fs::read_to_string(file).ok()?.trim().parse().ok().map(Pid::from_raw)
+    }
+
+    /// Processes of guests, and what libvirt keeps of them beside their definitions.
+    #[allow(dead_code, reason = "of use to those who share this file")]
+    pub fn remains(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for folder in ["run/libvirt/qemu", "lib/qemu/nvram", "lib/qemu/save", "lib/swtpm"] {
+            let entries = std::fs::read_dir(self.folder.path().join(folder)).into_iter().flatten().flatten();
+            let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+            found.extend(names.filter(|name| name.contains("perigee-")).map(|name| format!("{folder}/{name}")));
+        }
+        found
     }
 
     fn disk(&self, name: &str) -> PathBuf {
@@ -109,9 +137,12 @@ impl Daemon {
 /// the test's folders, and its networks are nobody else's. The process keeps its number through `exec`.
 fn spawn(folder: &TempDir) -> Child {
     let at = folder.path().display();
-    for name in ["etc", "run/lock", "lib", "log", "cache"] {
+    for name in ["etc", "run/lock", "lib", "log"] {
         std::fs::create_dir_all(folder.path().join(name)).unwrap();
     }
+    // What libvirt found out about QEMU, by running it several times: the same for every test.
+    let cache = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/libvirt-cache");
+    std::fs::create_dir_all(cache).unwrap();
     let sockets = format!("unix_sock_dir = \"{at}\"\nauth_unix_rw = \"none\"\nauth_unix_ro = \"none\"\n");
     std::fs::write(folder.path().join("etc/libvirtd.conf"), sockets).unwrap();
     let qemu = "user = \"root\"\ngroup = \"root\"\ndynamic_ownership = 0\nsecurity_driver = \"none\"\n\
@@ -119,7 +150,7 @@ fn spawn(folder: &TempDir) -> Child {
     std::fs::write(folder.path().join("etc/qemu.conf"), qemu).unwrap();
     let script = format!(
         "mount --bind {at}/etc /etc/libvirt && mount --bind {at}/lib /var/lib/libvirt && \
-         mount --bind {at}/log /var/log/libvirt && mount --bind {at}/cache /var/cache/libvirt && \
+         mount --bind {at}/log /var/log/libvirt && mount --bind {cache} /var/cache/libvirt && \
          mount --bind {at}/run /run && exec libvirtd -f /etc/libvirt/libvirtd.conf"
     );
     let log = std::fs::File::create(folder.path().join("libvirtd.log")).unwrap();

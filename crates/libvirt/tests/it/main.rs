@@ -4,5 +4,6 @@
 mod console;
 mod daemon;
 mod hostile;
+mod lifecycle;
 mod real;
 mod streams;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::Mutex;
 
-/// The driver whose domains are looked at.
+/// The driver whose domains are looked at, unless another is named.
 const URI: &str = "qemu:///system";
 
 /// The domains of one libvirt.
@@ -26,6 +26,12 @@ impl Domains {
     /// first [`Measure::usages`], which takes no longer than the deadline.
     pub fn behind(sockets: Vec<PathBuf>, deadline: Duration) -> Self {
         Self { sockets, deadline, watch: Mutex::default() }
+    }
+
+    /// Of the one libvirt that is wished for. Nothing is asked before the first [`Measure::usages`].
+    pub(super) fn of(wish: Wish) -> Self {
+        let deadline = wish.deadline;
+        Self { sockets: Vec::new(), deadline, watch: Mutex::new(Some(Watch::new(wish))) }
     }
 }
 

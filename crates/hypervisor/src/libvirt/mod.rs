@@ -1,0 +1,303 @@
+//! Full VMs by libvirt: QEMU machines that libvirt keeps, with disks, consoles and networks.
+//!
+//! ```text
+//!              ┌─ orders ──────▶┐
+//!  driver ─────┼─ events ◀──────┤ libvirtd ─▶ QEMU ─▶ guest
+//!              ├─ statistics ──▶┘               │ unix sockets: channel, serial, screen
+//!              └────────────────────────────────┘
+//! ```
+//! Owns: the domains that carry this instance's mark in their metadata, their folders, three
+//! connections of its own. Domains outlive this process; whoever comes next finds them by their mark.
+//! Refuses: to touch a domain with another mark or none, but to measure it; to wait for a libvirt that
+//! does not answer beyond the deadline.
+
+mod breaker;
+mod connections;
+mod create;
+mod domains;
+mod facts;
+mod host;
+mod machine;
+mod mark;
+mod places;
+mod processes;
+mod qcow2;
+mod seed;
+mod seen;
+mod watching;
+mod xml;
+
+pub use breaker::BreakerState;
+pub use connections::LibvirtHealth;
+pub use domains::Domains;
+
+use crate::cpu::{CPU_FLAGS, virtualisation};
+use crate::session::{self, ChannelSession};
+use crate::work::{finish, os};
+use crate::{
+    Addresses, Adopt, Channel, Console, Found, GuestEvent, GuestUsage, Halt, Halted, Hypervisor, HypervisorError,
+    Measure, Pause, Plan, Seat, Session, Stream,
+};
+use async_trait::async_trait;
+use connections::Link;
+use host::Host;
+use perigee_clock::Clock;
+use perigee_guest::{ChannelError, ChannelLimits, UnixDial};
+use perigee_libvirt::{AddressSource, Connection, Domain, Endpoint, Wish};
+use perigee_model::{Abilities, Acceleration, GuestId, GuestKind, InstanceId};
+use places::Places;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::sync::broadcast;
+use tokio::task::AbortHandle;
+
+/// How the driver runs on this host.
+#[derive(Clone, Debug)]
+pub struct LibvirtConfig {
+    /// Whose guests.
+    pub instance: InstanceId,
+    /// A folder per guest is made here. QEMU's user must be able to pass through.
+    pub dir: PathBuf,
+    /// Sockets are made here; its path is at most 67 bytes long. QEMU's user must be able to pass.
+    pub run_dir: PathBuf,
+    /// Where libvirtd listens.
+    pub endpoint: Endpoint,
+    /// libvirt's driver: `qemu:///system`.
+    pub uri: String,
+    /// How long one call may take; starting and ending a guest may take a minute.
+    pub deadline: Duration,
+    /// Randomness and monotonic time.
+    pub clock: Clock,
+}
+
+/// The driver. Cheap to clone; its connections are closed with the last of its clones.
+#[derive(Clone)]
+pub struct Libvirt {
+    host: Arc<Host>,
+    domains: Arc<Domains>,
+    _watching: Arc<Watching>,
+}
+
+/// The task that watches, ended with the driver.
+struct Watching(AbortHandle);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Libvirt {
+    /// Makes the directories and begins to watch. Asks libvirt nothing: it may come later than we do.
+    /// Call inside a runtime.
+    ///
+    /// # Errors
+    /// `Os` when a directory cannot be made, `BadPlan` for a configuration that cannot work.
+    pub fn new(config: LibvirtConfig) -> Result<Self, HypervisorError> {
+        let LibvirtConfig { instance, dir, run_dir, endpoint, uri, deadline, clock } = config;
+        let flags = std::fs::read_to_string(CPU_FLAGS).map_err(os(format!("reading {CPU_FLAGS}")))?;
+        let places = Places::at(dir, run_dir)?;
+        let control = Link::new(endpoint.clone(), uri.clone(), deadline, clock.clone());
+        let events = control.another();
+        let host = Arc::new(Host::new(instance, clock, places, control, virtualisation(&flags)));
+        let watching = tokio::spawn(watching::watch(Arc::downgrade(&host), events));
+        let domains = Arc::new(Domains::of(Wish { endpoint, uri, deadline }));
+        Ok(Self { host, domains, _watching: Arc::new(Watching(watching.abort_handle())) })
+    }
+
+    /// How libvirt has been lately.
+    pub fn health(&self) -> LibvirtHealth {
+        self.host.control.health()
+    }
+
+    /// One piece of work on a guest, in a task of its own: it ends what it began, whoever stops waiting.
+    async fn alone<T, F>(&self, guest: GuestId, work: impl FnOnce(Arc<Host>) -> F) -> Result<T, HypervisorError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, HypervisorError>> + Send + 'static,
+    {
+        let host = self.host.clone();
+        // Waited for here: who calls after us is served after us, however tasks are scheduled.
+        let alone = host.gates.alone(guest).await;
+        let work = work(host);
+        finish(tokio::spawn(async move {
+            let _alone = alone;
+            work.await
+        }))
+        .await
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Libvirt {
+    fn abilities(&self) -> Abilities {
+        let facts = self.host.known_facts();
+        let assumed = if self.host.hardware { Acceleration::Kvm } else { Acceleration::Tcg };
+        let acceleration = facts.as_ref().map_or(assumed, |facts| facts.acceleration);
+        let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
+        Abilities {
+            driver: "libvirt".to_owned(),
+            kinds: vec![GuestKind::Vm],
+            version: facts.map_or_else(|| "unknown".to_owned(), |facts| facts.version.clone()),
+            acceleration,
+            channel: true,
+            pause: true,
+            halt: true,
+            console: true,
+            snapshots: false,
+            adopt: true,
+            boots_in_flight_max: if acceleration == Acceleration::Kvm { cores.saturating_mul(4) } else { cores },
+        }
+    }
+
+    async fn inventory(&self) -> Result<Vec<Found>, HypervisorError> {
+        self.host.inventory().await
+    }
+
+    async fn start(&self, plan: &Plan) -> Result<Found, HypervisorError> {
+        let plan = plan.clone();
+        self.alone(plan.guest, |host| async move { create::start(&host, plan).await }).await
+    }
+
+    async fn destroy(&self, guest: GuestId) -> Result<(), HypervisorError> {
+        self.alone(guest, |host| async move { host.destroy(guest).await }).await
+    }
+
+    fn events(&self) -> broadcast::Receiver<GuestEvent> {
+        self.host.events.subscribe()
+    }
+    fn channel(&self) -> Option<&dyn Channel> {
+        Some(self)
+    }
+    fn pause(&self) -> Option<&dyn Pause> {
+        Some(self)
+    }
+    fn halt(&self) -> Option<&dyn Halt> {
+        Some(self)
+    }
+    fn console(&self) -> Option<&dyn Console> {
+        Some(self)
+    }
+    fn addresses(&self) -> Option<&dyn Addresses> {
+        Some(self)
+    }
+    fn adopt(&self) -> Option<&dyn Adopt> {
+        Some(self)
+    }
+    fn measure(&self) -> Option<&dyn Measure> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Channel for Libvirt {
+    async fn open(&self, guest: GuestId, within: Duration) -> Result<Arc<dyn Session>, HypervisorError> {
+        self.host.running(guest).await?;
+        let dial = UnixDial { path: self.host.places.channel(guest) };
+        let mut entropy = || self.host.clock.random();
+        match perigee_guest::Channel::open(&dial, &mut entropy, within, ChannelLimits::default()).await {
+            Ok(channel) => Ok(Arc::new(ChannelSession(channel))),
+            Err(ChannelError::NoAnswer { .. } | ChannelError::TimedOut { .. }) => {
+                // Perhaps it is not there any more.
+                self.host.running(guest).await?;
+                Err(HypervisorError::Silent(within))
+            }
+            Err(error) => Err(session::told(error)),
+        }
+    }
+}
+
+#[async_trait]
+impl Pause for Libvirt {
+    async fn pause(&self, guest: GuestId) -> Result<(), HypervisorError> {
+        self.alone(guest, |host| async move { host.set_paused(guest, true).await }).await
+    }
+    async fn resume(&self, guest: GuestId) -> Result<(), HypervisorError> {
+        self.alone(guest, |host| async move { host.set_paused(guest, false).await }).await
+    }
+}
+
+#[async_trait]
+impl Halt for Libvirt {
+    async fn halt(&self, guest: GuestId, grace: Duration) -> Result<Halted, HypervisorError> {
+        self.alone(guest, |host| async move { host.halt(guest, grace).await }).await
+    }
+}
+
+#[async_trait]
+impl Console for Libvirt {
+    async fn sit(&self, guest: GuestId, seat: Seat) -> Result<Box<dyn Stream>, HypervisorError> {
+        self.host.running(guest).await?;
+        let path = match seat {
+            Seat::Vnc => self.host.places.vnc(guest),
+            Seat::Serial => return Err(HypervisorError::BadPlan("it has no seat at its serial port".to_owned())),
+        };
+        match UnixStream::connect(&path).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(HypervisorError::BadPlan("it has no screen of ours".to_owned()))
+            }
+            Err(error) => Err(HypervisorError::Channel(format!("its screen: {error}"))),
+        }
+    }
+}
+
+#[async_trait]
+impl Addresses for Libvirt {
+    async fn addresses(&self, guest: GuestId) -> Result<Vec<IpAddr>, HypervisorError> {
+        let domain = self.host.running(guest).await?.domain;
+        let told = self.host.control.ask(async |libvirt| Ok(addresses(&libvirt, &domain).await)).await;
+        told.map_err(connections::Ask::told)
+    }
+}
+
+/// Each source may have nothing to say, or fail for reasons of its own.
+async fn addresses(libvirt: &Connection, domain: &Domain) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for source in [AddressSource::Lease, AddressSource::Agent, AddressSource::Arp] {
+        let cards = match libvirt.interfaces(domain, source).await {
+            Ok(cards) => cards,
+            Err(error) => {
+                tracing::debug!(domain = domain.name, ?source, %error, "no addresses");
+                continue;
+            }
+        };
+        for address in cards.into_iter().flat_map(|card| card.addresses) {
+            if !address.is_loopback() && !found.contains(&address) {
+                found.push(address);
+            }
+        }
+    }
+    found
+}
+
+#[async_trait]
+impl Adopt for Libvirt {
+    async fn adopt(&self, guest: GuestId, memo: &str) -> Result<Found, HypervisorError> {
+        let memo = memo.to_owned();
+        self.alone(guest, |host| async move { host.adopt(guest, &memo).await }).await
+    }
+    async fn release(&self, guest: GuestId) -> Result<(), HypervisorError> {
+        self.alone(guest, |host| async move { host.release(guest).await }).await
+    }
+}
+
+#[async_trait]
+impl Measure for Libvirt {
+    /// Foreign domains are told, too.
+    async fn usages(&self) -> Result<Vec<GuestUsage>, HypervisorError> {
+        let mut usages = self.domains.usages().await?;
+        let domains: Vec<_> = usages.iter().map(|usage| GuestId::new(usage.id)).collect();
+        let ours = self.host.ours_of(&domains).await?;
+        for usage in &mut usages {
+            usage.ours = ours.contains(&GuestId::new(usage.id));
+            if let Some(name) = usage.name.as_mut().filter(|_| usage.ours) {
+                *name = machine::guest_name(&self.host.instance, name);
+            }
+        }
+        Ok(usages)
+    }
+}

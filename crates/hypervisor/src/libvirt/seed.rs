@@ -1,0 +1,116 @@
+//! The NoCloud seed: a small disk labelled CIDATA with what cloud-init reads at first boot.
+//!
+//! Owns: its three files and the disk around them. The same inputs give the same bytes.
+//! Refuses: to look into the user's own user-data.
+//!
+//! Format: cloud-init, reference/datasources/nocloud; JSON is YAML.
+
+use crate::HypervisorError;
+use crate::work::{os, room_or_os};
+use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
+use std::fs::{self, File};
+use std::io::{self, Cursor, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Room for the file system itself and for small files.
+const LEAST_BYTES: usize = 1 << 20;
+const LABEL: [u8; 11] = *b"CIDATA     ";
+
+/// What a guest is told.
+#[derive(Clone, Debug)]
+pub struct Seed<'a> {
+    /// Another id makes cloud-init start anew.
+    pub instance_id: String,
+    /// The guest's host name.
+    pub hostname: &'a str,
+    /// Public keys of its first user.
+    pub ssh_keys: &'a [String],
+    /// The address of its card, when it has one.
+    pub mac: Option<String>,
+    /// As the user wrote it.
+    pub user_data: &'a [u8],
+}
+
+impl Seed<'_> {
+    fn files(&self) -> [(&'static str, Vec<u8>); 3] {
+        let meta = serde_json::json!({
+            "instance-id": self.instance_id, "local-hostname": self.hostname, "public-keys": self.ssh_keys,
+        });
+        let card = |mac: &String| serde_json::json!({ "lan": { "match": { "macaddress": mac }, "dhcp4": true } });
+        let cards = self.mac.as_ref().map_or_else(|| serde_json::json!({}), card);
+        let network = serde_json::json!({ "version": 2, "ethernets": cards });
+        [
+            ("meta-data", format!("{meta}\n").into_bytes()),
+            ("user-data", self.user_data.to_vec()),
+            ("network-config", format!("{network}\n").into_bytes()),
+        ]
+    }
+
+    /// The disk's bytes.
+    fn disk(&self) -> io::Result<Vec<u8>> {
+        let files = self.files();
+        let bytes: usize = files.iter().map(|(_, text)| text.len()).sum();
+        let mut disk = Cursor::new(vec![0; (LEAST_BYTES + bytes * 2).next_multiple_of(1 << 20)]);
+        let options = FormatVolumeOptions::new().volume_label(LABEL).volume_id(0);
+        fatfs::format_volume(&mut disk, options)?;
+        {
+            let system = FileSystem::new(&mut disk, FsOptions::new())?;
+            for (name, text) in files {
+                system.root_dir().create_file(name)?.write_all(&text)?;
+            }
+            if system.fat_type() == FatType::Fat32 {
+                return Err(io::Error::other("user-data is too large for a seed"));
+            }
+        }
+        Ok(disk.into_inner())
+    }
+
+    /// Writes the disk, whole or not at all; only its owner may read it. Blocks.
+    ///
+    /// # Errors
+    /// `NoRoom` on a full disk, `Os`.
+    pub fn write(&self, path: &Path) -> Result<(), HypervisorError> {
+        let doing = || format!("writing {}", path.display());
+        let bytes = self.disk().map_err(os(doing()))?;
+        let new = path.with_extension("new");
+        let mut options = File::options();
+        let written = options.create(true).truncate(true).write(true).mode(0o600).open(&new).and_then(|mut file| {
+            file.write_all(&bytes)?;
+            file.sync_all()
+        });
+        written.and_then(|()| fs::rename(&new, path)).map_err(room_or_os(doing()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    fn seed<'a>(keys: &'a [String], user_data: &'a [u8]) -> Seed<'a> {
+        let mac = Some("52:54:00:00:00:01".to_owned());
+        Seed { instance_id: "i-1".into(), hostname: "web-1", ssh_keys: keys, mac, user_data }
+    }
+
+    fn read(disk: &[u8], name: &str) -> Vec<u8> {
+        let system = FileSystem::new(Cursor::new(disk.to_vec()), FsOptions::new()).unwrap();
+        assert_eq!(system.volume_label_as_bytes(), b"CIDATA");
+        let mut text = Vec::new();
+        system.root_dir().open_file(name).unwrap().read_to_end(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn the_files_are_there_and_what_is_in_them_is_text() {
+        let keys = vec!["ssh-ed25519 AAAA \"quoted\": yes".to_owned()];
+        let user_data = b"#cloud-config\nruncmd: [true]\n".repeat(2000);
+        let disk = seed(&keys, &user_data).disk().unwrap();
+        assert_eq!(read(&disk, "user-data"), user_data);
+        let json = |name| serde_json::from_slice::<serde_json::Value>(&read(&disk, name)).unwrap();
+        assert_eq!(json("meta-data")["public-keys"][0], keys[0].as_str());
+        assert_eq!(json("meta-data")["local-hostname"], "web-1");
+        assert_eq!(json("network-config")["ethernets"]["lan"]["match"]["macaddress"], "52:54:00:00:00:01");
+        assert_eq!(disk, seed(&keys, &user_data).disk().unwrap(), "the same inputs, the same bytes");
+    }
+}

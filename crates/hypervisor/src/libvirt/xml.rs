@@ -1,0 +1,210 @@
+//! A machine's definition as libvirt's XML, written by a serializer.
+//!
+//! Owns: every element a guest is defined with. The same machine gives the same text.
+//! Refuses: XML from anybody else, and paths or names that were not looked at
+//! ([`super::machine::Machine`]).
+//!
+//! Format: libvirt, formatdomain.html.
+
+use super::facts::kind;
+use super::machine::{DirectBoot, Machine};
+use super::mark::PREFIX;
+use perigee_guest::protocol::PORT_NAME;
+use perigee_model::Acceleration;
+use quick_xml::Writer;
+use quick_xml::events::BytesText;
+use std::io;
+
+/// Between two reports of the guest's balloon, in seconds.
+const BALLOON_PERIOD: &str = "10";
+/// The port of QEMU's own guest agent, for guests that have it.
+const QEMU_AGENT: &str = "org.qemu.guest_agent.0";
+
+type Out = Writer<Vec<u8>>;
+
+/// The whole definition.
+pub fn definition(machine: &Machine) -> io::Result<String> {
+    let mut out = Writer::new_with_indent(Vec::new(), b' ', 1);
+    out.create_element("domain").with_attribute(("type", kind(machine.acceleration))).write_inner_content(|out| {
+        text(out, "name", &machine.domain)?;
+        text(out, "uuid", &machine.uuid.to_string())?;
+        text(out, "title", &machine.title)?;
+        if !machine.description.is_empty() {
+            text(out, "description", &machine.description)?;
+        }
+        out.create_element("metadata").write_inner_content(|out| machine.mark.write(out, Some(PREFIX)))?;
+        with_text(out, "memory", &[("unit", "KiB")], &machine.memory_kib.to_string())?;
+        text(out, "vcpu", &machine.cpus.to_string())?;
+        boot(out, machine)?;
+        features(out)?;
+        processor(out, machine)?;
+        clock(out, machine)?;
+        for (event, action) in [("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")] {
+            text(out, event, action)?;
+        }
+        out.create_element("devices").write_inner_content(|out| devices(out, machine))?;
+        Ok(())
+    })?;
+    String::from_utf8(out.into_inner()).map_err(io::Error::other)
+}
+
+fn boot(out: &mut Out, machine: &Machine) -> io::Result<()> {
+    let mut os = out.create_element("os");
+    if machine.uefi {
+        os = os.with_attribute(("firmware", "efi"));
+    }
+    os.write_inner_content(|out| {
+        with_text(out, "type", &[("arch", "x86_64"), ("machine", &machine.machine)], "hvm")?;
+        let Some(DirectBoot { kernel, initrd, options }) = &machine.kernel else { return Ok(()) };
+        text(out, "kernel", kernel)?;
+        if let Some(initrd) = initrd {
+            text(out, "initrd", initrd)?;
+        }
+        text(out, "cmdline", options)
+    })?;
+    Ok(())
+}
+
+fn features(out: &mut Out) -> io::Result<()> {
+    out.create_element("features").write_inner_content(|out| {
+        empty(out, "acpi", &[])?;
+        empty(out, "apic", &[])
+    })?;
+    Ok(())
+}
+
+/// One that another host can have, too: a guest that is moved keeps its processor.
+fn processor(out: &mut Out, machine: &Machine) -> io::Result<()> {
+    match machine.acceleration {
+        Acceleration::Kvm => empty(out, "cpu", &[("mode", "host-model"), ("check", "partial")]),
+        Acceleration::Tcg | Acceleration::Simulated => {
+            let cpu = [("mode", "custom"), ("match", "exact"), ("check", "none")];
+            out.create_element("cpu").with_attributes(cpu).write_inner_content(|out| {
+                with_text(out, "model", &[("fallback", "forbid")], &machine.emulated_model)
+            })?;
+            Ok(())
+        }
+    }
+}
+
+/// The emulated timer costs a KVM guest time; an emulated one finds out the speed of its clock by it.
+fn clock(out: &mut Out, machine: &Machine) -> io::Result<()> {
+    out.create_element("clock").with_attribute(("offset", "utc")).write_inner_content(|out| {
+        empty(out, "timer", &[("name", "rtc"), ("tickpolicy", "catchup")])?;
+        empty(out, "timer", &[("name", "pit"), ("tickpolicy", "delay")])?;
+        let hpet = if machine.acceleration == Acceleration::Kvm { "no" } else { "yes" };
+        empty(out, "timer", &[("name", "hpet"), ("present", hpet)])
+    })?;
+    Ok(())
+}
+
+fn devices(out: &mut Out, machine: &Machine) -> io::Result<()> {
+    let mut order = 1..;
+    let mut next = || order.next().unwrap_or(u8::MAX).to_string();
+    if let Some(path) = &machine.disk {
+        let boot = next();
+        let driver = [("name", "qemu"), ("type", "qcow2"), ("discard", "unmap")];
+        disk(out, "disk", path, &driver, ("vda", "virtio"), Some(&boot))?;
+    }
+    if let Some(path) = &machine.iso {
+        let boot = next();
+        disk(out, "cdrom", path, &[("name", "qemu"), ("type", "raw")], ("sda", "sata"), Some(&boot))?;
+    }
+    if let Some(path) = &machine.seed {
+        disk(out, "disk", path, &[("name", "qemu"), ("type", "raw")], ("vdb", "virtio"), None)?;
+    }
+    if let Some((network, mac)) = &machine.nic {
+        out.create_element("interface").with_attribute(("type", "network")).write_inner_content(|out| {
+            empty(out, "mac", &[("address", mac)])?;
+            empty(out, "source", &[("network", network)])?;
+            empty(out, "model", &[("type", "virtio")])
+        })?;
+    }
+    ports(out, machine)?;
+    screen(out, &machine.vnc)?;
+    if machine.tpm {
+        out.create_element("tpm")
+            .with_attribute(("model", "tpm-crb"))
+            .write_inner_content(|out| empty(out, "backend", &[("type", "emulator"), ("version", "2.0")]))?;
+    }
+    out.create_element("rng")
+        .with_attribute(("model", "virtio"))
+        .write_inner_content(|out| with_text(out, "backend", &[("model", "random")], "/dev/urandom"))?;
+    out.create_element("memballoon")
+        .with_attribute(("model", "virtio"))
+        .write_inner_content(|out| empty(out, "stats", &[("period", BALLOON_PERIOD)]))?;
+    Ok(())
+}
+
+fn disk(
+    out: &mut Out,
+    device: &str,
+    path: &str,
+    driver: &[(&str, &str)],
+    (target, bus): (&str, &str),
+    boot: Option<&str>,
+) -> io::Result<()> {
+    let attributes = [("type", "file"), ("device", device)];
+    out.create_element("disk").with_attributes(attributes).write_inner_content(|out| {
+        empty(out, "driver", driver)?;
+        empty(out, "source", &[("file", path)])?;
+        empty(out, "target", &[("dev", target), ("bus", bus)])?;
+        if device == "cdrom" || target == "vdb" {
+            empty(out, "readonly", &[])?;
+        }
+        boot.map_or(Ok(()), |order| empty(out, "boot", &[("order", order)]))
+    })?;
+    Ok(())
+}
+
+/// The serial port, the channel to perigee-guest and the one to QEMU's own agent.
+fn ports(out: &mut Out, machine: &Machine) -> io::Result<()> {
+    let unix = |out: &mut Out, element: &str, path: &str, target: &[(&str, &str)]| {
+        out.create_element(element).with_attribute(("type", "unix")).write_inner_content(|out| {
+            empty(out, "source", &[("mode", "bind"), ("path", path)])?;
+            empty(out, "target", target)
+        })?;
+        io::Result::Ok(())
+    };
+    unix(out, "serial", &machine.serial, &[("type", "isa-serial"), ("port", "0")])?;
+    unix(out, "channel", &machine.channel, &[("type", "virtio"), ("name", PORT_NAME)])?;
+    // libvirt chooses this one's socket: it alone uses it.
+    out.create_element("channel")
+        .with_attribute(("type", "unix"))
+        .write_inner_content(|out| empty(out, "target", &[("type", "virtio"), ("name", QEMU_AGENT)]))?;
+    Ok(())
+}
+
+fn screen(out: &mut Out, socket: &str) -> io::Result<()> {
+    empty(out, "input", &[("type", "tablet"), ("bus", "virtio")])?;
+    out.create_element("graphics")
+        .with_attribute(("type", "vnc"))
+        .write_inner_content(|out| empty(out, "listen", &[("type", "socket"), ("socket", socket)]))?;
+    out.create_element("video").write_inner_content(|out| empty(out, "model", &[("type", "vga")]))?;
+    Ok(())
+}
+
+fn text(out: &mut Out, name: &str, value: &str) -> io::Result<()> {
+    with_text(out, name, &[], value)
+}
+
+fn with_text(out: &mut Out, name: &str, attributes: &[(&str, &str)], value: &str) -> io::Result<()> {
+    let element = out.create_element(name).with_attributes(attributes.iter().copied());
+    element.write_text_content(BytesText::new(value))?;
+    Ok(())
+}
+
+fn empty(out: &mut Out, name: &str, attributes: &[(&str, &str)]) -> io::Result<()> {
+    out.create_element(name).with_attributes(attributes.iter().copied()).write_empty()?;
+    Ok(())
+}
+
+/// The hardware addresses in a definition of anybody's.
+pub fn hardware_addresses(definition: &str) -> Vec<String> {
+    let Ok(document) = roxmltree::Document::parse(definition) else { return Vec::new() };
+    let cards = document.descendants().filter(|node| node.has_tag_name("mac"));
+    cards.filter_map(|mac| mac.attribute("address")).map(str::to_ascii_lowercase).collect()
+}
+
+#[cfg(test)]
+mod tests;
