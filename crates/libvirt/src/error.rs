@@ -99,6 +99,7 @@ impl Error {
             | Self::NoRoute
             | Self::Authentication { .. }
             | Self::Deadline { .. }
+            | Self::NoRoute
             | Self::Broken(_)
             | Self::Arguments { .. }
             | Self::Reply { .. } => None,

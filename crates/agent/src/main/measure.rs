@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
+/// What tells of libvirt's domains.
+const LIBVIRT: &str = "libvirt";
 /// For libvirt's answer about all its domains.
 const LIBVIRT_WITHIN: Duration = Duration::from_secs(1);
 
@@ -56,8 +58,11 @@ impl About<'_> {
 
         let teller = |driver: &Arc<dyn Hypervisor>| (driver.abilities().driver, Teller::Driver(driver.clone()));
         let mut tellers: Vec<_> = drivers.iter().map(teller).collect();
-        let domains = Domains::behind(self.config.libvirt_sockets.clone(), LIBVIRT_WITHIN);
-        tellers.push(("libvirt".to_owned(), Teller::Other(Arc::new(domains))));
+        // A driver of libvirt's tells of its foreign domains, too.
+        if !tellers.iter().any(|(name, _)| name == LIBVIRT) {
+            let domains = Domains::behind(self.config.libvirt_sockets.clone(), LIBVIRT_WITHIN);
+            tellers.push((LIBVIRT.to_owned(), Teller::Other(Arc::new(domains))));
+        }
         let (runtime, clock) = (tokio::runtime::Handle::current(), self.clock.clone());
         let usages = |spool| Usages::new(runtime, clock, spool, tellers);
         let guests = self.stream(StreamName::Vm, self.config.guest_interval, guests, usages)?;

@@ -30,6 +30,7 @@ mod xml;
 pub use breaker::BreakerState;
 pub use connections::LibvirtHealth;
 pub use domains::Domains;
+pub use perigee_libvirt::Endpoint;
 
 use crate::cpu::{CPU_FLAGS, virtualisation};
 use crate::session::{self, ChannelSession};
@@ -43,7 +44,7 @@ use connections::Link;
 use host::Host;
 use perigee_clock::Clock;
 use perigee_guest::{ChannelError, ChannelLimits, UnixDial};
-use perigee_libvirt::{AddressSource, Connection, Domain, Endpoint, Wish};
+use perigee_libvirt::{AddressSource, Connection, Domain, Wish};
 use perigee_model::{Abilities, Acceleration, GuestId, GuestKind, InstanceId};
 use places::Places;
 use std::net::IpAddr;
