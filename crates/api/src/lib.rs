@@ -6,6 +6,7 @@
 //! Refuses: rules. Whether a request makes sense is `model`'s and `control`'s to say.
 #![forbid(unsafe_code)]
 
+pub mod console;
 pub mod event;
 pub mod execution;
 pub mod host;
@@ -19,6 +20,7 @@ pub mod stream;
 pub mod task;
 pub mod vm;
 
+pub use console::{ConsoleRequest, ConsoleSeat, ConsoleView};
 pub use event::EventView;
 pub use execution::{ExecuteRequest, ExecutionView};
 pub use host::{AbilitiesView, HostView, InventoryView, JoinTokenRequest, JoinTokenView, LoadView};

@@ -1,6 +1,7 @@
 //! `perigee vm …`: full virtual machines. Those of a host's own libvirt are listed with ours, and not
 //! touched unless they are taken over.
 
+mod console;
 mod create;
 mod line;
 
@@ -86,6 +87,11 @@ pub enum Verb {
         #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
         env: Vec<(String, String)>,
     },
+    /// Sit down at a virtual machine's serial port, or lead a VNC viewer to its screen
+    #[command(
+        after_help = "Example:\n  perigee vm console db\n  perigee vm console db --vnc 5901\n  printf 'reboot\\n' | perigee vm console db --linger 5s\n\nCtrl-] leaves. Whoever sat at the serial port before is sent away."
+    )]
+    Console(console::Options),
     /// Delete a virtual machine and its disk
     #[command(visible_alias = "rm", after_help = "Example:\n  perigee vm delete db --yes")]
     Delete {
@@ -214,6 +220,7 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
         Verb::Pause(which) => switch(session, which, Switch::Pause, "pausing").await,
         Verb::Resume(which) => switch(session, which, Switch::Resume, "resuming").await,
         Verb::Exec { name, command, env } => running::exec(session, Kind::Vm, &name, &command, env).await,
+        Verb::Console(options) => console::run(&options, session).await,
         Verb::Delete { name, yes, no_wait } => delete(session, &name, yes, no_wait).await,
         Verb::Adopt { name, called } => adopt(session, &name, called).await,
         Verb::Release { name } => release(session, &name).await,

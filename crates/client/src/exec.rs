@@ -1,7 +1,7 @@
 //! A command in a guest, live: the WebSocket of `perigee_api::stream`, as a sender and a receiver.
 
-use crate::call::{CONNECT, PATIENCE};
 use crate::sandbox::path;
+use crate::websocket::SILENCE_MAX;
 use crate::{Client, ClientError};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::{SplitSink, SplitStream};
@@ -9,15 +9,10 @@ use futures::{SinkExt, StreamExt};
 use perigee_api::ExecutionView;
 use perigee_api::stream::{ExecControl, ExecEvent, ExecOpen, STDERR, STDIN, STDOUT};
 use serde::Serialize;
-use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::http::Uri;
-use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Error, Message};
-use tokio_tungstenite::{WebSocketStream, client_async};
-
-/// The server pings every 20 s; after three missing pings nobody is there.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 
 /// What a command says.
 #[derive(Clone, Debug)]
@@ -52,32 +47,11 @@ impl Client {
     /// # Errors
     /// `Refused` when the guest cannot run it; else see [`ClientError`].
     pub async fn exec(&self, sandbox: &str, open: &ExecOpen) -> Result<(ExecSender, ExecReceiver), ClientError> {
-        let url = self.address.websocket(&path(sandbox, "/exec"));
-        let uri: Uri = url.parse().map_err(|_| ClientError::BadAnswer(format!("{url} is not a URL")))?;
-        let mut request = ClientRequestBuilder::new(uri).with_header("x-request-id", self.clock.uuid().to_string());
-        if let Some(token) = &self.token {
-            request = request.with_header("authorization", token.header());
-        }
-        let connected = timeout(CONNECT, TcpStream::connect(self.address.socket())).await;
-        let socket = connected.map_err(|_| self.timed_out(CONNECT))?.map_err(|e| self.unreachable(&e))?;
-        // Without it small output would wait for the acknowledgement of what went before.
-        socket.set_nodelay(true).map_err(|e| self.unreachable(&e))?;
-        let shaken = timeout(PATIENCE, client_async(request, socket)).await;
-        let (socket, _) = shaken.map_err(|_| self.timed_out(PATIENCE))?.map_err(|e| self.broken(e))?;
+        let socket = self.websocket(&path(sandbox, "/exec"), true).await?;
         let (sink, stream) = socket.split();
         let mut sender = ExecSender { sink, client: self.clone() };
         sender.text(open).await?;
         Ok((sender, ExecReceiver { stream, client: self.clone() }))
-    }
-
-    pub(crate) fn broken(&self, error: Error) -> ClientError {
-        match error {
-            Error::Http(answer) => {
-                let body = answer.body().as_deref().unwrap_or_default();
-                ClientError::refused(answer.status(), body)
-            }
-            other => self.unreachable(&other),
-        }
     }
 }
 
@@ -125,7 +99,7 @@ impl ExecReceiver {
             let message = match heard.map_err(|_| self.client.timed_out(SILENCE_MAX))? {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => return Err(self.client.broken(error)),
-                None => return Err(self.cut("the stream ended before the command did")),
+                None => return Err(self.client.cut("the stream ended before the command did")),
             };
             match message {
                 Message::Binary(bytes) => match bytes.first() {
@@ -137,15 +111,11 @@ impl ExecReceiver {
                 Message::Text(text) => return event(text.as_str()),
                 Message::Close(frame) => {
                     let why = frame.map(|f| f.reason.to_string()).unwrap_or_default();
-                    return Err(self.cut(&format!("the server closed the stream: {why}")));
+                    return Err(self.client.cut(&format!("the server closed the stream: {why}")));
                 }
                 Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
             }
         }
-    }
-
-    fn cut(&self, cause: &str) -> ClientError {
-        ClientError::Unreachable { address: self.client.address.to_string(), cause: cause.to_owned() }
     }
 }
 

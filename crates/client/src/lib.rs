@@ -9,6 +9,7 @@
 mod address;
 mod ask;
 mod call;
+mod console;
 mod error;
 mod event;
 mod exec;
@@ -23,9 +24,11 @@ mod query;
 mod sandbox;
 mod task;
 mod vm;
+mod websocket;
 
 pub use address::{Address, Token};
 pub use call::{Client, RawAnswer};
+pub use console::{ConsoleReceiver, ConsoleSender};
 pub use error::ClientError;
 pub use exec::{ExecMessage, ExecReceiver, ExecSender};
 pub use file::FileStream;

@@ -1,20 +1,15 @@
 //! Measurements: queries, names, and what changes live.
 
 use crate::address::encoded;
-use crate::call::{CONNECT, PATIENCE};
+use crate::websocket::SILENCE_MAX;
 use crate::{Client, ClientError};
 use futures::StreamExt;
 use perigee_api::live::LiveMessage;
 use perigee_api::prometheus::{MetadataAnswer, QueryAnswer, QueryData};
-use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::http::Uri;
-use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Message};
-use tokio_tungstenite::{WebSocketStream, client_async};
-
-/// The server pings every 20 s; after three missing pings nobody is there.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 
 /// A range of time in milliseconds since 1970.
 #[derive(Clone, Copy, Debug)]
@@ -71,16 +66,7 @@ impl Client {
     /// See [`ClientError`].
     pub async fn watch(&self, host: Option<&str>) -> Result<LiveReceiver, ClientError> {
         let path = host.map_or("/api/v1/live".to_owned(), |host| format!("/api/v1/live?host={}", encoded(host)));
-        let url = self.address.websocket(&path);
-        let uri: Uri = url.parse().map_err(|_| ClientError::BadAnswer(format!("{url} is not a URL")))?;
-        let mut request = ClientRequestBuilder::new(uri).with_header("x-request-id", self.clock.uuid().to_string());
-        if let Some(token) = &self.token {
-            request = request.with_header("authorization", token.header());
-        }
-        let connected = timeout(CONNECT, TcpStream::connect(self.address.socket())).await;
-        let socket = connected.map_err(|_| self.timed_out(CONNECT))?.map_err(|e| self.unreachable(&e))?;
-        let shaken = timeout(PATIENCE, client_async(request, socket)).await;
-        let (stream, _) = shaken.map_err(|_| self.timed_out(PATIENCE))?.map_err(|e| self.broken(e))?;
+        let stream = self.websocket(&path, true).await?;
         Ok(LiveReceiver { stream, client: self.clone() })
     }
 }

@@ -74,7 +74,7 @@ impl Control {
         Ok(key.as_ref().clone())
     }
 
-    fn new_secret(&self) -> Secret {
+    pub(crate) fn new_secret(&self) -> Secret {
         Secret(hex::encode(self.clock().random::<32>()))
     }
 

@@ -12,6 +12,7 @@
 //! only: the [`reconcile`] pass finds what is not yet as it should be and asks again.
 #![forbid(unsafe_code)]
 
+pub mod consoles;
 pub mod executions;
 pub mod guests;
 pub mod hosts;
@@ -60,6 +61,7 @@ struct Parts {
     shown: Notify,
     tasks_done: tasks::Waiters,
     report_rates: ingest::Rates,
+    tickets: consoles::Tickets,
 }
 
 impl Control {
@@ -88,6 +90,7 @@ impl Control {
             shown: Notify::new(),
             tasks_done: tasks::Waiters::default(),
             report_rates: ingest::Rates::default(),
+            tickets: consoles::Tickets::default(),
         })))
     }
 

@@ -96,6 +96,7 @@ impl Error {
         match self {
             Self::Libvirt { code, .. } => Some(*code),
             Self::Unreachable { .. }
+            | Self::NoRoute
             | Self::Authentication { .. }
             | Self::Deadline { .. }
             | Self::NoRoute

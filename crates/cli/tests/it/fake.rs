@@ -170,7 +170,13 @@ async fn answer(
     seen.lock().unwrap().push(here.clone());
     let reply = routes(&here);
     if let Some((key, upgrade)) = upgrade.filter(|_| reply.status == 101) {
-        tokio::spawn(async move { crate::exec::play(upgrade.await.unwrap()).await });
+        tokio::spawn(async move {
+            let upgraded = upgrade.await.unwrap();
+            match here.path.contains("/console?") {
+                true => crate::console::play(upgraded).await,
+                false => crate::exec::play(upgraded).await,
+            }
+        });
         let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
         let switching = Response::builder()
             .status(101)

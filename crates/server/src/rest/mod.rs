@@ -1,6 +1,7 @@
 //! REST `/api/v1`: one file per noun. Handlers are plain calls: authenticate, call one verb, shape
 //! the answer. The OpenAPI document is made from the same declarations.
 
+mod console;
 mod events;
 mod exec_stream;
 mod executions;
@@ -42,7 +43,7 @@ use refuse::Refused;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use tower_http::catch_panic::CatchPanicLayer;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -98,6 +99,7 @@ pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(vms::list, vms::create))
         .routes(routes!(vms::get, vms::update, vms::delete))
         .routes(routes!(vms::execute))
+        .routes(routes!(console::ticket, console::open))
         .routes(routes!(vms::start))
         .routes(routes!(vms::stop))
         .routes(routes!(vms::restart))
@@ -185,7 +187,11 @@ struct Bearer;
 impl Modify for Bearer {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
-        document.components.get_or_insert_default().add_security_scheme("bearer", SecurityScheme::Http(scheme));
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("bearer", SecurityScheme::Http(scheme));
+        // The one route that a browser opens without a header of its own (decision 0003).
+        let ticket = SecurityScheme::ApiKey(ApiKey::Query(ApiKeyValue::new("ticket")));
+        components.add_security_scheme("ticket", ticket);
         let needs = utoipa::openapi::security::SecurityRequirement::new::<_, _, String>("bearer", []);
         document.security = Some(vec![needs]);
     }

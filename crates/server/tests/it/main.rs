@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod conformance;
+mod console;
 mod hostile;
 mod idempotency;
 mod ingest;

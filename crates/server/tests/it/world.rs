@@ -110,7 +110,10 @@ fn image(clock: &Clock) -> Image {
 
 impl World {
     pub async fn new() -> Self {
-        let clock = Clock::real();
+        Self::at(Clock::real()).await
+    }
+
+    pub async fn at(clock: Clock) -> Self {
         let store = Arc::new(MemoryStore::new());
         let mut batch = Batch::default();
         batch.insert(Record::Image(image(&clock)));
