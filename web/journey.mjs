@@ -173,14 +173,14 @@ async function outages(page, host) {
   await picture("host-away");
   // Other screens show what is known, and a page that has to ask says that it got no answer.
   await page.getByRole("link", { name: "Hosts", exact: true }).first().click();
-  await page.getByRole("link", { name: host }).first().waitFor(WITHIN);
+  await page.getByRole("grid").getByRole("link", { name: host, exact: true }).first().waitFor(WITHIN);
   await away.waitFor(WITHIN);
   await picture("hosts-away");
   await please("start");
   await away.getByRole("button", { name: "Try now" }).click().catch(() => {}); // It may be back by itself already.
   await away.waitFor({ state: "detached", ...WITHIN });
   await isLive.waitFor(WITHIN);
-  await page.getByRole("link", { name: host }).first().click();
+  await page.getByRole("grid").getByRole("link", { name: host, exact: true }).first().click();
   const old = await value.textContent();
   await page.waitForFunction((old) => document.querySelector(".rec .ln em").textContent !== old, old, WITHIN);
   const errors = await page.locator("main [role=alert]").count();
