@@ -99,7 +99,6 @@ impl Error {
             | Self::NoRoute
             | Self::Authentication { .. }
             | Self::Deadline { .. }
-            | Self::NoRoute
             | Self::Broken(_)
             | Self::Arguments { .. }
             | Self::Reply { .. } => None,

@@ -306,3 +306,56 @@ impl Guest {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{HostId, Resources};
+
+    fn guest(generation: u64, acted: Option<(u128, u64, u64)>) -> Guest {
+        let name = Name::parse("g").unwrap();
+        Guest {
+            id: GuestId::new(Uuid::nil()),
+            name: name.clone(),
+            tenant: Tenant::first(),
+            owner: String::new(),
+            kind: GuestKind::Vm,
+            labels: Labels::new(),
+            spec: GuestSpec {
+                image: ImageId::new(Uuid::nil()),
+                image_name: name,
+                parts: Vec::new(),
+                resources: Resources { cpus: 1, memory_bytes: 1 << 30 },
+                env: BTreeMap::new(),
+                ttl_ms: None,
+                host_wanted: None,
+                vm: None,
+            },
+            desired: Desired {
+                generation,
+                host: Some(HostId::new(Uuid::nil())),
+                power: Power::Running,
+                expires_at: None,
+                restarts: 0,
+                grace_ms: 0,
+                release: false,
+            },
+            observed: None,
+            created_at: Timestamp::from_micros(0),
+            gone_at: None,
+            acted: acted.map(|(id, base, after)| TakenAct { id: Uuid::from_u128(id), base, after }),
+            revision: 1,
+        }
+    }
+
+    #[test]
+    fn acts_are_taken_once_and_only_while_nothing_else_was_asked_for() {
+        let allows = |guest: Guest, id, base| guest.allows_act(Uuid::from_u128(id), base);
+        assert!(allows(guest(5, None), 1, 5));
+        assert!(!allows(guest(6, None), 1, 5), "something else was asked for");
+        assert!(!allows(guest(6, Some((1, 5, 6))), 1, 5), "taken before");
+        assert!(allows(guest(6, Some((1, 5, 6))), 2, 5), "the next of the same absence");
+        assert!(!allows(guest(7, Some((1, 5, 6))), 2, 5), "something else came between them");
+        assert!(allows(guest(7, Some((1, 5, 6))), 2, 7), "the host had heard of it");
+    }
+}

@@ -11,6 +11,7 @@ mod guests;
 mod identity;
 mod plane;
 mod simulated;
+mod vms;
 
 use async_trait::async_trait;
 use fake::Fake;

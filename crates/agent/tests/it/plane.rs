@@ -141,6 +141,7 @@ impl Plane {
     fn hear(&self, message: FromAgent) {
         match message {
             FromAgent::Hello(_) | FromAgent::Heartbeat { .. } => {}
+            FromAgent::Intent(intent) => drop(self.send(FromServer::IntentTaken { intent: intent.id })),
             FromAgent::Guest(report) => self.hear_guest(report),
             FromAgent::Execution(report) => {
                 let Some(end) = report.end else { return };

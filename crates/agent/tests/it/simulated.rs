@@ -8,7 +8,7 @@ use std::time::Duration;
 /// What outlives the agent.
 #[derive(Clone, Default)]
 pub struct Machine {
-    host: SimulatedHost,
+    pub host: SimulatedHost,
     knobs: Arc<Knobs>,
 }
 

@@ -1,0 +1,141 @@
+//! Full VMs: their switch, their restart policy, and a host that is switched off.
+
+use crate::simulated::Machine;
+use crate::*;
+use std::time::Duration;
+
+fn machine() -> (Machine, Rig) {
+    let machine = Machine::default();
+    let rig = Rig { simulated: Some(machine.clone()), ..Rig::new() };
+    (machine, rig)
+}
+
+fn vm(n: u128, change: impl FnOnce(&mut VmSpec)) -> DesiredGuest {
+    let mut order = wanted(guest_id(n), 1, Power::Running);
+    order.kind = GuestKind::Vm;
+    let mut spec = VmSpec {
+        description: String::new(),
+        disk_bytes: None,
+        network: None,
+        mac: Mac::from_bits(1),
+        ssh_keys: Vec::new(),
+        firmware: Firmware::Bios,
+        tpm: false,
+        restart: RestartPolicy::OnFailure,
+        start_order: 0,
+        adopted: false,
+    };
+    change(&mut spec);
+    order.spec.vm = Some(spec);
+    // The simulated guests' boot image has our own initial RAM file system.
+    let digest = Digest::parse(&"0".repeat(64)).unwrap();
+    order.spec.parts = vec![Part { role: PartRole::Initrd, digest, bytes: 1 }];
+    order
+}
+
+fn switched(order: &DesiredGuest, switch: Switch) -> DesiredGuest {
+    let mut next = order.clone();
+    switch.apply(&mut next.desired);
+    next
+}
+
+fn living(machine: &Machine, id: GuestId) -> bool {
+    machine.host.guests().iter().any(|found| found.guest == id && found.alive)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_switch_goes_all_ways() {
+    let (machine, rig) = machine();
+    let _agent = rig.start();
+    let order = vm(1, |_| {});
+    let id = order.id;
+    rig.plane.until("a link", |s| !s.hellos.is_empty()).await;
+    rig.plane.want(order.clone());
+    rig.plane.until_phase(id, Phase::Running).await;
+    let paused = switched(&order, Switch::Pause);
+    rig.plane.want(paused.clone());
+    rig.plane.until_phase(id, Phase::Paused).await;
+    assert!(machine.host.guests()[0].paused);
+    let resumed = switched(&paused, Switch::Resume);
+    rig.plane.want(resumed.clone());
+    rig.plane.until_phase(id, Phase::Running).await;
+    let restarted = switched(&resumed, Switch::Restart { grace_ms: 0 });
+    rig.plane.want(restarted.clone());
+    rig.plane.until("a restart", |s| s.observed[&id].restarts == 1 && s.observed[&id].phase == Phase::Running).await;
+    let stopped = switched(&restarted, Switch::Stop { grace_ms: 1000 });
+    rig.plane.want(stopped.clone());
+    rig.plane.until_phase(id, Phase::Stopped).await;
+    assert!(!living(&machine, id) && machine.host.guests().len() == 1, "what it is started from stays");
+    let started = switched(&stopped, Switch::Start);
+    rig.plane.want(started.clone());
+    rig.plane.until_phase(id, Phase::Running).await;
+    assert_eq!(machine.host.vmm_starts()[&id], 3);
+    let mut absent = started.clone();
+    (absent.desired.generation, absent.desired.power) = (99, Power::Absent);
+    rig.plane.want(absent);
+    rig.plane.until_phase(id, Phase::Gone).await;
+    assert!(machine.host.guests().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_ends_by_itself_is_started_again_or_not() {
+    let (machine, rig) = machine();
+    let _agent = rig.start();
+    let (again, never) = (vm(1, |_| {}), vm(2, |spec| spec.restart = RestartPolicy::Never));
+    rig.plane.until("a link", |s| !s.hellos.is_empty()).await;
+    for order in [&again, &never] {
+        rig.plane.want(order.clone());
+        rig.plane.until_phase(order.id, Phase::Running).await;
+    }
+    for _ in 0..3 {
+        assert!(machine.host.kill(again.id));
+        rig.plane.until("its fall", |s| s.observed[&again.id].phase != Phase::Running).await;
+        rig.plane.until_phase(again.id, Phase::Running).await;
+    }
+    assert_eq!(machine.host.vmm_starts()[&again.id], 4);
+    assert!(machine.host.kill(never.id));
+    rig.plane.until_phase(never.id, Phase::Failed).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(machine.host.vmm_starts()[&never.id], 1, "it stays as it is");
+    let problem = rig.plane.with(|s| s.observed[&never.id].problem.clone().unwrap());
+    assert!(problem.text.contains("SIGKILL"), "{problem:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_was_switched_off_brings_its_guests_up_in_their_order() {
+    let (machine, rig) = machine();
+    let agent = rig.start();
+    rig.plane.until("a link", |s| !s.hellos.is_empty()).await;
+    // The order is not that of their ids.
+    let orders: Vec<DesiredGuest> =
+        [(1, 3), (2, 1), (3, 2)].into_iter().map(|(n, order)| vm(n, |spec| spec.start_order = order)).collect();
+    let stopped = vm(4, |_| {});
+    for order in orders.iter().chain([&stopped]) {
+        rig.plane.want(order.clone());
+        rig.plane.until_phase(order.id, Phase::Running).await;
+    }
+    rig.plane.want(switched(&stopped, Switch::Stop { grace_ms: 0 }));
+    rig.plane.until_phase(stopped.id, Phase::Stopped).await;
+
+    rig.plane.cut();
+    rig.crash(agent).await;
+    orders.iter().for_each(|order| assert!(machine.host.kill(order.id)));
+    let before = rig.plane.with(|s| {
+        s.up = true;
+        s.story.len()
+    });
+    let _agent = rig.start();
+    rig.plane
+        .until("all of them up", |s| {
+            let up = |order: &DesiredGuest| s.story[before..].contains(&(order.id, Phase::Running));
+            orders.iter().all(up)
+        })
+        .await;
+    let story = rig.plane.with(|s| s.story[before..].to_vec());
+    let ran: Vec<GuestId> = story.iter().filter(|(_, phase)| *phase == Phase::Running).map(|(id, _)| *id).collect();
+    let booted = |id| story.iter().position(|told| *told == (id, Phase::Booting)).unwrap();
+    let up = |id| story.iter().position(|told| *told == (id, Phase::Running)).unwrap();
+    assert_eq!(ran, [guest_id(2), guest_id(3), guest_id(1)]);
+    assert!(up(guest_id(2)) < booted(guest_id(3)) && up(guest_id(3)) < booted(guest_id(1)), "{story:?}");
+    assert!(!living(&machine, stopped.id), "who was stopped stays stopped");
+}
