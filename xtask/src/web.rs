@@ -20,7 +20,7 @@ pub fn test() -> Result<()> {
 /// What perigeed embeds, made anew where a source is newer.
 pub fn build() -> Result<()> {
     let dist = folder().join("dist/index.html");
-    let sources = ["src", "public", "index.html", "package-lock.json", "pack.mjs", "vite.config.ts"];
+    let sources = ["src", "public", "index.html", "package-lock.json", "pack.mjs", "vite.config.ts", "policy.ts"];
     let newest = sources.iter().filter_map(|name| newest(&folder().join(name))).max();
     if changed(&dist).is_some_and(|built| newest.is_some_and(|source| source <= built)) {
         return Ok(());

@@ -18,7 +18,7 @@ use perigee_model::execution::Command;
 use perigee_model::guest::Problem;
 use perigee_model::{
     Desired, ExecutionId, GuestId, GuestKind, GuestSpec, HostId, ImageId, Inventory, Name, Observed, Outcome, Part,
-    RunId, Timestamp,
+    RunId, Seat, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -297,19 +297,27 @@ pub enum Purpose {
         /// Which.
         execution: ExecutionId,
     },
+    /// Sit at a guest until either side leaves.
+    /// In: `Data`, `End` = leaves. Out: `Started` when it is open, `Data`, then `End` when the guest ended it.
+    Console {
+        /// Which guest.
+        guest: GuestId,
+        /// Where.
+        seat: Seat,
+    },
 }
 
 /// One frame of a tunnel. At most 64 KiB of bytes in each. `Failed` ends it from either side.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TunnelFrame {
-    /// Bytes of a file or of standard input.
+    /// Bytes of a file, of standard input or of a console.
     Data(#[serde(serialize_with = "base64_bytes::serialize", deserialize_with = "base64_bytes::tunnel")] Vec<u8>),
     /// Bytes of standard output.
     Stdout(#[serde(serialize_with = "base64_bytes::serialize", deserialize_with = "base64_bytes::tunnel")] Vec<u8>),
     /// Bytes of standard error.
     Stderr(#[serde(serialize_with = "base64_bytes::serialize", deserialize_with = "base64_bytes::tunnel")] Vec<u8>),
-    /// The command started in the guest.
+    /// The command started in the guest; the console is open.
     Started,
     /// The sender's side is complete.
     End,

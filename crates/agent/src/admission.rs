@@ -4,7 +4,7 @@
 //! served; who waits can tell how many are before it.
 //! Refuses: priorities, and knowing what a boot is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
@@ -20,20 +20,26 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    in_flight: u32,
+    in_flight: BTreeMap<u32, u32>,
     next: u64,
-    waiting: BTreeSet<u64>,
+    waiting: BTreeSet<(u32, u64)>,
+}
+
+impl State {
+    fn all_in_flight(&self) -> u32 {
+        self.in_flight.values().sum()
+    }
 }
 
 /// A place in the queue; leaving it is dropping this.
 pub struct Ticket {
     admission: Admission,
-    number: u64,
+    place: (u32, u64),
     changed: watch::Receiver<u64>,
 }
 
 /// The right to boot; given back by dropping it.
-pub struct Slot(Admission);
+pub struct Slot(Admission, u32);
 
 impl Admission {
     /// At most so many at once.
@@ -49,27 +55,28 @@ impl Admission {
         self.0.changed.send_modify(|n| *n += 1);
     }
 
-    /// Joins the end of the queue.
-    pub fn join(&self) -> Ticket {
+    /// Joins the end of the queue of this order. No slot is given to an order while a lower one
+    /// waits or boots: what comes up first when a host is switched on is up first.
+    pub fn join(&self, order: u32) -> Ticket {
         let changed = self.0.changed.subscribe();
-        let number = self.with(|s| {
+        let place = self.with(|s| {
             s.next += 1;
-            s.waiting.insert(s.next);
-            s.next
+            s.waiting.insert((order, s.next));
+            (order, s.next)
         });
-        Ticket { admission: self.clone(), number, changed }
+        Ticket { admission: self.clone(), place, changed }
     }
 
     /// A slot for a guest that boots already: an adopted one. May go beyond the bound, never
     /// beyond what the previous agent had allowed.
     pub fn take_over(&self) -> Slot {
-        self.with(|s| s.in_flight += 1);
-        Slot(self.clone())
+        self.with(|s| *s.in_flight.entry(0).or_default() += 1);
+        Slot(self.clone(), 0)
     }
 
     /// Boots in flight now.
     pub fn in_flight(&self) -> u32 {
-        self.with(|s| s.in_flight)
+        self.with(|s| s.all_in_flight())
     }
 }
 
@@ -79,21 +86,23 @@ impl Ticket {
         self.changed.mark_unchanged();
         let most = self.admission.0.most;
         let taken = self.admission.with(|s| {
-            let turn = s.in_flight < most && s.waiting.first() == Some(&self.number);
+            let (order, _) = self.place;
+            let lower_boots = s.in_flight.range(..order).any(|(_, boots)| *boots > 0);
+            let turn = s.all_in_flight() < most && !lower_boots && s.waiting.first() == Some(&self.place);
             if turn {
-                s.waiting.remove(&self.number);
-                s.in_flight += 1;
+                s.waiting.remove(&self.place);
+                *s.in_flight.entry(order).or_default() += 1;
             }
             turn
         });
         taken.then(|| {
             self.admission.tell();
-            Slot(self.admission.clone())
+            Slot(self.admission.clone(), self.place.0)
         })
     }
     /// How many are before this one.
     pub fn before(&self) -> usize {
-        self.admission.with(|s| s.waiting.range(..self.number).count())
+        self.admission.with(|s| s.waiting.range(..self.place).count())
     }
     /// Resolves when it is worth looking again. May be dropped at any time.
     pub async fn changed(&mut self) {
@@ -105,7 +114,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.admission.with(|s| s.waiting.remove(&self.number)) {
+        if self.admission.with(|s| s.waiting.remove(&self.place)) {
             self.admission.tell();
         }
     }
@@ -113,7 +122,12 @@ impl Drop for Ticket {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.with(|s| s.in_flight -= 1);
+        self.0.with(|s| {
+            if let Some(boots) = s.in_flight.get_mut(&self.1) {
+                *boots -= 1;
+            }
+            s.in_flight.retain(|_, boots| *boots > 0);
+        });
         self.0.tell();
     }
 }
@@ -125,7 +139,7 @@ mod tests {
     #[test]
     fn slots_go_in_the_order_of_asking() {
         let admission = Admission::new(2);
-        let mut tickets: Vec<_> = (0..4).map(|_| admission.join()).collect();
+        let mut tickets: Vec<_> = (0..4).map(|_| admission.join(0)).collect();
         assert!(tickets[1].try_take().is_none(), "the first is before it");
         let first = tickets[0].try_take().unwrap();
         let _second = tickets[1].try_take().unwrap();
@@ -136,5 +150,17 @@ mod tests {
         drop(tickets.remove(2));
         assert!(tickets[2].try_take().is_some(), "who left does not block the queue");
         assert_eq!(admission.in_flight(), 1, "the slot above was dropped at once");
+    }
+
+    #[test]
+    fn a_lower_order_is_up_before_a_higher_one_boots() {
+        let admission = Admission::new(2);
+        let (mut late, mut early) = (admission.join(5), admission.join(1));
+        assert!(late.try_take().is_none(), "a lower order waits");
+        let boots = early.try_take().unwrap();
+        assert!(late.try_take().is_none(), "a lower order boots, though a slot is free");
+        assert!(admission.join(0).try_take().is_some(), "one that is asked for now does not wait for either");
+        drop(boots);
+        assert!(late.try_take().is_some());
     }
 }

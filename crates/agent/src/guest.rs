@@ -3,7 +3,7 @@
 //! Owns: what the agent knows about a guest (its document), the order of its effects, its session,
 //! and what is reported about it.
 //! Refuses: orders of an older generation or reign, two effects on one guest at once, and a restart
-//! nobody asked for.
+//! that neither its owner nor its policy asked for.
 //!
 //! ```text
 //!  desired ──mailbox──▶ actor ──journal──▶ effect on the hypervisor ──journal──▶ report ──▶ outbox
@@ -11,15 +11,18 @@
 //! ```
 
 mod actor;
+mod addresses;
 mod boot;
+mod memo;
+mod power;
 mod step;
 
 pub(crate) use actor::Actor;
 
 use crate::world::World;
 use perigee_agent_api::{DesiredGuest, GuestReport};
-use perigee_hypervisor::Session;
-use perigee_model::{GuestId, Observed, Phase, Timestamp};
+use perigee_hypervisor::{Found, Session};
+use perigee_model::{GuestId, GuestKind, Observed, PartRole, Phase, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, watch};
@@ -41,6 +44,12 @@ pub(crate) struct Document {
     pub observed: Observed,
     /// The boot in flight uses the slow clock.
     pub steady: bool,
+    /// Times in a row that it ended by itself and was started again.
+    #[serde(default)]
+    pub falls: u32,
+    /// Its driver was told that it is ours now; of guests that were here before us.
+    #[serde(default)]
+    pub taken_over: bool,
 }
 
 impl Document {
@@ -66,12 +75,18 @@ impl Document {
             booted: None,
             addresses: Vec::new(),
         };
-        Self { epoch, order, observed, steady: false }
+        Self { epoch, order, observed, steady: false, falls: 0, taken_over: false }
     }
     /// As found by a new life of the agent.
     pub(crate) fn inherited(mut self) -> Self {
         self.observed.sequence += SEQUENCE_GAP;
         self
+    }
+    /// Whether `perigee-guest` is in it: sandboxes have it always, VMs by an image that boots our
+    /// own initial RAM file system.
+    pub(crate) fn speaks(&self) -> bool {
+        let ours = |part: &perigee_model::Part| part.role == PartRole::Initrd;
+        self.order.kind == GuestKind::Sandbox || self.order.spec.parts.iter().any(ours)
     }
     pub(crate) fn id(&self) -> GuestId {
         self.order.id
@@ -98,24 +113,44 @@ pub(crate) enum Reach {
     Down,
 }
 
+/// How a guest's VMM ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Fall {
+    /// For the log and the user.
+    pub text: String,
+    /// The guest turned itself off.
+    pub clean: bool,
+}
+
+impl Fall {
+    /// Nobody saw how.
+    pub(crate) fn unseen(text: &str) -> Self {
+        Self { text: text.to_owned(), clean: false }
+    }
+}
+
 #[derive(Default)]
 struct Mail {
     order: Option<(u64, DesiredGuest)>,
-    ended: Option<String>,
+    ended: Option<Fall>,
+    look: bool,
     forget: bool,
 }
 
 /// What others hold of a guest: its mailbox and its session.
 pub(crate) struct Handle {
     mail: Mutex<Mail>,
+    known: Mutex<(bool, bool)>,
+    /// Place of its driver among the host's.
+    pub(crate) driver: usize,
     wake: Notify,
     reach: watch::Sender<Reach>,
 }
 
 impl Handle {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(driver: usize) -> Arc<Self> {
         let reach = watch::Sender::new(Reach::Soon);
-        Arc::new(Self { mail: Mutex::default(), wake: Notify::new(), reach })
+        Arc::new(Self { mail: Mutex::default(), known: Mutex::default(), driver, wake: Notify::new(), reach })
     }
 
     fn put(&self, change: impl FnOnce(&mut Mail)) {
@@ -136,8 +171,20 @@ impl Handle {
         });
     }
     /// The VMM may have ended.
-    pub(crate) fn ended(&self, text: String) {
-        self.put(|mail| mail.ended = Some(text));
+    pub(crate) fn ended(&self, fall: Fall) {
+        self.put(|mail| mail.ended = Some(fall));
+    }
+    /// What its actor goes by: its VMM lives, its CPUs are stopped.
+    fn know(&self, alive: bool, paused: bool) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = (alive, paused);
+    }
+    /// Whether that is what was found.
+    pub(crate) fn is_as_found(&self, found: &Found) -> bool {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) == (found.alive, found.paused)
+    }
+    /// Something about it may not be as it was.
+    pub(crate) fn look(&self) {
+        self.put(|mail| mail.look = true);
     }
     /// The control plane knows nothing of it; when it is gone its document may go.
     pub(crate) fn forget(&self) {
@@ -149,15 +196,19 @@ impl Handle {
     }
 }
 
-/// Starts the actor of a guest.
-pub(crate) fn spawn(world: &Arc<World>, document: Document, alive: bool, known: bool) -> Arc<Handle> {
-    let handle = Handle::new();
+/// Makes the actor of a guest, which does nothing yet.
+pub(crate) fn make(world: &Arc<World>, document: Document, found: Option<&Found>) -> Actor {
+    let handle = Handle::new(world.driver_place(document.order.kind));
     // Nobody would ever open the channel of a guest that ended in an earlier life of the agent.
-    if !alive && document.is_over() {
+    if !found.is_some_and(|f| f.alive) && document.is_over() {
         handle.reach.send_replace(Reach::Down);
     }
     world.guests.insert(document.id(), handle.clone());
-    let actor = Actor::new(world.clone(), handle.clone(), document, alive);
-    world.nursery.spawn(actor.run(known));
-    handle
+    Actor::new(world.clone(), handle, document, found)
+}
+
+/// Starts the actor of a guest nobody has heard of here.
+pub(crate) fn spawn(world: &Arc<World>, document: Document, found: Option<&Found>) {
+    let actor = make(world, document, found);
+    world.nursery.spawn(actor.run(false));
 }

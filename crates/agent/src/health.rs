@@ -48,8 +48,8 @@ impl Health {
         self.unknown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn set_unknown_guests(&self, guests: BTreeSet<GuestId>) {
-        *self.unknown.lock().unwrap_or_else(PoisonError::into_inner) = guests;
+    pub(crate) fn add_unknown_guests(&self, guests: BTreeSet<GuestId>) {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner).extend(guests);
     }
     pub(crate) fn take_unknown_guest(&self, guest: GuestId) -> bool {
         self.unknown.lock().unwrap_or_else(PoisonError::into_inner).remove(&guest)

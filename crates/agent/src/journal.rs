@@ -74,6 +74,12 @@ pub trait Journal: Send + Sync {
     /// # Errors
     /// `Os`, `BadName`.
     async fn remove(&self, shelf: &str, key: &str) -> Result<(), JournalError>;
+    /// Takes one that cannot be read off its shelf, and keeps its bytes for people. Fine when there
+    /// is none.
+    ///
+    /// # Errors
+    /// `Os`, `BadName`.
+    async fn set_aside(&self, shelf: &str, key: &str) -> Result<(), JournalError>;
 }
 
 /// Writes a value as a document.
@@ -209,6 +215,14 @@ impl Journal for DirJournal {
             _ => Ok(()),
         }
     }
+
+    async fn set_aside(&self, shelf: &str, key: &str) -> Result<(), JournalError> {
+        let path = self.path(shelf, key)?;
+        match std::fs::rename(&path, path.with_extension("damaged")) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(os("set aside", shelf, key)(e)),
+            _ => Ok(()),
+        }
+    }
 }
 
 type Documents = BTreeMap<(String, String), Vec<u8>>;
@@ -251,6 +265,9 @@ impl Journal for MemoryJournal {
         self.with(|d| d.remove(&(shelf.to_owned(), key.to_owned())));
         Ok(())
     }
+    async fn set_aside(&self, shelf: &str, key: &str) -> Result<(), JournalError> {
+        self.remove(shelf, key).await
+    }
 }
 
 #[cfg(test)]
@@ -268,6 +285,11 @@ mod tests {
         journal.remove("guests", "a").await.unwrap();
         journal.remove("guests", "a").await.unwrap();
         assert_eq!(journal.list("guests").await.unwrap(), ["b"]);
+        journal.set_aside("guests", "b").await.unwrap();
+        journal.set_aside("guests", "b").await.unwrap();
+        assert_eq!(journal.list("guests").await.unwrap(), Vec::<String>::new());
+        journal.put("guests", "b", b"4".to_vec(), Keep::Process).await.unwrap();
+        assert_eq!(journal.get("guests", "b").await.unwrap(), Some(b"4".to_vec()), "another takes its place");
         for bad in ["", "..", "a/b", "A"] {
             assert!(matches!(journal.put("guests", bad, Vec::new(), Keep::Process).await, Err(JournalError::BadName)));
         }

@@ -28,6 +28,7 @@ mod guest;
 pub mod health;
 pub mod home;
 pub mod identity;
+mod inherit;
 pub mod journal;
 mod link;
 mod nursery;

@@ -2,8 +2,9 @@
 //!
 //! Owns: opening what the control plane asked for, and what flows through it. Refuses: more than
 //! `TUNNELS_PER_HOST_MAX` at once, and any path that is not absolute and bounded. A tunnel's end
-//! never ends an execution.
+//! never ends an execution; it does end a console.
 
+mod console;
 mod file;
 
 use crate::execution;
@@ -65,6 +66,7 @@ pub(crate) fn open(world: &Arc<World>, tunnels: &Tunnels, id: TunnelId, purpose:
             Purpose::ReadOutput { execution } => {
                 let _ = execution::read_output(&world, execution, false, &tunnel.tx).await;
             }
+            Purpose::Console { guest, seat } => console::sit(&world, guest, seat, tunnel).await,
         }
     });
 }

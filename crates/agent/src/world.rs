@@ -13,8 +13,8 @@ use crate::spool::Spool;
 use crate::uplink::Uplink;
 use perigee_agent_api::DesiredGuest;
 use perigee_clock::Clock;
-use perigee_hypervisor::Hypervisor;
-use perigee_model::{GuestId, HostId, Inventory, RunId, Timestamp};
+use perigee_hypervisor::{Found, Hypervisor};
+use perigee_model::{GuestId, GuestKind, HostId, Inventory, RunId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,7 +27,9 @@ pub(crate) struct World {
     pub host: HostId,
     pub run: RunId,
     pub clock: Clock,
-    pub hypervisor: Arc<dyn Hypervisor>,
+    /// What runs guests here; the first is always here, the others' daemons may be away.
+    pub drivers: Vec<Arc<dyn Hypervisor>>,
+    pub held: Held,
     pub journal: Arc<dyn Journal>,
     pub spool: Arc<dyn Spool>,
     pub uplink: Arc<dyn Uplink>,
@@ -44,6 +46,16 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// What runs guests of this kind. A host without such a driver is never given such a guest; the
+    /// first driver refuses it in words if it is all the same.
+    pub fn driver(&self, kind: GuestKind) -> Arc<dyn Hypervisor> {
+        self.drivers[self.driver_place(kind)].clone()
+    }
+    /// Its place among the drivers.
+    pub fn driver_place(&self, kind: GuestKind) -> usize {
+        self.drivers.iter().position(|d| d.abilities().kinds.contains(&kind)).unwrap_or(0)
+    }
+
     /// Sleeps until a wall-clock time, at most `most`; for ever without one. May be dropped.
     pub async fn sleep_until(&self, until: Option<Timestamp>, most: Duration) {
         match until {
@@ -58,14 +70,16 @@ impl World {
             warn!(guest = %order.id, "an order for another host was refused");
             return;
         }
+        let Some(order) = self.held.pass(self.driver_place(order.kind), order, epoch) else { return };
         match self.guests.get(order.id) {
             Some(handle) => handle.order(order, epoch),
             // A late copy of an order for a guest whose end was reported and taken.
             None if self.guests.was_erased(&order) => {}
             None => {
+                let found = Found::living(order.id, None);
                 let alive = self.health.take_unknown_guest(order.id);
                 let document = Document::new(order, epoch, self.clock.now());
-                guest::spawn(self, document, alive, false);
+                guest::spawn(self, document, Some(&found).filter(|_| alive));
             }
         }
     }
@@ -81,6 +95,38 @@ impl World {
                 handle.forget();
             }
         }
+    }
+}
+
+/// The newest order of each guest, with its reign.
+type Orders = BTreeMap<GuestId, (u64, DesiredGuest)>;
+
+/// Orders for guests of drivers that have not told yet what lives here: nothing is done to those.
+#[derive(Default)]
+pub(crate) struct Held(Mutex<BTreeMap<usize, Orders>>);
+
+impl Held {
+    fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<usize, Orders>) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+    /// From now on orders for this driver's guests are held.
+    pub fn close(&self, driver: usize) {
+        self.with(|held| held.insert(driver, BTreeMap::new()));
+    }
+    /// What was held; from now on orders pass.
+    pub fn open(&self, driver: usize) -> Vec<(u64, DesiredGuest)> {
+        self.with(|held| held.remove(&driver).unwrap_or_default().into_values().collect())
+    }
+    /// The order back, unless it is held; of several the newest is.
+    fn pass(&self, driver: usize, order: DesiredGuest, epoch: u64) -> Option<DesiredGuest> {
+        self.with(|held| {
+            let Some(kept) = held.get_mut(&driver) else { return Some(order) };
+            let older = |(e, o): &(u64, DesiredGuest)| (o.desired.generation, *e) <= (order.desired.generation, epoch);
+            if kept.get(&order.id).is_none_or(older) {
+                kept.insert(order.id, (epoch, order));
+            }
+            None
+        })
     }
 }
 

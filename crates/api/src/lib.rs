@@ -30,7 +30,7 @@ pub use ingest::{
 pub use problem::{FieldFault, ProblemDocument};
 pub use sandbox::{SandboxPatch, SandboxRequest, SandboxView};
 pub use task::TaskView;
-pub use vm::ForeignVmView;
+pub use vm::{AdoptRequest, ForeignVmView, HostReason, StopRequest, VmPart, VmPatch, VmPlanView, VmRequest, VmView};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

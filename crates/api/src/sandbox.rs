@@ -64,6 +64,7 @@ pub struct SandboxView {
     /// Who made it.
     pub owner: String,
     /// `pending`, `waiting`, `starting`, `running`, `stopping`, `stopped`, `failed`, `deleting`,
+    /// `suspended` (paused),
     /// `deleted`, or `unknown` when its host is not connected.
     pub status: String,
     /// For people: what it waits for.

@@ -86,7 +86,10 @@ async fn exists(client: &Client, kind: Kind, text: &str) -> Result<(), ClientErr
     match kind {
         Kind::Host => client.host(text).await.map(drop),
         Kind::Sandbox => client.sandbox(text).await.map(drop),
-        Kind::Vm => client.foreign_vm(text).await.map(drop),
+        Kind::Vm => match client.vm(text).await {
+            Ok(_) => Ok(()),
+            Err(_) => client.foreign_vm(text).await.map(drop),
+        },
         Kind::Image => client.image(text).await.map(drop),
         Kind::Task => client.task(text, None).await.map(drop),
         Kind::Execution => client.execution(text).await.map(drop),
@@ -120,11 +123,23 @@ async fn page(client: &Client, kind: Kind, query: &ListQuery) -> Result<Named, C
     Ok(match kind {
         Kind::Host => named!(hosts, |h: perigee_api::HostView| h.name),
         Kind::Sandbox => named!(sandboxes, |s: perigee_api::SandboxView| s.name),
-        Kind::Vm => named!(foreign_vms, |v: perigee_api::ForeignVmView| v.name),
+        Kind::Vm => vms(client, query).await?,
         Kind::Image => named!(images, |i: perigee_api::ImageView| i.name),
         Kind::Task => named!(tasks, |t: perigee_api::TaskView| t.kind),
         Kind::Execution => named!(executions, |e: perigee_api::ExecutionView| e.argv.join(" ")),
     })
+}
+
+/// Ours, with those that are nobody's of ours behind the last page.
+async fn vms(client: &Client, query: &ListQuery) -> Result<Named, ClientError> {
+    let ours = ListQuery { limit: query.limit, page_token: query.page_token.clone(), ..ListQuery::default() };
+    let page = client.vms(&ours.filter("kind", Some("vm".to_owned()))).await?;
+    let mut items: Vec<_> = page.items.into_iter().map(|v| (v.guest.id, v.guest.name)).collect();
+    if page.next_page_token.is_none() {
+        let foreign = client.foreign_vms(&ListQuery { limit: query.limit, ..ListQuery::default() }).await?;
+        items.extend(foreign.items.into_iter().map(|v| (v.id, v.name)));
+    }
+    Ok((items, page.next_page_token))
 }
 
 #[cfg(test)]

@@ -3,13 +3,15 @@
 use crate::cell::Cell;
 use crate::table::{Column, Shown, column, wide};
 use perigee_api::problem::ProblemView;
-use perigee_api::{EventView, ExecutionView, ForeignVmView, HostView, ImageView, SandboxView, TaskView};
+use perigee_api::{EventView, ExecutionView, HostView, ImageView, SandboxView, TaskView};
 
-fn words(text: &str) -> Cell {
+/// A text as it is.
+pub fn words(text: &str) -> Cell {
     Cell::Text(text.to_owned())
 }
 
-fn problem(problem: Option<&ProblemView>) -> Cell {
+/// A problem with its code.
+pub fn problem(problem: Option<&ProblemView>) -> Cell {
     problem.map_or(Cell::Missing, |p| Cell::Text(format!("{} {}", p.code, p.detail)))
 }
 
@@ -17,7 +19,8 @@ fn problem(problem: Option<&ProblemView>) -> Cell {
 fn percent(share: Option<f64>) -> Cell {
     share.map_or(Cell::Missing, |share| Cell::Text(format!("{:.0}%", share * 100.0)))
 }
-fn count(number: Option<i64>) -> Cell {
+/// A number, where there is one.
+pub fn count(number: Option<i64>) -> Cell {
     number.map_or(Cell::Missing, Cell::Number)
 }
 
@@ -56,43 +59,6 @@ impl Shown for SandboxView {
             words(&self.id),
             Cell::text(self.note.as_ref()),
             problem(self.problem.as_ref()),
-        ]
-    }
-    fn name(&self) -> String {
-        self.name.clone()
-    }
-}
-
-impl Shown for ForeignVmView {
-    const COLUMNS: &'static [Column] = &[
-        column("NAME"),
-        column("STATUS"),
-        column("HOST"),
-        column("CPUS"),
-        column("CPU_USED"),
-        column("MEMORY"),
-        column("RESIDENT"),
-        column("MEASURED"),
-        column("ORIGIN"),
-        wide("DRIVER"),
-        wide("BUSY"),
-        wide("ID"),
-    ];
-    fn cells(&self) -> Vec<Cell> {
-        let bytes = |bytes: Option<u64>| bytes.map_or(Cell::Missing, Cell::Bytes);
-        vec![
-            words(&self.name),
-            words(&self.status),
-            words(&self.host),
-            count(self.cpus.map(i64::from)),
-            Cell::text(self.cpu_cores.map(|cores| format!("{cores:.2}")).as_ref()),
-            bytes(self.memory_bytes),
-            bytes(self.resident_bytes),
-            Cell::Time(self.measured_at.clone()),
-            words("foreign"),
-            words(&self.driver),
-            words(if self.busy { "yes" } else { "no" }),
-            words(&self.id),
         ]
     }
     fn name(&self) -> String {
@@ -296,6 +262,7 @@ impl Shown for EventView {
     }
 }
 
-fn moment(text: &str) -> Cell {
+/// A time.
+pub fn moment(text: &str) -> Cell {
     Cell::Time(text.to_owned())
 }

@@ -32,14 +32,15 @@ pub async fn run(
     outcome.map_err(ours)
 }
 
-/// Runs a command in a sandbox that is there.
+/// Runs a command in a guest that is there.
 pub async fn exec(
     session: &Session,
+    kind: Kind,
     name: &str,
     command: &CommandOptions,
     env: Vec<(String, String)>,
 ) -> Result<Exit, Failure> {
-    let id = resolve(session, Kind::Sandbox, name).await.map_err(ours)?;
+    let id = resolve(session, kind, name).await.map_err(ours)?;
     converse(session, &id, command, env).await.map_err(ours)
 }
 

@@ -172,7 +172,7 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
             session.out.object(&session.client()?.sandbox(&id).await?.object)?;
             Ok(Exit::OK)
         }
-        Verb::Exec { name, command, env } => running::exec(session, &name, &command, env).await,
+        Verb::Exec { name, command, env } => running::exec(session, Kind::Sandbox, &name, &command, env).await,
         Verb::Delete { names, all, yes, no_wait } => removal::delete(session, names, all, yes, no_wait).await,
         Verb::Cp { source, destination } => copy::run(session, &source, &destination).await,
     }
@@ -195,9 +195,9 @@ async fn create(session: &Session, guest: GuestOptions, no_wait: bool) -> Result
     Ok(Exit::OK)
 }
 
-/// The sandbox that a task is about.
+/// The guest that a task is about.
 pub fn subject(task: &TaskView) -> Result<&str, Failure> {
-    let missing = || Failure::new(Exit::FAILURE, format!("The task {} does not say which sandbox it makes", task.id));
+    let missing = || Failure::new(Exit::FAILURE, format!("The task {} does not say which guest it is about", task.id));
     task.sandbox_id.as_deref().ok_or_else(missing)
 }
 
@@ -236,6 +236,7 @@ impl CommandOptions {
     }
 }
 
-fn millis(time: Duration) -> u64 {
+/// Whole milliseconds.
+pub fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

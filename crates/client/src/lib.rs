@@ -30,3 +30,4 @@ pub use exec::{ExecMessage, ExecReceiver, ExecSender};
 pub use file::FileStream;
 pub use metrics::{LiveReceiver, QueryRange};
 pub use query::{Answer, ListQuery, Tagged};
+pub use vm::Switch;

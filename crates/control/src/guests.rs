@@ -1,11 +1,12 @@
 //! Verbs on guests: create, list, get, label, delete.
 
+use crate::vms::NewVm;
 use crate::{Cause, Control, Span, refuse_store};
 use perigee_agent_api::DesiredGuest;
 use perigee_model::execution::env_fault;
 use perigee_model::limits::{ENV_MAX, SANDBOX_TTL_MAX, SANDBOX_TTL_MIN, TASK_ATTEMPTS_MAX, TASKS_PENDING_MAX};
 use perigee_model::name::labels_fault;
-use perigee_model::placement::{Candidate, Wanted, place};
+use perigee_model::placement::{Candidate, Placement, Wanted, place};
 use perigee_model::{
     Code, Desired, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, HostId, Image, ImageState, Labels, Name, Power,
     Priority, Refusal, Resources, Task, TaskId, TaskKind, TaskState, Verb, Who,
@@ -36,6 +37,8 @@ pub struct NewGuest {
     pub host: Option<String>,
     /// In the queue.
     pub priority: Priority,
+    /// What only a full VM has.
+    pub vm: Option<NewVm>,
 }
 
 impl Control {
@@ -51,14 +54,11 @@ impl Control {
         cause: &Cause,
     ) -> Result<(Arc<Guest>, Arc<Task>), Refusal> {
         who.authorize(Verb::Operate)?;
-        check(&wanted)?;
-        let image = self.find_image(who, &wanted.image)?;
-        check_ready(&image)?;
-        let host_wanted = wanted.host.as_deref().map(|h| self.find_host(who, h)).transpose()?.map(|h| h.id);
-        self.check_room(&wanted, &image, host_wanted)?;
+        let (image, room) = self.check_new(who, &wanted)?;
         self.check_queue(who)?;
-        let guest = self.new_guest(who, wanted.clone(), &image, host_wanted);
-        let task = self.new_task(who, TaskKind::GuestCreate { guest: guest.id }, wanted.priority);
+        let priority = wanted.priority;
+        let guest = self.new_guest(who, wanted, &image, room.host)?;
+        let task = self.new_task(who, TaskKind::GuestCreate { guest: guest.id }, priority);
         let mut batch = Batch { idempotency: cause.row(task.id), ..Batch::default() };
         let about = ("guest", guest.id.to_string());
         let detail = format!("{} from {}", guest.name, guest.spec.image_name);
@@ -68,6 +68,33 @@ impl Control {
         self.commit(batch).await.map_err(refuse_store)?;
         self.0.queue_wake.notify_one();
         Ok((Arc::new(guest), Arc::new(task)))
+    }
+
+    /// What a create would make, and where it would be placed now. Nothing is written.
+    ///
+    /// # Errors
+    /// As of `create_guest`.
+    pub fn preview_guest(&self, who: &Who, wanted: NewGuest) -> Result<(Guest, Placement), Refusal> {
+        who.authorize(Verb::Operate)?;
+        let (image, room) = self.check_new(who, &wanted)?;
+        if let Some(name) = &wanted.name
+            && self.view().read().guest_named(&who.tenant, name.as_str()).is_some()
+        {
+            return Err(Refusal::new(Code::NameTaken, format!("the name {name} is taken")));
+        }
+        let placement = place(&self.candidates(wanted.kind), &room);
+        Ok((self.new_guest(who, wanted, &image, room.host)?, placement))
+    }
+
+    /// What a new guest is made from, and what it needs; refused when that is wrong in itself.
+    fn check_new(&self, who: &Who, wanted: &NewGuest) -> Result<(Arc<Image>, Wanted), Refusal> {
+        check(wanted)?;
+        let image = self.find_image(who, &wanted.image)?;
+        check_ready(&image)?;
+        let host = wanted.host.as_deref().map(|h| self.find_host(who, h)).transpose()?.map(|h| h.id);
+        let room = Wanted { resources: wanted.resources, arch: image.arch.clone(), host };
+        self.check_room(wanted.kind, &room)?;
+        Ok((image, room))
     }
 
     /// Living guests of the caller's tenant, oldest first.
@@ -213,21 +240,33 @@ impl Control {
         Err(refusal)
     }
 
-    fn check_room(&self, wanted: &NewGuest, image: &Image, host: Option<HostId>) -> Result<(), Refusal> {
-        let candidates = self.candidates(None);
-        let wanted = Wanted { resources: wanted.resources, arch: image.arch.clone(), host };
-        let placement = place(&candidates, &wanted);
+    /// Refuses what no host could ever take.
+    pub(crate) fn check_room(&self, kind: GuestKind, wanted: &Wanted) -> Result<(), Refusal> {
+        let placement = place(&self.candidates(kind), wanted);
         if placement.is_for_good(&wanted.resources) {
             return Err(Refusal::new(Code::NoRoom, format!("no host could ever take it: {}", placement.text())));
         }
         Ok(())
     }
 
-    fn new_guest(&self, who: &Who, wanted: NewGuest, image: &Image, host_wanted: Option<HostId>) -> Guest {
+    fn new_guest(
+        &self,
+        who: &Who,
+        wanted: NewGuest,
+        image: &Image,
+        host_wanted: Option<HostId>,
+    ) -> Result<Guest, Refusal> {
         let id = GuestId::new(self.clock().uuid());
         let now = self.clock().now();
-        let made_up = || Name::parse(&format!("sandbox-{}", &id.short()[4..])).ok();
-        Guest {
+        let word = match wanted.kind {
+            GuestKind::Sandbox => "sandbox",
+            GuestKind::Vm => "vm",
+        };
+        let made_up = || Name::parse(&format!("{word}-{}", &id.short()[4..])).ok();
+        let mut parts = image.parts.clone();
+        parts.extend(wanted.vm.as_ref().and_then(|vm| vm.user_data.clone()));
+        let vm = wanted.vm.map(|vm| self.vm_spec(vm)).transpose()?;
+        Ok(Guest {
             id,
             name: wanted.name.or_else(made_up).unwrap_or_else(|| image.name.clone()),
             tenant: who.tenant.clone(),
@@ -237,12 +276,12 @@ impl Control {
             spec: GuestSpec {
                 image: image.id,
                 image_name: image.name.clone(),
-                parts: image.parts.clone(),
+                parts,
                 resources: wanted.resources,
                 env: wanted.env,
                 ttl_ms: wanted.ttl.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
                 host_wanted,
-                vm: None,
+                vm,
             },
             desired: Desired {
                 generation: 0,
@@ -251,19 +290,20 @@ impl Control {
                 expires_at: wanted.ttl.map(|t| now + t),
                 restarts: 0,
                 grace_ms: 0,
+                release: false,
             },
             observed: None,
             created_at: now,
             gone_at: None,
             revision: 1,
-        }
+        })
     }
 
-    /// Hosts as placement sees them; `without` leaves a guest's own share out.
-    pub(crate) fn candidates(&self, without: Option<GuestId>) -> Vec<Candidate> {
+    /// Hosts as placement sees them, for a guest of this kind.
+    pub(crate) fn candidates(&self, kind: GuestKind) -> Vec<Candidate> {
         let rows = self.view().read();
         let mut taken: BTreeMap<HostId, (u64, u32)> = BTreeMap::new();
-        for guest in rows.living_guests().filter(|g| Some(g.id) != without) {
+        for guest in rows.living_guests() {
             if let Some(host) = guest.desired.host {
                 let entry = taken.entry(host).or_default();
                 entry.0 += guest.spec.resources.memory_bytes;
@@ -282,7 +322,7 @@ impl Control {
                     connected: self.links().is_connected(host.id),
                     drained: host.drained,
                     arch: inventory.arch.clone(),
-                    can_run: inventory.drivers.iter().any(|d| d.channel),
+                    can_run: inventory.drivers.iter().any(|d| d.channel && d.kinds.contains(&kind)),
                     cpus: inventory.cpus,
                     memory_bytes: inventory.memory_bytes.saturating_sub(perigee_model::limits::HOST_RESERVE_BYTES),
                     memory_taken_bytes,
@@ -308,13 +348,17 @@ pub(crate) fn check_revision(wanted: Option<u64>, is: u64) -> Result<(), Refusal
     if wanted.is_none_or(|w| w == is) { Ok(()) } else { Err(changed()) }
 }
 
-fn changed() -> Refusal {
+pub(crate) fn changed() -> Refusal {
     Refusal::new(Code::PreconditionFailed, "the object has changed since you read it; read it again")
 }
 
 fn check(wanted: &NewGuest) -> Result<(), Refusal> {
-    if wanted.kind == GuestKind::Vm {
-        let text = "no driver for full VMs is part of this release; use \"sandbox\"";
+    let fits = match wanted.kind {
+        GuestKind::Vm => wanted.vm.is_some() && wanted.ttl.is_none() && wanted.env.is_empty(),
+        GuestKind::Sandbox => wanted.vm.is_none(),
+    };
+    if !fits {
+        let text = "env and ttl_ms are of sandboxes; disks, networks, keys and policies are of VMs";
         return Err(Refusal::field("kind", text));
     }
     if let Some((field, text)) = wanted.resources.fault() {

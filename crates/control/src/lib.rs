@@ -26,6 +26,7 @@ mod span;
 pub mod tasks;
 mod truth;
 pub mod view;
+pub mod vms;
 pub mod watch;
 
 pub use links::{LinkEnd, Tunnel};

@@ -12,8 +12,8 @@ use perigee_model::guest::Problem;
 use perigee_model::placement::{Candidate, Wanted, place};
 use perigee_model::task::{TaskEvent, TaskVerdict};
 use perigee_model::{
-    Code, Execution, ExecutionId, Guest, GuestId, GuestStatus, HostId, ImageId, Name, Power, Task, TaskKind, TaskState,
-    Timestamp,
+    Code, Execution, ExecutionId, Guest, GuestId, GuestKind, GuestStatus, HostId, ImageId, Name, Power, Switch, Task,
+    TaskKind, TaskState, Timestamp,
 };
 use perigee_store::{Batch, Record, StoreError};
 use std::collections::HashMap;
@@ -120,12 +120,13 @@ impl Control {
             TaskKind::GuestCreate { guest } => self.claim_create(task, guest, room),
             TaskKind::GuestDelete { guest } => self.claim_delete(task, guest),
             TaskKind::GuestExecute { guest, execution } => self.claim_execute(task, guest, execution),
+            TaskKind::GuestPower { guest, switch } => self.claim_power(task, guest, switch),
             TaskKind::ImageBuild { image } => self.claim_build(task, image),
         }
     }
 
     fn claim_create(&self, task: &Task, guest: GuestId, room: &mut Room) -> Option<Claim> {
-        let held = self.view().guest(guest).filter(|g| !g.is_gone() && g.desired.power == Power::Running);
+        let held = self.view().guest(guest).filter(|g| !g.is_gone() && g.desired.power != Power::Absent);
         let Some(guest) = held else {
             return self.fall(task, Problem::new(Code::NoSuchGuest, "the guest was deleted first"));
         };
@@ -150,7 +151,7 @@ impl Control {
     fn place(&self, task: &Task, guest: &Guest, room: &mut Room) -> Result<HostId, Option<Box<Claim>>> {
         let arch = self.view().image(guest.spec.image).map_or_else(String::new, |i| i.arch.clone());
         let wanted = Wanted { resources: guest.spec.resources, arch, host: guest.spec.host_wanted };
-        let candidates = room.candidates(self);
+        let candidates = room.candidates(self, guest.kind);
         let placement = place(candidates, &wanted);
         let Some(host) = placement.host else {
             if placement.is_for_good(&wanted.resources) {
@@ -158,11 +159,62 @@ impl Control {
             }
             return Err(self.hold(task, format!("waiting for room: {}", placement.text())).map(Box::new));
         };
-        if let Some(chosen) = candidates.iter_mut().find(|c| c.id == host) {
-            chosen.memory_taken_bytes += guest.spec.resources.memory_bytes;
-            chosen.guests += 1;
-        }
+        room.take(host, guest.spec.resources.memory_bytes);
         Ok(host)
+    }
+
+    /// One operation at a time: the switch of a guest that is on its way somewhere waits.
+    fn claim_power(&self, task: &Task, guest: GuestId, switch: Switch) -> Option<Claim> {
+        let held = self.view().guest(guest).filter(|g| !g.is_gone() && g.desired.power != Power::Absent);
+        let Some(guest) = held else {
+            return self.fall(task, Problem::new(Code::NoSuchGuest, "the guest was deleted first"));
+        };
+        if let Some(before) = self.operation_before(task, &guest, switch) {
+            return self.hold(task, format!("waiting for {before}"));
+        }
+        let Some(host) = guest.desired.host else {
+            return self.hold(task, "waiting for the guest to be placed".to_owned());
+        };
+        let mut next = guest.as_ref().clone();
+        switch.apply(&mut next.desired);
+        next.revision += 1;
+        let mut claim = self.claimed(task, Some(host), Some(next.desired.generation))?;
+        claim.nudge = Some((host, desired(&next)));
+        claim.batch.update(Record::Guest(next));
+        self.overtake(task, guest.id, &mut claim.batch);
+        Some(claim)
+    }
+
+    /// What has to end before this may begin. A stop without grace waits for no other switch.
+    fn operation_before(&self, task: &Task, guest: &Guest, switch: Switch) -> Option<&'static str> {
+        let rows = self.view().read();
+        let mut running = rows.open_tasks_of(guest.id).filter(|t| t.id != task.id && t.state == TaskState::Running);
+        running.find_map(|other| match other.kind {
+            TaskKind::GuestCreate { .. } | TaskKind::GuestDelete { .. } => Some(other.kind.text()),
+            TaskKind::GuestPower { switch: before, .. } => {
+                Some(before.text()).filter(|_| switch != Switch::Stop { grace_ms: 0 })
+            }
+            TaskKind::GuestExecute { .. } | TaskKind::ImageBuild { .. } => None,
+        })
+    }
+
+    /// Switches that a stop did not wait for are ended by it; other stops are done when it is.
+    fn overtake(&self, task: &Task, guest: GuestId, batch: &mut Batch) {
+        let rows = self.view().read();
+        let others = rows.open_tasks_of(guest).filter(|t| t.id != task.id && t.state == TaskState::Running);
+        let switched = others.filter(|t| match t.kind {
+            TaskKind::GuestPower { switch, .. } => !matches!(switch, Switch::Stop { .. }),
+            TaskKind::GuestCreate { .. }
+            | TaskKind::GuestDelete { .. }
+            | TaskKind::GuestExecute { .. }
+            | TaskKind::ImageBuild { .. } => false,
+        });
+        for other in switched {
+            if let TaskVerdict::Go(mut next) = other.step(&TaskEvent::CancelDone, self.clock().now()) {
+                next.revision += 1;
+                batch.update(Record::Task(*next));
+            }
+        }
     }
 
     fn claim_delete(&self, task: &Task, guest: GuestId) -> Option<Claim> {
@@ -230,7 +282,7 @@ impl Control {
     }
 
     fn claim_build(&self, task: &Task, image: ImageId) -> Option<Claim> {
-        let candidates = self.candidates(None);
+        let candidates = self.candidates(GuestKind::Sandbox);
         let able = candidates.iter().filter(|c| c.connected && c.can_run).min_by_key(|c| (c.guests, c.id));
         let Some(host) = able.map(|c| c.id) else {
             return self.hold(task, "waiting for a host that can build images".to_owned());
@@ -258,7 +310,7 @@ impl Control {
         if let TaskKind::GuestCreate { guest } = task.kind
             && let Some(guest) = self.view().guest(guest).filter(|g| !g.is_gone())
         {
-            let next = self.desire_absent(&guest);
+            let next = self.abandon(&guest);
             claim.nudge = next.desired.host.map(|h| (h, desired(&next)));
             claim.batch.update(Record::Guest(next));
         }
@@ -279,7 +331,7 @@ impl Control {
     /// What a running task's host is to do, for a resync.
     pub(crate) fn orders_of(&self, rows: &crate::view::Rows, task: &Task) -> Vec<FromServer> {
         match task.kind {
-            TaskKind::GuestCreate { .. } | TaskKind::GuestDelete { .. } => Vec::new(),
+            TaskKind::GuestCreate { .. } | TaskKind::GuestDelete { .. } | TaskKind::GuestPower { .. } => Vec::new(),
             TaskKind::GuestExecute { guest, execution } => {
                 let found = rows.guests.get(&guest).zip(rows.executions.get(&execution));
                 let cancel = task.cancel_asked.then_some(FromServer::CancelExecution { execution });
@@ -296,11 +348,21 @@ impl Control {
 
 /// Free room as this round of claims sees it: read once, then taken from.
 #[derive(Default)]
-struct Room(Option<Vec<Candidate>>);
+struct Room(HashMap<GuestKind, Vec<Candidate>>);
 
 impl Room {
-    fn candidates(&mut self, control: &Control) -> &mut Vec<Candidate> {
-        self.0.get_or_insert_with(|| control.candidates(None))
+    fn candidates(&mut self, control: &Control, kind: GuestKind) -> &mut Vec<Candidate> {
+        self.0.entry(kind).or_insert_with(|| control.candidates(kind))
+    }
+}
+
+impl Room {
+    /// What one kind of guest takes is gone for all.
+    fn take(&mut self, host: HostId, memory_bytes: u64) {
+        for chosen in self.0.values_mut().flatten().filter(|c| c.id == host) {
+            chosen.memory_taken_bytes += memory_bytes;
+            chosen.guests += 1;
+        }
     }
 }
 

@@ -67,9 +67,12 @@ impl Control {
         let mut batch = Batch::default();
         let guest = match task.kind {
             TaskKind::GuestCreate { guest } => self.view().guest(guest).filter(|g| !g.is_gone()),
-            TaskKind::GuestDelete { .. } | TaskKind::GuestExecute { .. } | TaskKind::ImageBuild { .. } => None,
+            TaskKind::GuestDelete { .. }
+            | TaskKind::GuestExecute { .. }
+            | TaskKind::GuestPower { .. }
+            | TaskKind::ImageBuild { .. } => None,
         };
-        let mut next = guest.as_ref().map(|g| self.desire_absent(g));
+        let mut next = guest.as_ref().map(|g| self.abandon(g));
         self.step_task(&task, &TaskEvent::Tick, None, &mut batch);
         if batch.is_empty() {
             return None;

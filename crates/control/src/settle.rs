@@ -94,6 +94,7 @@ impl Control {
             match guest {
                 Some(guest) if !guest.is_gone() && guest.desired.power != Power::Absent => {
                     guest.desired.power = Power::Absent;
+                    guest.desired.release = guest.is_adopted();
                     guest.desired.generation += 1;
                 }
                 Some(_) | None => {}
@@ -228,7 +229,7 @@ fn event_of(task: &Task, guest: &Guest, observed: &Observed) -> Option<TaskEvent
         percent: None,
     };
     match (&task.kind, observed.phase) {
-        (TaskKind::GuestCreate { .. }, Phase::Running) if guest.desired.power == Power::Running => {
+        (TaskKind::GuestCreate { .. }, Phase::Running | Phase::Paused | Phase::Stopped) if guest.is_caught_up() => {
             Some(TaskEvent::Done)
         }
         (TaskKind::GuestCreate { .. }, Phase::Gone) if task.cancel_asked => Some(TaskEvent::CancelDone),
@@ -238,6 +239,13 @@ fn event_of(task: &Task, guest: &Guest, observed: &Observed) -> Option<TaskEvent
         (TaskKind::GuestCreate { .. }, Phase::Fetching) => Some(note("fetching the image")),
         (TaskKind::GuestCreate { .. }, Phase::Booting) => Some(note("booting")),
         (TaskKind::GuestDelete { .. }, Phase::Gone) => Some(TaskEvent::Done),
+        (TaskKind::GuestPower { .. }, Phase::Gone) => {
+            Some(TaskEvent::Fell { problem: Problem::new(Code::NoSuchGuest, "the guest was deleted"), again: false })
+        }
+        (TaskKind::GuestPower { .. }, Phase::Failed) => Some(TaskEvent::Fell { problem: problem(), again: false }),
+        // Desired may have moved on: what this task asked for was reached, or does not matter any more.
+        (TaskKind::GuestPower { .. }, _) if guest.is_caught_up() => Some(TaskEvent::Done),
+        (TaskKind::GuestPower { .. }, phase) => Some(note(on_its_way(phase))),
         (TaskKind::GuestExecute { .. }, Phase::Gone) => {
             let text = "the guest is gone; whether the command finished is not known";
             Some(TaskEvent::Fell { problem: Problem::new(Code::ExecutionLost, text), again: false })
@@ -249,6 +257,16 @@ fn event_of(task: &Task, guest: &Guest, observed: &Observed) -> Option<TaskEvent
             | TaskKind::ImageBuild { .. },
             _,
         ) => None,
+    }
+}
+
+fn on_its_way(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Waiting => "waiting for a boot slot",
+        Phase::Fetching => "fetching the image",
+        Phase::Booting => "booting",
+        Phase::Stopping => "waiting for it to turn itself off",
+        Phase::Running | Phase::Paused | Phase::Stopped | Phase::Failed | Phase::Gone => "on its way",
     }
 }
 

@@ -119,10 +119,17 @@ impl Control {
         match task.kind {
             TaskKind::GuestCreate { guest } => {
                 let Some(guest) = self.view().guest(guest).filter(|g| !g.is_gone()) else { return Ok(None) };
-                let next = self.desire_absent(&guest);
+                let next = self.abandon(&guest);
                 let nudge = next.desired.host.map(|h| (h, desired(&next)));
                 batch.update(Record::Guest(next));
                 Ok(nudge)
+            }
+            // What it asked for stays desired; the host may have done it already.
+            TaskKind::GuestPower { .. } => {
+                if let TaskVerdict::Go(next) = task.step(&TaskEvent::CancelDone, self.clock().now()) {
+                    *task = *next;
+                }
+                Ok(None)
             }
             TaskKind::GuestDelete { .. } if task.state == TaskState::Cancelled => Ok(None),
             TaskKind::GuestDelete { .. } => {
@@ -148,6 +155,14 @@ impl Control {
                 Ok(None)
             }
         }
+    }
+
+    /// A guest that could not be made: nothing of it is left. One that was to be taken over stays as
+    /// it was.
+    pub(crate) fn abandon(&self, guest: &Guest) -> Guest {
+        let mut next = self.desire_absent(guest);
+        next.desired.release = next.is_adopted();
+        next
     }
 
     /// The guest with nothing desired any more; gone at once when it was never placed.

@@ -18,6 +18,7 @@ mod workflow;
 use async_trait::async_trait;
 use bytes::Bytes;
 pub use perigee_guest::protocol::{ExecEnd, ExecStart, GuestHello};
+pub use perigee_model::Seat;
 use perigee_model::{Abilities, GuestId, Name, PartRole, Resources, VmSpec};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -336,15 +337,6 @@ pub enum Halted {
     ByItself,
     /// It was ended.
     ByForce,
-}
-
-/// What a person can sit at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seat {
-    /// The first serial port: bytes both ways.
-    Serial,
-    /// The screen, keyboard and mouse: the RFB protocol (RFC 6143).
-    Vnc,
 }
 
 /// Bytes both ways.

@@ -17,6 +17,7 @@ use crate::error::{Broken, Error};
 use crate::events::{self, Event};
 use crate::packet::{self, Header, KEEPALIVE, Kind, REMOTE, Status};
 use crate::procedure::{self, Procedure};
+use crate::stream::{Came, Inlet};
 use crate::xdr::{Decoder, Encoder, Malformed};
 use crate::{limits, locked};
 use std::collections::HashMap;
@@ -27,7 +28,7 @@ use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 
 const PING: u32 = 1;
 const PONG: u32 = 2;
@@ -65,30 +66,44 @@ impl Default for Settings {
 /// A connection to a libvirt daemon. Clones share it; when the last is dropped it is closed.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     // Held by handles alone: the task ends when the last one is gone.
-    outgoing: mpsc::Sender<Vec<u8>>,
+    pub(crate) outgoing: mpsc::Sender<Vec<u8>>,
     deadline: Duration,
+    route: Option<Arc<Route>>,
+}
+
+/// How this connection was opened, to open another one like it.
+#[derive(Debug)]
+struct Route {
+    endpoint: Endpoint,
+    uri: Option<String>,
+    flags: u32,
+    settings: Settings,
 }
 
 #[derive(Debug)]
-struct Shared {
-    line: Mutex<Line>,
+pub(crate) struct Shared {
+    pub(crate) line: Mutex<Line>,
     slots: Arc<Semaphore>,
     serial: AtomicU32,
     unheard: AtomicU32,
     pinging: AtomicBool,
+    /// The stream that had this connection to itself was dropped.
+    pub(crate) abandoned: Notify,
 }
 
 #[derive(Debug)]
-enum Line {
-    Up { waiting: HashMap<u32, Waiting>, events: broadcast::Sender<Event> },
+pub(crate) enum Line {
+    Up { waiting: HashMap<u32, Waiting>, events: broadcast::Sender<Event>, stream: Option<Inlet> },
     Down(Broken),
 }
 
 #[derive(Debug)]
-struct Waiting {
+pub(crate) struct Waiting {
     procedure: Procedure,
+    /// Where the stream goes that this call opens.
+    inlet: Option<Inlet>,
     answer: oneshot::Sender<Result<Vec<u8>, Error>>,
     _slot: OwnedSemaphorePermit,
 }
@@ -107,21 +122,45 @@ impl Connection {
         flags: u32,
         settings: &Settings,
     ) -> Result<Self, Error> {
+        let mut connection = Self::dial(endpoint, settings).await?;
+        connection.greet(uri, flags).await?;
+        connection.ping().await?;
+        let (endpoint, uri, settings) = (endpoint.clone(), uri.map(str::to_owned), settings.clone());
+        connection.route = Some(Arc::new(Route { endpoint, uri, flags, settings }));
+        Ok(connection)
+    }
+
+    /// The same over a stream that is connected already. Such a connection cannot open streams.
+    pub async fn over(stream: UnixStream, uri: Option<&str>, flags: u32, settings: &Settings) -> Result<Self, Error> {
+        let connection = Self::start(stream, settings);
+        connection.greet(uri, flags).await?;
+        connection.ping().await?;
+        Ok(connection)
+    }
+
+    /// Another connection opened as this one was, for one stream. Nothing is pinged on it: whoever reads its
+    /// stream slowly, or a guest that does not take what it is sent, holds up everything that is on it.
+    pub(crate) async fn sibling(&self) -> Result<Self, Error> {
+        let route = self.route.as_deref().ok_or(Error::NoRoute)?;
+        let connection = Self::dial(&route.endpoint, &route.settings).await?;
+        connection.greet(route.uri.as_deref(), route.flags).await?;
+        Ok(connection)
+    }
+
+    async fn dial(endpoint: &Endpoint, settings: &Settings) -> Result<Self, Error> {
         let Endpoint::Unix(path) = endpoint;
         let unreachable = |source| Error::Unreachable { path: path.clone(), source: Arc::new(source) };
         let stream = tokio::time::timeout(settings.deadline, UnixStream::connect(path))
             .await
             .map_err(|_| unreachable(std::io::ErrorKind::TimedOut.into()))?
             .map_err(unreachable)?;
-        Self::over(stream, uri, flags, settings).await
+        Ok(Self::start(stream, settings))
     }
 
-    /// The same over a stream that is connected already.
-    pub async fn over(stream: UnixStream, uri: Option<&str>, flags: u32, settings: &Settings) -> Result<Self, Error> {
-        let connection = Self::start(stream, settings);
-        let offered = connection
-            .call(procedure::AUTH_LIST, |_| {}, |reply| reply.array(limits::AUTH_KINDS, Decoder::u32))
-            .await?;
+    /// Sees that no authentication is wanted, and opens the driver.
+    async fn greet(&self, uri: Option<&str>, flags: u32) -> Result<(), Error> {
+        let offered =
+            self.call(procedure::AUTH_LIST, |_| {}, |reply| reply.array(limits::AUTH_KINDS, Decoder::u32)).await?;
         if !offered.contains(&AUTH_NONE) {
             return Err(Error::Authentication { offered });
         }
@@ -129,26 +168,30 @@ impl Connection {
             to.optional_string(uri);
             to.u32(flags);
         };
-        connection.call(procedure::OPEN, name, |_| Ok(())).await?;
-        let speaks = connection
-            .call(procedure::SUPPORTS, |to| to.i32(FEATURE_KEEPALIVE), |reply| reply.i32().map(|answer| answer != 0))
-            .await?;
-        connection.shared.pinging.store(speaks, Ordering::Relaxed);
-        Ok(connection)
+        self.call(procedure::OPEN, name, |_| Ok(())).await
+    }
+
+    /// From now on both sides ping, if the daemon can.
+    async fn ping(&self) -> Result<(), Error> {
+        let asked = |to: &mut Encoder| to.i32(FEATURE_KEEPALIVE);
+        let speaks = self.call(procedure::SUPPORTS, asked, |reply| reply.i32().map(|answer| answer != 0)).await?;
+        self.shared.pinging.store(speaks, Ordering::Relaxed);
+        Ok(())
     }
 
     fn start(stream: UnixStream, settings: &Settings) -> Self {
         let (events, _) = broadcast::channel(limits::EVENTS);
         let shared = Arc::new(Shared {
-            line: Mutex::new(Line::Up { waiting: HashMap::new(), events }),
+            line: Mutex::new(Line::Up { waiting: HashMap::new(), events, stream: None }),
             slots: Arc::new(Semaphore::new(settings.in_flight.clamp(1, limits::IN_FLIGHT))),
             serial: AtomicU32::new(0),
             unheard: AtomicU32::new(0),
             pinging: AtomicBool::new(false),
+            abandoned: Notify::new(),
         });
         let (outgoing, queue) = mpsc::channel(limits::OUTGOING);
         tokio::spawn(run(shared.clone(), stream, outgoing.downgrade(), queue, settings.clone()));
-        Self { shared, outgoing, deadline: settings.deadline }
+        Self { shared, outgoing, deadline: settings.deadline, route: None }
     }
 
     /// The same connection with another deadline for each call.
@@ -178,30 +221,55 @@ impl Connection {
         arguments: impl FnOnce(&mut Encoder),
         read: impl FnOnce(&mut Decoder<'_>) -> Result<T, Malformed>,
     ) -> Result<T, Error> {
-        let mut encoder = Encoder::default();
-        arguments(&mut encoder);
-        let payload = encoder.finish().map_err(|malformed| Error::Arguments { procedure, malformed })?;
-        let limit = self.deadline;
-        let answer = tokio::time::timeout(limit, self.exchange(procedure, &payload))
-            .await
-            .map_err(|_| Error::Deadline { procedure, limit })??;
+        let (_, answer) = self.exchange(procedure, arguments, None).await?;
         let mut reply = Decoder::new(&answer);
         let value = read(&mut reply).and_then(|value| reply.finish().map(|()| value));
         value.map_err(|malformed| Error::Reply { procedure, malformed })
     }
 
-    async fn exchange(&self, procedure: Procedure, payload: &[u8]) -> Result<Vec<u8>, Error> {
+    /// A call that opens a stream, whose packets go to `to` from the answer on; the number they bear.
+    pub(crate) async fn open_stream(
+        &self,
+        procedure: Procedure,
+        arguments: impl FnOnce(&mut Encoder),
+        to: mpsc::Sender<Came>,
+    ) -> Result<u32, Error> {
+        self.exchange(procedure, arguments, Some(to)).await.map(|(serial, _)| serial)
+    }
+
+    async fn exchange(
+        &self,
+        procedure: Procedure,
+        arguments: impl FnOnce(&mut Encoder),
+        stream: Option<mpsc::Sender<Came>>,
+    ) -> Result<(u32, Vec<u8>), Error> {
+        let mut encoder = Encoder::default();
+        arguments(&mut encoder);
+        let payload = encoder.finish().map_err(|malformed| Error::Arguments { procedure, malformed })?;
+        let limit = self.deadline;
+        let answer = tokio::time::timeout(limit, self.ask(procedure, &payload, stream)).await;
+        answer.map_err(|_| Error::Deadline { procedure, limit })?
+    }
+
+    async fn ask(
+        &self,
+        procedure: Procedure,
+        payload: &[u8],
+        stream: Option<mpsc::Sender<Came>>,
+    ) -> Result<(u32, Vec<u8>), Error> {
         let slot = self.shared.slots.clone().acquire_owned().await.map_err(|_| self.why())?;
         // Room in the queue first: what is registered as waiting has then certainly been sent.
         let room = self.outgoing.reserve().await.map_err(|_| self.why())?;
         let serial = self.shared.serial.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
+        let inlet = stream.map(|to| Inlet::new(procedure, serial, to));
         match &mut *locked(&self.shared.line) {
             Line::Down(why) => return Err(why.clone().into()),
-            Line::Up { waiting, .. } => waiting.insert(serial, Waiting { procedure, answer, _slot: slot }),
+            Line::Up { waiting, .. } => waiting.insert(serial, Waiting { procedure, inlet, answer, _slot: slot }),
         };
         room.send(Header::call(procedure.number, serial).packet(payload));
-        answered.await.unwrap_or_else(|_| Err(self.why()))
+        let answer = answered.await.unwrap_or_else(|_| Err(self.why()))?;
+        Ok((serial, answer))
     }
 
     pub(crate) fn listen(&self) -> Result<broadcast::Receiver<Event>, Error> {
@@ -233,7 +301,7 @@ impl Shared {
 
     /// A reply must be one to a call that was made.
     fn answer(&self, header: Header, payload: Vec<u8>) -> Result<(), Broken> {
-        let Line::Up { waiting, .. } = &mut *locked(&self.line) else { return Ok(()) };
+        let Line::Up { waiting, stream, .. } = &mut *locked(&self.line) else { return Ok(()) };
         match waiting.get(&header.serial) {
             None => return Err(Malformed::Undefined { what: "serial that waits", value: header.serial }.into()),
             Some(call) if call.procedure.number != header.procedure => {
@@ -243,7 +311,12 @@ impl Shared {
         }
         let Some(call) = waiting.remove(&header.serial) else { return Ok(()) };
         let answer = match header.status {
-            Status::Ok => Ok(payload),
+            Status::Ok | Status::Continue => {
+                if call.inlet.is_some() {
+                    *stream = call.inlet;
+                }
+                Ok(payload)
+            }
             Status::Error => Err(Error::from_payload(call.procedure, &payload)),
         };
         // Late: the caller is gone, its answer with it.
@@ -272,6 +345,7 @@ async fn run(
         why = reading(&shared, from, &outgoing) => why,
         why = writing(to, queue) => why,
         why = pinging(&shared, &outgoing, &settings) => why,
+        why = abandoned(&shared, &settings) => why,
     };
     shared.end(why);
 }
@@ -279,8 +353,12 @@ async fn run(
 async fn reading(shared: &Shared, from: OwnedReadHalf, outgoing: &mpsc::WeakSender<Vec<u8>>) -> Broken {
     let mut from = tokio::io::BufReader::with_capacity(64 * 1024, from);
     loop {
-        let read = packet::read(&mut from).await;
-        if let Err(why) = read.and_then(|(header, payload)| arrived(shared, header, payload, outgoing)) {
+        let taken = match packet::read(&mut from).await {
+            Ok((header, payload)) if header.kind == Kind::Stream => shared.streamed(header, payload).await,
+            Ok((header, payload)) => arrived(shared, header, payload, outgoing),
+            Err(why) => Err(why),
+        };
+        if let Err(why) = taken {
             return why;
         }
     }
@@ -318,6 +396,13 @@ async fn writing(mut to: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Vec<
             return error.into();
         }
     }
+    Broken::Closed
+}
+
+/// What a dropped stream left in the queue has one more deadline to get out.
+async fn abandoned(shared: &Shared, settings: &Settings) -> Broken {
+    shared.abandoned.notified().await;
+    tokio::time::sleep(settings.deadline).await;
     Broken::Closed
 }
 

@@ -43,6 +43,10 @@ pub enum Error {
         /// How long it was waited for.
         limit: Duration,
     },
+    /// A stream needs a connection of its own, and this one was handed its socket ([`crate::Connection::over`]):
+    /// it does not know how to open another.
+    #[error("this connection cannot open streams: it does not know where its daemon listens")]
+    NoRoute,
     /// The connection is gone, for every call on it; open another one.
     #[error("the connection to libvirt is broken: {0}")]
     Broken(#[from] Broken),
@@ -94,6 +98,7 @@ impl Error {
             Self::Unreachable { .. }
             | Self::Authentication { .. }
             | Self::Deadline { .. }
+            | Self::NoRoute
             | Self::Broken(_)
             | Self::Arguments { .. }
             | Self::Reply { .. } => None,

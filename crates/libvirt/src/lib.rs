@@ -1,7 +1,7 @@
 //! libvirt's remote protocol in async Rust: no C library, no threads of its own.
 //!
-//! Owns: the protocol on the daemon's local socket, the calls Perigee needs, events, and
-//! [`Watch`], which polls a host's statistics.
+//! Owns: the protocol on the daemon's local socket, the calls Perigee needs, events, consoles ([`Stream`]),
+//! and [`Watch`], which polls a host's statistics.
 //! Refuses: deciding anything about domains, and remote transports (TLS, SSH, SASL).
 //!
 //! ```no_run
@@ -36,6 +36,7 @@ mod network;
 mod packet;
 mod procedure;
 mod stats;
+mod stream;
 mod watch;
 pub mod xdr;
 
@@ -48,6 +49,7 @@ pub use lifecycle::{AddressSource, Interface, affect, create, define, shutdown, 
 pub use network::Network;
 pub use procedure::Procedure;
 pub use stats::{Cpu, Disk, DomainStats, Memory, Nic, Traffic, Transfer, Vcpu, groups};
+pub use stream::{Stream, console};
 pub use watch::{Watch, Wish};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

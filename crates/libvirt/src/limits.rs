@@ -27,3 +27,9 @@ pub const EVENT: usize = 64 * 1024;
 pub const EVENTS: usize = 256;
 /// Packets that wait for the socket: the calls in flight, and keepalive.
 pub const OUTGOING: usize = 16;
+/// A stream packet's bytes (libvirt's limit).
+pub const STREAM_PACKET: usize = 256 * 1024;
+/// Packets of a stream that wait for a slow reader; then its connection is not read any more.
+pub const STREAM_WAITING: usize = 4;
+/// Bytes of one packet that we send on a stream; [`OUTGOING`] of them wait at most.
+pub const STREAM_PIECE: usize = 32 * 1024;

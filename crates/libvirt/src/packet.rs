@@ -4,8 +4,8 @@
 //! length (itself included) | program | version | procedure | type | serial | status | payload …
 //! ```
 //!
-//! Owns: framing and what a header may hold. Refuses: what the payload means, descriptors and streams
-//! (never asked for, so a daemon that sends them is broken).
+//! Owns: framing and what a header may hold. Refuses: what the payload means, and descriptors (never asked
+//! for, so a daemon that sends them is broken).
 
 use crate::error::Broken;
 use crate::limits;
@@ -26,12 +26,16 @@ pub(crate) enum Kind {
     Call,
     Reply,
     Event,
+    /// A piece of a stream, or its end. Names the call that opened it.
+    Stream,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
     Ok,
     Error,
+    /// Of a stream: there is more to come.
+    Continue,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +56,12 @@ impl Header {
         Self { program: KEEPALIVE, procedure, kind: Kind::Event, serial: 0, status: Status::Ok }
     }
 
-    /// The whole packet. The payload is within [`limits::PAYLOAD`]: `Encoder::finish` has seen to it.
+    pub fn stream(procedure: u32, serial: u32, status: Status) -> Self {
+        Self { program: REMOTE, procedure, kind: Kind::Stream, serial, status }
+    }
+
+    /// The whole packet. The payload is within [`limits::PAYLOAD`]: `Encoder::finish` has seen to it, or
+    /// whoever cut a stream into pieces.
     pub fn packet(self, payload: &[u8]) -> Vec<u8> {
         let mut packet = Encoder::default();
         packet.u32(u32::try_from(LENGTH + HEADER + payload.len()).unwrap_or(u32::MAX));
@@ -63,14 +72,18 @@ impl Header {
             Kind::Call => 0,
             Kind::Reply => 1,
             Kind::Event => 2,
+            Kind::Stream => 3,
         });
         packet.u32(self.serial);
         packet.u32(match self.status {
             Status::Ok => 0,
             Status::Error => 1,
+            Status::Continue => 2,
         });
-        packet.fixed(payload);
-        packet.into_bytes()
+        let mut packet = packet.into_bytes();
+        // A stream's bytes are not padded; anything else is already.
+        packet.extend(payload);
+        packet
     }
 
     fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
@@ -87,12 +100,14 @@ impl Header {
             0 => Kind::Call,
             1 => Kind::Reply,
             2 => Kind::Event,
+            3 => Kind::Stream,
             value => return Err(Malformed::Undefined { what: "packet type", value }),
         };
         let serial = from.u32()?;
         let status = match from.u32()? {
             0 => Status::Ok,
             1 => Status::Error,
+            2 if kind == Kind::Stream => Status::Continue,
             value => return Err(Malformed::Undefined { what: "status", value }),
         };
         Ok(Self { program, procedure, kind, serial, status })
@@ -148,7 +163,7 @@ mod tests {
     #[test]
     fn each_wrong_word_is_refused() {
         let good = Header::call(59, 1).packet(&[]);
-        for (word, value) in [(0, 27u32), (0, u32::MAX), (1, 7), (2, 2), (4, 3), (4, 5), (6, 2), (0, 32)] {
+        for (word, value) in [(0, 27u32), (0, u32::MAX), (1, 7), (2, 2), (4, 4), (4, 5), (6, 2), (0, 32)] {
             let mut bad = good.clone();
             bad[word * 4..word * 4 + 4].copy_from_slice(&value.to_be_bytes());
             assert!(matches!(now(read(&mut &bad[..])), Err(Broken::Protocol(_))), "word {word} = {value}");

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// What kind of guest.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GuestKind {
     /// A microVM made to run commands.
@@ -78,6 +78,9 @@ pub struct Desired {
     /// How long it may take to stop by itself before it is ended, in milliseconds.
     #[serde(default)]
     pub grace_ms: u64,
+    /// `Absent` by letting it go as it is: a guest that was taken over is its owner's again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub release: bool,
 }
 
 /// Where a guest is in its life on a host.
@@ -211,6 +214,11 @@ impl Guest {
     /// Whether a user still sees it in lists.
     pub fn is_gone(&self) -> bool {
         self.gone_at.is_some()
+    }
+
+    /// Whether it was here before us and was taken over.
+    pub fn is_adopted(&self) -> bool {
+        self.spec.vm.as_ref().is_some_and(|vm| vm.adopted)
     }
 
     /// Whether it takes room on `host`.

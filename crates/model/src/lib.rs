@@ -5,6 +5,7 @@
 //! arguments for ever, and cannot fail for an outside reason.
 #![forbid(unsafe_code)]
 
+pub mod console;
 pub mod event;
 pub mod execution;
 pub mod frame;
@@ -22,6 +23,7 @@ pub mod time;
 pub mod vm;
 pub mod who;
 
+pub use console::Seat;
 pub use event::{Event, Subject};
 pub use execution::{Execution, ExecutionState, Outcome};
 pub use guest::{Desired, Guest, GuestKind, GuestSpec, GuestStatus, Observed, Phase, Power};
@@ -31,7 +33,7 @@ pub use image::{Digest, Image, ImageState, Part, PartRole};
 pub use name::{Labels, Name};
 pub use refusal::{Code, Kind, Refusal};
 pub use resources::Resources;
-pub use task::{Priority, Task, TaskKind, TaskState};
+pub use task::{Priority, Switch, Task, TaskKind, TaskState};
 pub use time::Timestamp;
 pub use vm::{Firmware, Mac, RestartPolicy, VmSpec};
 pub use who::{Role, Tenant, Verb, Who};

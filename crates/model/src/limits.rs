@@ -91,6 +91,12 @@ pub const RESYNC_EVERY: Duration = Duration::from_secs(60);
 pub const LINK_QUEUE_MAX: usize = 1024;
 /// Tunnels open at once on one host.
 pub const TUNNELS_PER_HOST_MAX: usize = 512;
+/// A ticket to a console is good for this long, once.
+pub const CONSOLE_TICKET_LIFE: Duration = Duration::from_secs(30);
+/// Tickets to consoles that are not used yet.
+pub const CONSOLE_TICKETS_MAX: usize = 1024;
+/// A host opens a console within this time.
+pub const CONSOLE_OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// An agent must open a tunnel it was asked for within this time.
 pub const TUNNEL_OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// One message on the agent link.
@@ -115,8 +121,8 @@ pub const HISTORY: Duration = Duration::from_secs(30 * 86_400);
 /// Rows of one noun kept in the view.
 pub const VIEW_ROWS_MAX: usize = 100_000;
 
-/// Body of one API request.
-pub const BODY_BYTES_MAX: usize = 1 << 20;
+/// Body of one API request: the longest user-data as JSON fits.
+pub const BODY_BYTES_MAX: usize = 4 << 20;
 /// Objects on one page.
 pub const PAGE_MAX: usize = 1000;
 /// Objects on one page when none is asked for.

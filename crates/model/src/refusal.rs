@@ -88,6 +88,7 @@ codes! {
     NoSuchExecution "PRG-3005" NotFound "There is no such execution",
     NoSuchFile "PRG-3006" NotFound "There is no such file in the guest",
     NoSuchCommand "PRG-3007" NotFound "There is no such command",
+    NoSuchSeat "PRG-3010" NotFound "The guest has no such console",
     NameTaken "PRG-4001" Conflict "The name is taken",
     GuestNotRunning "PRG-4002" Conflict "The guest is not running",
     ImageNotReady "PRG-4003" Conflict "The image is not ready",

@@ -8,7 +8,7 @@
 //!      └──cancelled / deadline──▶ cancelled / failed
 //! ```
 
-use crate::guest::Problem;
+use crate::guest::{Desired, Power, Problem};
 use crate::limits::{TASK_AGEING, TASK_DEADLINE};
 use crate::{Code, ExecutionId, GuestId, HostId, ImageId, TaskId, Tenant, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,14 @@ pub enum TaskKind {
         /// Its record.
         execution: ExecutionId,
     },
+    /// Move a guest's power switch.
+    #[serde(rename = "vm:power")]
+    GuestPower {
+        /// Which.
+        guest: GuestId,
+        /// Where to.
+        switch: Switch,
+    },
     /// Make an image on a host that can.
     #[serde(rename = "image:build")]
     ImageBuild {
@@ -53,16 +61,70 @@ impl TaskKind {
             Self::GuestCreate { .. } => "vm:create",
             Self::GuestDelete { .. } => "vm:delete",
             Self::GuestExecute { .. } => "vm:execute",
+            Self::GuestPower { switch, .. } => switch.text(),
             Self::ImageBuild { .. } => "image:build",
         }
     }
     /// The guest it is about.
     pub fn guest(&self) -> Option<GuestId> {
         match self {
-            Self::GuestCreate { guest } | Self::GuestDelete { guest } | Self::GuestExecute { guest, .. } => {
-                Some(*guest)
-            }
+            Self::GuestCreate { guest }
+            | Self::GuestDelete { guest }
+            | Self::GuestExecute { guest, .. }
+            | Self::GuestPower { guest, .. } => Some(*guest),
             Self::ImageBuild { .. } => None,
+        }
+    }
+}
+
+/// Where a guest's power switch is moved to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Switch {
+    /// Boot it; let it go on when it is paused.
+    Start,
+    /// Let it turn itself off, then end it.
+    Stop {
+        /// So long it may take by itself; 0 ends it at once.
+        grace_ms: u64,
+    },
+    /// Stop it, then boot it; boot it when it is off.
+    Restart {
+        /// As for a stop.
+        grace_ms: u64,
+    },
+    /// Stop its CPUs.
+    Pause,
+    /// Let them run again.
+    Resume,
+}
+
+impl Switch {
+    /// `vm:start`, …
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Start => "vm:start",
+            Self::Stop { .. } => "vm:stop",
+            Self::Restart { .. } => "vm:restart",
+            Self::Pause => "vm:pause",
+            Self::Resume => "vm:resume",
+        }
+    }
+    /// What is desired after it.
+    pub fn apply(self, desired: &mut Desired) {
+        desired.generation += 1;
+        match self {
+            Self::Start | Self::Resume => desired.power = Power::Running,
+            Self::Pause => desired.power = Power::Paused,
+            Self::Stop { grace_ms } => {
+                desired.power = Power::Stopped;
+                desired.grace_ms = grace_ms;
+            }
+            Self::Restart { grace_ms } => {
+                desired.power = Power::Running;
+                desired.restarts += 1;
+                desired.grace_ms = grace_ms;
+            }
         }
     }
 }

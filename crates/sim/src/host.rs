@@ -135,7 +135,7 @@ impl Host {
         Agent {
             host: self.id,
             clock: self.scene.clock.clone(),
-            hypervisor: Arc::new(driver),
+            drivers: vec![Arc::new(driver)],
             journal: self.journal.clone(),
             spool: Arc::new(self.spool.clone()),
             uplink: Arc::new(Wire(self.line.clone())),

@@ -102,4 +102,7 @@ impl Journal for WatchedJournal {
         }
         Ok(())
     }
+    async fn set_aside(&self, shelf: &str, key: &str) -> Result<(), JournalError> {
+        self.inner.set_aside(shelf, key).await
+    }
 }

@@ -97,6 +97,7 @@ impl User {
             labels: Labels::new(),
             host,
             priority: PRIORITIES[self.draw.below(4)],
+            vm: None,
         };
         let what = format!("create {name}");
         let made = self.ask(&what, async move |c: Control, who| c.create_guest(&who, wanted, &Cause::default()).await);

@@ -28,6 +28,9 @@ export const ICONS = {
   overview: '<path d="M1.5 12.5h13M3.5 10V7m3 3V3.5m3 6.5V5.5m3 4.5V8"/>',
   hosts:
     '<rect x="1.7" y="2.5" width="12.6" height="4.7" rx="1"/><rect x="1.7" y="8.8" width="12.6" height="4.7" rx="1"/><path d="M4.5 4.85h.01M4.5 11.15h.01M8 4.85h3.5M8 11.15h3.5"/>',
+  vms: '<rect x="1.7" y="1.7" width="12.6" height="12.6" rx="1.5"/><rect x="5" y="5" width="6" height="6" rx=".6"/>',
+  search: '<circle cx="7" cy="7" r="4.3"/><path d="m10.3 10.3 3.7 3.7"/>',
+  right: '<path d="m6 3.5 4.5 4.5L6 12.5"/>',
   moon: '<path d="M13.5 9.5A6 6 0 1 1 6.5 2.5a4.8 4.8 0 0 0 7 7Z"/>',
   leave: '<path d="M6.5 2.5h-4v11h4M10.5 5l3 3-3 3m3-3h-8"/>',
 };

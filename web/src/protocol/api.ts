@@ -24,15 +24,35 @@ export class Api {
   ) {}
 
   async get<T>(path: string): Promise<T> {
-    const init = { headers: { authorization: `Bearer ${this.token}` }, signal: AbortSignal.timeout(PATIENCE_MS) };
+    return (await (await this.call("GET", path)).json()) as T;
+  }
+
+  /** An object and its tag, to be given to a change of it. */
+  async read<T>(path: string): Promise<{ value: T; tag: string }> {
+    const response = await this.call("GET", path);
+    return { value: (await response.json()) as T, tag: response.headers.get("etag") ?? "" };
+  }
+
+  /** Asks for a change. Of an answer without a body, nothing. `tag`: only if the object is still the one that was read. */
+  async send<T>(method: "POST" | "PATCH" | "DELETE", path: string, body?: unknown, tag?: string): Promise<T | undefined> {
+    const response = await this.call(method, path, body, tag);
+    const text = await response.text();
+    return text ? (JSON.parse(text) as T) : undefined;
+  }
+
+  private async call(method: string, path: string, body?: unknown, tag?: string): Promise<Response> {
+    const headers: Record<string, string> = { authorization: `Bearer ${this.token}` };
+    if (body !== undefined) headers["content-type"] = "application/json";
+    if (tag) headers["if-match"] = tag;
+    const sent = body === undefined ? {} : { body: JSON.stringify(body) };
     let response: Response;
     try {
-      response = await this.fetcher(path, init);
+      response = await this.fetcher(path, { method, headers, signal: AbortSignal.timeout(PATIENCE_MS), ...sent });
     } catch {
       throw new ApiError(0, "", "The control plane does not answer.", "");
     }
+    if (response.ok) return response;
     const requestId = response.headers.get("x-request-id") ?? "";
-    if (response.ok) return (await response.json()) as T;
     const problem = (await response.json().catch(() => null)) as Partial<Problem & { error: string }> | null;
     const said = problem?.detail ?? problem?.error ?? problem?.title ?? `HTTP ${response.status}`;
     throw new ApiError(response.status, problem?.code ?? "", said, problem?.request_id ?? requestId);

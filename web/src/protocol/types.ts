@@ -52,14 +52,44 @@ export interface Host {
 export interface Guest {
   id: string;
   name: string;
+  /** `sandbox` or `vm`. */
   kind: string;
+  owner: string;
+  /** `pending`, `waiting`, `starting`, `running`, `suspended`, `stopping`, `stopped`, `failed`, `deleting`, `unknown`. */
   status: string;
   note?: string;
+  problem?: { code: string; detail: string };
+  image: string;
   cpus: number;
   memory_bytes: number;
   host?: string;
   host_id?: string;
+  labels: Record<string, string>;
   created_at: string;
+  expires_at?: string;
+  kernel_release?: string;
+  // Full VMs have some of these.
+  description?: string;
+  disk_bytes?: number;
+  network?: string;
+  mac?: string;
+  firmware?: string;
+  /** `always`, `on_failure`, `never`. */
+  restart?: string;
+  start_order?: number;
+  addresses?: string[];
+  restart_needed?: boolean;
+  adopted?: boolean;
+}
+
+/** A merge patch: what is not there stays; labels given as `null` are removed. */
+export interface GuestPatch {
+  description?: string;
+  labels?: Record<string, string | null>;
+  cpus?: number;
+  memory_bytes?: number;
+  restart?: string;
+  start_order?: number;
 }
 
 export interface ForeignVm {
@@ -85,9 +115,22 @@ export interface Task {
   sandbox_id?: string;
   image_id?: string;
   note?: string;
-  percent?: number;
+  progress_percent?: number;
   created_at: string;
+  completed_at?: string;
   problem?: { code: string; detail: string };
+}
+
+/** One thing somebody did. `verb` is `guest.create`, `task.cancel`, … */
+export interface AuditEvent {
+  seq: number;
+  id: string;
+  at: string;
+  actor: string;
+  verb: string;
+  noun: string;
+  subject_id: string;
+  detail: string;
 }
 
 export interface Problem {

@@ -2,8 +2,9 @@
 
 import { Api, ApiError } from "../protocol/api";
 import { dialWith, Live, type LiveState } from "../protocol/live";
-import type { ForeignVm, Guest, Host, LiveMessage, Task } from "../protocol/types";
+import type { AuditEvent, ForeignVm, Guest, Host, LiveMessage, Task } from "../protocol/types";
 import { Cell } from "./cell";
+import { EventLog } from "./events";
 import { Streams } from "./streams";
 
 /** Something read from the API. While it is read again the last value stays. */
@@ -17,6 +18,9 @@ const NOTHING = { value: undefined, error: undefined, at: 0 };
 const READ_EVERY_MS = 10_000;
 /** Tasks that the time line shows. */
 const TASKS = 200;
+const DAY_MS = 86_400_000;
+/** However many hosts push, who watches all of them looks this often. */
+const LOOK_EVERY_MS = 250;
 /** A host that nobody watches closely is measured this often. */
 export const INTERVAL_MS = 3000;
 
@@ -25,18 +29,23 @@ export class Fleet {
   readonly guests = new Cell<Loaded<Guest[]>>(NOTHING);
   readonly foreign = new Cell<Loaded<ForeignVm[]>>(NOTHING);
   readonly tasks = new Cell<Loaded<Task[]>>(NOTHING);
+  /** What was done in the last day, oldest first. */
+  readonly events = new Cell<Loaded<AuditEvent[]>>(NOTHING);
   readonly live = new Cell<LiveState>("connecting");
-  /** Counts what was pushed. */
+  /** Counts looks at what was pushed. */
   readonly pushed = new Cell<number>(0);
   readonly streams = new Streams();
   private readonly connection: Live;
   private timer: ReturnType<typeof setTimeout> | undefined;
+  private look: ReturnType<typeof setTimeout> | undefined;
   private ended = false;
+  private readonly log: EventLog;
 
   constructor(
     readonly api: Api,
     private readonly refused: () => void,
   ) {
+    this.log = new EventLog(api);
     this.connection = new Live(dialWith(api.token), "/api/v1/live", {
       message: (message) => this.hear(message),
       state: (state) => this.live.set(state),
@@ -47,6 +56,7 @@ export class Fleet {
   close(): void {
     this.ended = true;
     clearTimeout(this.timer);
+    clearTimeout(this.look);
     this.connection.close();
   }
 
@@ -64,6 +74,7 @@ export class Fleet {
       this.load(this.guests, () => this.api.all<Guest>("/api/v1/vms")),
       this.load(this.foreign, () => this.api.all<ForeignVm>("/api/v1/foreign-vms")),
       this.load(this.tasks, () => this.api.all<Task>("/api/v1/tasks", TASKS)),
+      this.load(this.events, () => this.log.read(Date.now() - DAY_MS)),
     ]);
     if (!this.ended) this.timer = setTimeout(() => void this.read(), READ_EVERY_MS);
   }
@@ -80,7 +91,10 @@ export class Fleet {
 
   private hear(message: LiveMessage): void {
     this.streams.take(message);
-    this.pushed.set(this.pushed.value + 1);
+    this.look ??= setTimeout(() => {
+      this.look = undefined;
+      this.pushed.set(this.pushed.value + 1);
+    }, LOOK_EVERY_MS);
   }
 }
 

@@ -2,7 +2,7 @@
 
 import { Cell } from "./cell";
 
-export type Screen = { name: "overview" } | { name: "hosts" } | { name: "host"; host: string } | { name: "nowhere" };
+export type Screen = { name: "overview" } | { name: "hosts" } | { name: "host"; host: string } | { name: "vms" } | { name: "vm"; vm: string } | { name: "nowhere" };
 
 export interface Route {
   screen: Screen;
@@ -10,7 +10,19 @@ export interface Route {
   range: number;
   /** The end of the charts' time; undefined: now. */
   at: number | undefined;
+  /** What a list shows, and in which order: a column's name, after a minus when the greatest comes first. */
+  query: string;
+  sort: string;
+  /** Which of the views of an object; "": the first. */
+  view: string;
 }
+
+/** Of a VM. */
+export const VIEWS: [string, string][] = [
+  ["charts", "Charts"],
+  ["serial", "Serial console"],
+  ["screen", "Screen"],
+];
 
 export const RANGES: [string, number][] = [
   ["15 min", 900_000],
@@ -29,23 +41,37 @@ export function parse(path: string, search: string): Route {
   if (parts.length === 0) screen = { name: "overview" };
   else if (parts[0] === "hosts" && parts.length === 1) screen = { name: "hosts" };
   else if (parts[0] === "hosts" && parts.length === 2) screen = { name: "host", host: decodeURIComponent(parts[1]!) };
-  return { screen, range, at: Number.isNaN(at) ? undefined : at };
+  else if (parts[0] === "vms" && parts.length === 1) screen = { name: "vms" };
+  else if (parts[0] === "vms" && parts.length === 2) screen = { name: "vm", vm: decodeURIComponent(parts[1]!) };
+  return { screen, range, at: Number.isNaN(at) ? undefined : at, query: query.get("q") ?? "", sort: query.get("sort") ?? "", view: query.get("view") ?? "" };
 }
 
-/** The address with another time. */
-export function timed(path: string, range: number, at: number | undefined): string {
-  const query = new URLSearchParams();
+/** The address with another time; what else was chosen stays. */
+export function timed(path: string, search: string, range: number, at: number | undefined): string {
   const name = RANGES.find(([, length]) => length === range)?.[0].replace(" ", "");
-  if (name && range !== RANGES[0]![1]) query.set("range", name);
-  if (at !== undefined) query.set("at", new Date(at).toISOString());
+  return chosen(path, search, {
+    range: range === RANGES[0]![1] ? undefined : name,
+    at: at === undefined ? undefined : new Date(at).toISOString(),
+  });
+}
+
+/** The address with these parts of its query set, or left out. */
+export function chosen(path: string, search: string, parts: Record<string, string | undefined>): string {
+  const query = new URLSearchParams(search);
+  for (const [name, value] of Object.entries(parts)) {
+    if (value) query.set(name, value);
+    else query.delete(name);
+  }
   const text = query.toString();
   return text ? `${path}?${text}` : path;
 }
 
 export const route = new Cell<Route>(parse("/", ""));
 
-export function go(address: string): void {
-  history.pushState(null, "", address);
+/** With `quietly` the browser's back button does not stop here: for what changes with each key. */
+export function go(address: string, quietly = false): void {
+  if (quietly) history.replaceState(null, "", address);
+  else history.pushState(null, "", address);
   route.set(parse(location.pathname, location.search));
 }
 

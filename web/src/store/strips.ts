@@ -8,13 +8,14 @@ export type Sample = Record<string, number | undefined>;
 export interface Layer {
   key: string;
   label: string;
-  /** PromQL for a host and a window such as `15s`. */
-  past(host: string, window: string): string;
+  /** PromQL for the id of what is shown and a window such as `15s`. */
+  past(subject: string, window: string): string;
 }
 
 export interface Strip {
   name: string;
-  unit: "share" | "bytes" | "celsius";
+  /** `bytes` are per second, `size` is bytes, `cores` is CPUs' worth of time. */
+  unit: "share" | "bytes" | "size" | "celsius" | "cores";
   /** Layers lie on each other; or the second hangs below the first. */
   form: "stacked" | "mirrored" | "lines";
   layers: Layer[];

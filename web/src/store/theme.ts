@@ -29,3 +29,12 @@ export function switchTheme(): void {
 export function colour(name: string): string {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
+
+/** The same as #rrggbb, for who does not know the tokens' colour space. */
+export function rgb(name: string): string {
+  const pen = document.createElement("canvas").getContext("2d", { willReadFrequently: true })!;
+  pen.fillStyle = colour(name);
+  pen.fillRect(0, 0, 1, 1);
+  const [red, green, blue] = pen.getImageData(0, 0, 1, 1).data;
+  return `#${[red, green, blue].map((part) => part!.toString(16).padStart(2, "0")).join("")}`;
+}

@@ -1,16 +1,16 @@
 //! The task of one guest.
 
+use super::addresses::Sought;
 use super::step::{Seen, Step};
-use super::{Document, Handle, Reach, SHELF};
-use crate::admission::Slot;
+use super::{Document, Fall, Handle, Reach, SHELF};
+use crate::admission::{Slot, Ticket};
 use crate::journal::{self, Keep};
 use crate::nursery::Effect;
 use crate::world::World;
 use perigee_clock::Instant;
-use perigee_hypervisor::{HypervisorError, Session};
-use perigee_model::guest::Problem;
+use perigee_hypervisor::{Found, Hypervisor, HypervisorError, Session};
 use perigee_model::limits::{BOOT_TIMEOUT, RECONNECT_FIRST, RECONNECT_MAX, TEXT_BYTES_MAX};
-use perigee_model::{Code, GuestId, Observed, Phase, Power, Timestamp};
+use perigee_model::{GuestId, Observed, Phase, Power, Timestamp};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +20,6 @@ use tracing::{info, warn};
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// A session that is away for longer is worth a note.
 const AWAY_WORTH_A_NOTE: Duration = Duration::from_secs(5);
-/// The driver's words on a guest's end are waited for this long.
-const WORDS_WITHIN: Duration = Duration::from_millis(100);
 
 /// How waiting for an effect ended.
 pub(super) enum Waited<T> {
@@ -47,29 +45,54 @@ pub(crate) struct Actor {
     pub(super) world: Arc<World>,
     pub(super) handle: Arc<Handle>,
     pub(super) document: Document,
+    pub(super) hypervisor: Arc<dyn Hypervisor>,
     pub(super) alive: bool,
-    pub(super) fell: Option<String>,
+    pub(super) paused: bool,
+    pub(super) fell: Option<Fall>,
     pub(super) slot: Option<Slot>,
-    session: Option<Arc<dyn Session>>,
-    /// The driver has no channel: running is all there is.
+    /// Its place before the boot slots, taken before any other guest of this host could run.
+    pub(super) ticket: Option<Ticket>,
+    pub(super) session: Option<Arc<dyn Session>>,
+    /// There is no channel into it: running is all there is.
     pub(super) mute: bool,
-    away: Option<Away>,
+    pub(super) away: Option<Away>,
+    pub(super) sought: Sought,
     forget: bool,
+    look: bool,
 }
 
-struct Away {
+pub(super) struct Away {
     since: Instant,
     wait: Duration,
 }
 
 impl Actor {
-    /// With what is known; `alive` is what the host's inventory says.
-    pub(crate) fn new(world: Arc<World>, handle: Arc<Handle>, document: Document, alive: bool) -> Self {
+    /// With what is known and what the host's inventory says of it, if anything.
+    pub(crate) fn new(world: Arc<World>, handle: Arc<Handle>, document: Document, found: Option<&Found>) -> Self {
+        let hypervisor = world.driver(document.order.kind);
+        let alive = found.is_some_and(|f| f.alive);
         let boots = alive && document.observed.phase == Phase::Booting;
         let slot = boots.then(|| world.admission.take_over());
-        let mute = world.hypervisor.channel().is_none();
-        let fell = None;
-        Self { world, handle, document, alive, fell, slot, session: None, mute, away: None, forget: false }
+        let mute = hypervisor.channel().is_none() || !document.speaks();
+        let mut actor = Self {
+            paused: found.is_some_and(|f| f.paused),
+            sought: Sought::default(),
+            ticket: None,
+            session: None,
+            fell: None,
+            away: None,
+            forget: false,
+            look: false,
+            world,
+            handle,
+            document,
+            hypervisor,
+            alive,
+            slot,
+            mute,
+        };
+        actor.ticket = actor.will_start_again().then(|| actor.world.admission.join(actor.document.start_order()));
+        actor
     }
 
     /// Until the guest is gone and forgotten. `known`: its document is in the journal already.
@@ -82,6 +105,10 @@ impl Actor {
         self.world.outbox.guest(self.document.report());
         loop {
             self.take_mail().await;
+            if std::mem::take(&mut self.look) {
+                self.verify().await;
+            }
+            self.handle.know(self.alive, self.paused);
             let gone = self.document.observed.phase == Phase::Gone;
             if std::mem::take(&mut self.forget) && gone && self.erase().await {
                 return;
@@ -91,14 +118,20 @@ impl Actor {
                 Step::Resume => self.resume().await,
                 Step::Connect => self.connect().await,
                 Step::Fell => self.fell().await,
-                Step::Remove(phase) => self.remove(phase).await,
+                Step::Remove => self.remove().await,
+                Step::Adopt => self.adopt().await,
+                Step::Halt => self.halt().await,
+                Step::Restart => self.restart().await,
+                Step::Pause => self.pause().await,
+                Step::Unpause => self.unpause().await,
+                Step::Notice(phase) => self.notice(phase).await,
                 Step::Confirm => self.observe(self.document.observed.phase, |_| {}).await,
                 Step::Rest(until) => self.rest(until).await,
             }
         }
     }
 
-    fn is_absent(&self) -> bool {
+    pub(super) fn is_absent(&self) -> bool {
         self.document.order.desired.power == Power::Absent
     }
     pub(super) fn id(&self) -> GuestId {
@@ -109,7 +142,7 @@ impl Actor {
     }
     fn seen(&self) -> Seen {
         let connected = self.session.is_some() || self.mute;
-        Seen { alive: self.alive, connected, now: self.world.clock.now() }
+        Seen { alive: self.alive, paused: self.paused, connected, now: self.world.clock.now() }
     }
 
     /// Writes the document; `false` when the journal refused.
@@ -135,9 +168,10 @@ impl Actor {
     /// Takes what was left in the mailbox; a newer order is written down before anything is done.
     pub(super) async fn take_mail(&mut self) {
         let mail = self.handle.take();
-        if self.alive || matches!(self.document.observed.phase, Phase::Booting | Phase::Running) {
+        if self.alive || matches!(self.document.observed.phase, Phase::Booting | Phase::Running | Phase::Paused) {
             self.fell = mail.ended.or(self.fell.take());
         }
+        self.look |= mail.look;
         self.forget |= mail.forget;
         let Some((epoch, order)) = mail.order else { return };
         if self.document.is_newer(&order, epoch) {
@@ -232,6 +266,10 @@ impl Actor {
                 self.verify().await;
                 return;
             }
+            () = self.sought.due(&self.world.clock), if self.seeks_addresses() => {
+                self.seek_addresses().await;
+                return;
+            }
         }
         self.take_mail().await;
         // Said to have ended: a host that cannot be read is asked again, the word is kept.
@@ -243,13 +281,15 @@ impl Actor {
         }
     }
 
-    /// Asks the host whether the VMM lives; `false` when it cannot say, and nothing is changed.
+    /// Asks the host how its VMM is; `false` when it cannot say, and nothing is changed.
     pub(super) async fn verify(&mut self) -> bool {
-        let hypervisor = self.world.hypervisor.clone();
+        let hypervisor = self.hypervisor.clone();
         let mut effect = self.effect(async move { hypervisor.inventory().await });
         match effect.wait().await {
             Some(Ok(found)) => {
-                self.alive = found.iter().any(|f| f.guest == self.id() && f.alive);
+                let own = found.iter().find(|f| f.guest == self.id());
+                self.alive = own.is_some_and(|f| f.alive);
+                self.paused = own.is_some_and(|f| f.paused);
                 true
             }
             Some(Err(e)) => {
@@ -270,7 +310,7 @@ impl Actor {
 
     /// One attempt to open the session of a guest that lives.
     async fn connect(&mut self) {
-        let (hypervisor, id) = (self.world.hypervisor.clone(), self.id());
+        let (hypervisor, id) = (self.hypervisor.clone(), self.id());
         let open = self.effect(async move {
             match hypervisor.channel() {
                 Some(channel) => channel.open(id, BOOT_TIMEOUT).await.map(Some),
@@ -308,68 +348,6 @@ impl Actor {
             biased;
             () = self.handle.wake.notified() => self.take_mail().await,
             () = tokio::time::sleep(clock.jitter(wait)) => {}
-        }
-    }
-
-    async fn fell(&mut self) {
-        let text = self.last_words().await;
-        let problem = Problem::new(Code::GuestNotRunning, bounded(&format!("the guest ended by itself: {text}")));
-        self.fail(problem).await;
-    }
-
-    /// What the driver says of its end. Its event may be a moment behind what made us look.
-    pub(super) async fn last_words(&mut self) -> String {
-        let handle = self.handle.clone();
-        let deadline = self.world.clock.instant().after(WORDS_WITHIN).into_tokio();
-        while self.fell.is_none() && tokio::time::timeout_at(deadline, handle.wake.notified()).await.is_ok() {
-            self.take_mail().await;
-        }
-        self.fell.take().unwrap_or_else(|| "its VMM is not there any more".to_owned())
-    }
-
-    /// Leaves nothing of it, then reports the failure.
-    pub(super) async fn fail(&mut self, problem: Problem) {
-        if self.clear().await {
-            self.observe(Phase::Failed, |o| o.problem = Some(problem)).await;
-        }
-    }
-
-    async fn remove(&mut self, phase: Phase) {
-        if self.document.observed.phase != Phase::Stopping {
-            self.observe(Phase::Stopping, |_| {}).await;
-        }
-        if !self.clear().await {
-            return;
-        }
-        let expired = phase == Phase::Gone && !self.is_absent();
-        let problem = expired.then(|| Problem::new(Code::GuestExpired, "it reached its time to live"));
-        self.observe(phase, |o| o.problem = problem).await;
-    }
-
-    /// Destroys what there is. `false` when it must be tried again.
-    pub(super) async fn clear(&mut self) -> bool {
-        self.session = None;
-        self.away = None;
-        self.handle.reach.send_replace(Reach::Down);
-        let (hypervisor, id) = (self.world.hypervisor.clone(), self.id());
-        let effect = self.effect(async move { hypervisor.destroy(id).await });
-        match self.during(effect, Stoppable::No).await {
-            Waited::Done(Ok(())) => {
-                self.alive = false;
-                self.fell = None;
-                self.slot = None;
-                true
-            }
-            Waited::Done(Err(e)) => {
-                warn!(guest = %id, error = %crate::chain(&e), "not destroyed");
-                let note = bounded(&format!("cannot be removed: {e}"));
-                if self.document.observed.note.as_ref() != Some(&note) {
-                    self.observe(self.document.observed.phase, |o| o.note = Some(note)).await;
-                }
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                false
-            }
-            Waited::Turned | Waited::Fell => false,
         }
     }
 }

@@ -2,11 +2,13 @@
 
 use super::Reach;
 use super::actor::{Actor, Stoppable, Waited, bounded};
+use super::power::Leave;
 use crate::parts::PartsError;
-use perigee_hypervisor::{HypervisorError, Pace, Plan, Session};
+use crate::world::World;
+use perigee_hypervisor::{Hypervisor, HypervisorError, Pace, Plan, Session};
 use perigee_model::guest::Problem;
 use perigee_model::limits::{BOOT_RETRY_TIMEOUT, BOOT_TIMEOUT, RECONNECT_FIRST, RECONNECT_MAX};
-use perigee_model::{Code, PartRole, Phase};
+use perigee_model::{Code, GuestId, PartRole, Phase};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +35,7 @@ impl Actor {
     /// From nothing to running, or to failed.
     pub(super) async fn boot(&mut self) {
         self.handle.reach.send_replace(Reach::Soon);
-        if self.document.observed.phase == Phase::Failed {
+        if matches!(self.document.observed.phase, Phase::Failed | Phase::Stopped) {
             self.observe(Phase::Waiting, |_| {}).await; // asked for again
         }
         let Some(files) = self.fetch().await else { return };
@@ -50,7 +52,7 @@ impl Actor {
         let within = if steady { BOOT_RETRY_TIMEOUT } else { BOOT_TIMEOUT };
         let attempt = self.hello(within, None).await;
         if matches!(attempt, Attempt::Silent) && !steady {
-            if self.clear().await
+            if self.clear(Leave::Disks).await
                 && let Some(files) = self.fetch().await
                 && self.queue().await
             {
@@ -71,7 +73,7 @@ impl Actor {
             warn!(guest = %self.id(), "no hello; once more with a slower clock");
             // It boots again at once, or lives on because it could not be removed: its slot stays.
             let slot = self.slot.take();
-            let cleared = self.clear().await;
+            let cleared = self.clear(Leave::Disks).await;
             self.slot = slot;
             if !cleared {
                 return;
@@ -163,7 +165,7 @@ impl Actor {
         if self.slot.is_some() {
             return true;
         }
-        let mut ticket = self.world.admission.join();
+        let mut ticket = self.ticket.take().unwrap_or_else(|| self.world.admission.join(0));
         let mut told = None;
         let mut next_note = self.world.clock.instant();
         let handle = self.handle.clone();
@@ -198,7 +200,14 @@ impl Actor {
     async fn attempt(&mut self, files: &Files, pace: Pace) -> Attempt {
         self.document.steady = pace == Pace::Steady;
         let note = self.document.steady.then(|| "once more, with a slower clock".to_owned());
-        self.observe(Phase::Booting, |o| o.note = note).await;
+        let (restarts, resources) = (self.document.order.desired.restarts, self.document.order.spec.resources);
+        self.observe(Phase::Booting, |o| {
+            o.note = note;
+            o.restarts = restarts;
+            o.booted = Some(resources);
+            o.addresses.clear();
+        })
+        .await;
         let plan = Plan {
             guest: self.id(),
             name: self.document.order.name.clone(),
@@ -206,14 +215,14 @@ impl Actor {
             parts: files.clone(),
             pace,
             vm: self.document.order.spec.vm.clone(),
-            memo: None,
+            memo: self.document.memo(),
         };
         self.fell = None;
         let began = self.world.clock.instant();
-        let hypervisor = self.world.hypervisor.clone();
+        let hypervisor = self.hypervisor.clone();
         let start = self.effect(async move { hypervisor.start(&plan).await });
         match self.during(start, Stoppable::No).await {
-            Waited::Done(Ok(_)) => self.alive = true,
+            Waited::Done(Ok(found)) => (self.alive, self.paused) = (true, found.paused),
             Waited::Done(Err(e)) => {
                 let code = match &e {
                     HypervisorError::NoRoom(_) => Code::NoRoom,
@@ -232,13 +241,15 @@ impl Actor {
 
     /// Waits for the guest's hello and reports that it runs.
     async fn hello(&mut self, within: Duration, began: Option<perigee_clock::Instant>) -> Attempt {
-        let (world, id) = (self.world.clone(), self.id());
-        let open = self.effect(async move { open_within(&world, id, within).await });
+        let (world, driver, id) = (self.world.clone(), self.hypervisor.clone(), self.id());
+        let mute = self.mute;
+        let open =
+            self.effect(async move { if mute { Ok(None) } else { open_within(&world, &*driver, id, within).await } });
         let session = match self.during(open, Stoppable::Yes).await {
             Waited::Done(Ok(session)) => session,
             Waited::Done(Err(HypervisorError::Silent(_))) => return Attempt::Silent,
             Waited::Done(Err(HypervisorError::NotRunning)) | Waited::Fell => {
-                let text = bounded(&format!("the guest ended while it booted: {}", self.last_words().await));
+                let text = bounded(&format!("the guest ended while it booted: {}", self.last_words().await.text));
                 return Attempt::Failed(Problem::new(Code::BootFailed, text));
             }
             Waited::Done(Err(e)) => {
@@ -265,8 +276,8 @@ fn bounded_word(text: &str) -> String {
 }
 
 /// Opens the channel, again when it breaks, until the time is over.
-async fn open_within(world: &crate::world::World, id: perigee_model::GuestId, within: Duration) -> Opened {
-    let Some(channel) = world.hypervisor.channel() else { return Ok(None) };
+async fn open_within(world: &World, driver: &dyn Hypervisor, id: GuestId, within: Duration) -> Opened {
+    let Some(channel) = driver.channel() else { return Ok(None) };
     let deadline = world.clock.instant().after(within).into_tokio();
     loop {
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());

@@ -8,7 +8,9 @@ use perigee_model::{Phase, Power, Timestamp};
 pub(super) struct Seen {
     /// Its VMM lives.
     pub alive: bool,
-    /// Its session is open, or its driver has none.
+    /// Its CPUs are stopped.
+    pub paused: bool,
+    /// Its session is open, or there is none to open.
     pub connected: bool,
     /// Now.
     pub now: Timestamp,
@@ -17,6 +19,8 @@ pub(super) struct Seen {
 /// The next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
+    /// Take it over from whoever made it.
+    Adopt,
     /// Bring it up.
     Boot,
     /// Wait for the hello of one that boots already.
@@ -25,8 +29,18 @@ pub(super) enum Step {
     Connect,
     /// It ended by itself.
     Fell,
-    /// Leave nothing, then be in this phase.
-    Remove(Phase),
+    /// Leave nothing.
+    Remove,
+    /// Stop it, and keep what can be started again.
+    Halt,
+    /// Stop it, to bring it up again.
+    Restart,
+    /// Stop its CPUs.
+    Pause,
+    /// Let its CPUs run again.
+    Unpause,
+    /// Somebody else brought it there: say so.
+    Notice(Phase),
     /// Say again what is so, for the newer generation.
     Confirm,
     /// Nothing, until mail or this time.
@@ -38,38 +52,38 @@ impl Document {
     pub(super) fn is_expired(&self, now: Timestamp) -> bool {
         self.order.desired.expires_at.is_some_and(|at| at <= now)
     }
-    /// It should run now.
+    /// It should run now, or be in memory at least.
     pub(super) fn wants_running(&self, now: Timestamp) -> bool {
-        self.order.desired.power == Power::Running && !self.is_expired(now)
+        matches!(self.order.desired.power, Power::Running | Power::Paused) && !self.is_expired(now)
     }
 
     /// Compares desired with what is so.
     pub(super) fn next(&self, seen: Seen) -> Step {
-        let behind = self.observed.generation < self.order.desired.generation;
-        let rest = |until| if behind { Step::Confirm } else { Step::Rest(until) };
         let phase = self.observed.phase;
         if phase == Phase::Gone {
-            return rest(None); // final: a gone guest never comes back under its id
+            return self.settled(); // final: a gone guest never comes back under its id
         }
-        let until = self.order.desired.expires_at;
         if self.is_expired(seen.now) {
-            return Step::Remove(Phase::Gone);
+            return Step::Remove;
+        }
+        let wanted = self.order.desired.power != Power::Absent;
+        if wanted && !self.taken_over && self.order.spec.vm.as_ref().is_some_and(|vm| vm.adopted) {
+            return if phase == Phase::Failed && !self.is_behind() { self.settled() } else { Step::Adopt };
         }
         match self.order.desired.power {
-            Power::Absent => Step::Remove(Phase::Gone),
-            Power::Stopped if phase == Phase::Stopped && !seen.alive => rest(until),
-            Power::Stopped => Step::Remove(Phase::Stopped),
+            Power::Absent => Step::Remove,
+            Power::Stopped if phase == Phase::Stopped && !seen.alive => self.settled(),
+            Power::Stopped => Step::Halt,
             Power::Running | Power::Paused => match (phase, seen.alive) {
-                (Phase::Failed, _) if !behind => Step::Rest(until),
-                (Phase::Running, true) if seen.connected => rest(until),
-                (Phase::Running, true) => Step::Connect,
-                (Phase::Running, false) => Step::Fell,
+                (Phase::Failed | Phase::Stopped, false) if !self.is_behind() => self.settled(), // no silent restart
+                (Phase::Failed | Phase::Stopped, true) => Step::Notice(Phase::Running),
+                (Phase::Running | Phase::Paused, true) => self.next_of_living(seen),
+                (Phase::Running | Phase::Paused, false) => Step::Fell,
                 (Phase::Booting, true) => Step::Resume,
                 (
                     Phase::Waiting
                     | Phase::Fetching
                     | Phase::Booting
-                    | Phase::Paused
                     | Phase::Stopping
                     | Phase::Stopped
                     | Phase::Failed
@@ -78,6 +92,32 @@ impl Document {
                 ) => Step::Boot,
             },
         }
+    }
+
+    /// Of one that is up and should be.
+    fn next_of_living(&self, seen: Seen) -> Step {
+        let (desired, phase) = (&self.order.desired, self.observed.phase);
+        if desired.restarts > self.observed.restarts {
+            return Step::Restart;
+        }
+        let pause = desired.power == Power::Paused;
+        match (phase == Phase::Paused, seen.paused) {
+            (false, true) if pause || !self.is_behind() => Step::Notice(Phase::Paused),
+            (_, true) if !pause && self.is_behind() => Step::Unpause,
+            (true, true) => self.settled(),
+            (_, false) if pause && self.is_behind() => Step::Pause,
+            (true, false) => Step::Notice(Phase::Running),
+            (false, false) if seen.connected => self.settled(),
+            (false, _) => Step::Connect,
+        }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.observed.generation < self.order.desired.generation
+    }
+    fn settled(&self) -> Step {
+        let until = self.order.desired.expires_at.filter(|_| self.observed.phase != Phase::Gone);
+        if self.is_behind() { Step::Confirm } else { Step::Rest(until) }
     }
 }
 
@@ -101,7 +141,8 @@ mod tests {
             vm: None,
         };
         let expires_at = Some(Timestamp::from_micros(100));
-        let desired = Desired { generation: 2, host: None, power, expires_at, restarts: 0, grace_ms: 0 };
+        let desired =
+            Desired { generation: 2, host: None, power, expires_at, restarts: 0, grace_ms: 0, release: false };
         let order = DesiredGuest { id: GuestId::new(Uuid::nil()), name, kind: GuestKind::Sandbox, spec, desired };
         let mut document = Document::new(order, 1, Timestamp::from_micros(0));
         document.observed.phase = phase;
@@ -110,7 +151,7 @@ mod tests {
     }
 
     fn check(power: Power, phase: Phase, alive: bool, connected: bool, now: i64, behind: bool) -> Step {
-        let seen = Seen { alive, connected, now: Timestamp::from_micros(now) };
+        let seen = Seen { alive, paused: false, connected, now: Timestamp::from_micros(now) };
         document(power, phase, behind).next(seen)
     }
 
@@ -127,12 +168,48 @@ mod tests {
         assert_eq!(running(Phase::Failed, false, false), until, "no silent restart");
         assert_eq!(check(Power::Running, Phase::Failed, false, false, 1, true), Step::Boot);
         assert_eq!(check(Power::Running, Phase::Running, true, true, 1, true), Step::Confirm);
-        assert_eq!(check(Power::Running, Phase::Running, true, true, 100, false), Step::Remove(Phase::Gone));
-        assert_eq!(check(Power::Absent, Phase::Booting, true, false, 1, false), Step::Remove(Phase::Gone));
+        assert_eq!(check(Power::Running, Phase::Running, true, true, 100, false), Step::Remove);
+        assert_eq!(check(Power::Absent, Phase::Booting, true, false, 1, false), Step::Remove);
         assert_eq!(check(Power::Absent, Phase::Gone, false, false, 1, false), Step::Rest(None));
         assert_eq!(check(Power::Running, Phase::Gone, false, false, 1, true), Step::Confirm, "gone is final");
-        assert_eq!(check(Power::Stopped, Phase::Running, true, true, 1, false), Step::Remove(Phase::Stopped));
+        assert_eq!(check(Power::Stopped, Phase::Running, true, true, 1, false), Step::Halt);
         assert_eq!(check(Power::Stopped, Phase::Stopped, false, false, 1, false), until);
+    }
+
+    #[test]
+    fn what_others_do_to_it_is_told_and_not_fought() {
+        let up = |power, phase, paused, behind| {
+            let seen = Seen { alive: true, paused, connected: true, now: Timestamp::from_micros(1) };
+            document(power, phase, behind).next(seen)
+        };
+        let rest = Step::Rest(Some(Timestamp::from_micros(100)));
+        assert_eq!(up(Power::Paused, Phase::Running, false, true), Step::Pause);
+        assert_eq!(up(Power::Paused, Phase::Running, true, true), Step::Notice(Phase::Paused), "it was paused already");
+        assert_eq!(up(Power::Paused, Phase::Paused, true, false), rest);
+        assert_eq!(up(Power::Paused, Phase::Paused, false, false), Step::Notice(Phase::Running), "let go on by others");
+        assert_eq!(up(Power::Paused, Phase::Running, false, false), rest);
+        assert_eq!(up(Power::Running, Phase::Paused, true, true), Step::Unpause);
+        assert_eq!(up(Power::Running, Phase::Running, true, false), Step::Notice(Phase::Paused), "paused by others");
+        assert_eq!(up(Power::Running, Phase::Paused, true, false), rest, "a full disk pauses it again and again");
+        assert_eq!(up(Power::Running, Phase::Paused, false, false), Step::Notice(Phase::Running));
+        assert_eq!(up(Power::Running, Phase::Stopped, false, false), Step::Notice(Phase::Running), "started by others");
+        assert_eq!(check(Power::Running, Phase::Stopped, false, false, 1, false), rest, "it turned itself off");
+        assert_eq!(check(Power::Running, Phase::Stopped, false, false, 1, true), Step::Boot);
+        assert_eq!(check(Power::Paused, Phase::Paused, false, false, 1, false), Step::Fell);
+    }
+
+    #[test]
+    fn a_restart_is_done_once_for_each_asked_for() {
+        let seen = Seen { alive: true, paused: false, connected: true, now: Timestamp::from_micros(1) };
+        let mut document = document(Power::Running, Phase::Running, true);
+        document.order.desired.restarts = 3;
+        assert_eq!(document.next(seen), Step::Restart);
+        document.observed.phase = Phase::Stopping;
+        assert_eq!(document.next(Seen { alive: false, ..seen }), Step::Boot);
+        document.observed.phase = Phase::Running;
+        document.observed.restarts = 3;
+        document.observed.generation = 2;
+        assert_eq!(document.next(seen), Step::Rest(Some(Timestamp::from_micros(100))));
     }
 
     #[test]

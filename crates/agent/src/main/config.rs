@@ -82,6 +82,10 @@ struct RunFlags {
     /// Where libvirt listens, whose domains are shown (default: virtqemud's or libvirtd's, where there is one).
     #[arg(long, env = "PERIGEE_LIBVIRT_SOCKET")]
     libvirt_socket: Option<PathBuf>,
+    /// Where disks and sockets of full VMs are; QEMU's user must be able to pass (default:
+    /// /var/lib/perigee-vm and /run/perigee-vm).
+    #[arg(long, env = "PERIGEE_VM_DIR")]
+    vm_dir: Option<PathBuf>,
     /// Measure the latency to this target: icmp://HOST or tcp://HOST:PORT. May be repeated.
     #[arg(long = "ping", env = "PERIGEE_PING", value_delimiter = ',', value_parser = target)]
     ping: Vec<Target>,
@@ -141,6 +145,7 @@ struct File {
     interval_ms: Option<u64>,
     guest_interval_ms: Option<u64>,
     libvirt_socket: Option<PathBuf>,
+    vm_dir: Option<PathBuf>,
     ping: Vec<String>,
     driver: Option<Driver>,
     qemu: Option<PathBuf>,
@@ -188,6 +193,8 @@ pub struct Config {
     pub guest_interval: Duration,
     /// Where libvirt may listen, the best first.
     pub libvirt_sockets: Vec<PathBuf>,
+    /// Where disks and sockets of full VMs are, when given.
+    pub vm_dir: Option<PathBuf>,
     /// Whose latency to measure.
     pub ping: Vec<Target>,
     /// What runs guests.
@@ -260,6 +267,7 @@ fn combine(flags: RunFlags, file: File) -> anyhow::Result<Config> {
             Some(socket) => vec![socket],
             None => LIBVIRT_SOCKETS.map(PathBuf::from).to_vec(),
         },
+        vm_dir: flags.vm_dir.or(file.vm_dir).map(std::path::absolute).transpose()?,
         ping,
         driver: flags.driver.or(file.driver).unwrap_or(Driver::Auto),
         instance: flags.instance,

@@ -7,6 +7,7 @@ use perigee_agent::Describe;
 use perigee_agent::home::Home;
 use perigee_clock::Clock;
 use perigee_hypervisor::Hypervisor;
+use perigee_hypervisor::libvirt::{Endpoint, Libvirt, LibvirtConfig};
 use perigee_hypervisor::microvm::{Microvm, MicrovmConfig, UIDS};
 use perigee_hypervisor::simulated::{Knobs, Simulated, SimulatedConfig, SimulatedHost};
 use perigee_model::{Abilities, InstanceId, Inventory};
@@ -20,10 +21,15 @@ const UID_FIRST: u32 = 0x4000_0000;
 /// Instances that can have users of their own on one machine.
 const UID_RANGES: u32 = 16_384;
 
-/// A driver, and what it lacks here.
+/// libvirt's driver for QEMU of the whole system.
+const LIBVIRT_URI: &str = "qemu:///system";
+/// For one answer of libvirt's; starts and ends of guests may take longer.
+const LIBVIRT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Drivers, and what they lack here.
 pub struct Chosen {
-    /// The driver.
-    pub hypervisor: Arc<dyn Hypervisor>,
+    /// The drivers: first the one that is part of this host.
+    pub drivers: Vec<Arc<dyn Hypervisor>>,
     /// For people; empty when nothing is missing.
     pub missing: Vec<String>,
 }
@@ -42,8 +48,8 @@ pub fn choose(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Cho
                 knobs: Arc::new(Knobs::default()),
                 boots_in_flight_max: 16,
             };
-            let hypervisor = Arc::new(Simulated::new(simulated, SimulatedHost::new()));
-            Ok(Chosen { hypervisor, missing: Vec::new() })
+            let hypervisor: Arc<dyn Hypervisor> = Arc::new(Simulated::new(simulated, SimulatedHost::new()));
+            Ok(Chosen { drivers: vec![hypervisor], missing: Vec::new() })
         }
         Driver::Auto => {
             let root = geteuid().is_root();
@@ -57,9 +63,33 @@ pub fn choose(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Cho
             };
             let microvm = Microvm::new(microvm).context("guests cannot be run here; `perigee doctor` says why")?;
             let missing = microvm.reduced().to_vec();
-            Ok(Chosen { hypervisor: Arc::new(microvm), missing })
+            let mut drivers: Vec<Arc<dyn Hypervisor>> = vec![Arc::new(microvm)];
+            drivers.extend(libvirt(config, home, clock)?);
+            Ok(Chosen { drivers, missing })
         }
     }
+}
+
+/// libvirt's, where there is a libvirt. One that is installed later is taken up at the next start.
+fn libvirt(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Option<Arc<dyn Hypervisor>>> {
+    let Some(socket) = config.libvirt_sockets.iter().find(|socket| socket.exists()) else { return Ok(None) };
+    // QEMU runs as libvirt's user: what it opens lies where that user can pass, and ours is private.
+    let of = |base: &str| Path::new(base).join(home.instance.as_str());
+    let (dir, run_dir) = match &config.vm_dir {
+        Some(dir) => (dir.join("disks"), dir.join("run")),
+        None if geteuid().is_root() => (of("/var/lib/perigee-vm"), of("/run/perigee-vm")),
+        None => (home.path().join("vms"), run_dir(config.runtime_dir.as_deref(), &home.instance).join("vm")),
+    };
+    let driver = Libvirt::new(LibvirtConfig {
+        instance: home.instance.clone(),
+        dir,
+        run_dir,
+        endpoint: Endpoint::Unix(socket.clone()),
+        uri: LIBVIRT_URI.to_owned(),
+        deadline: LIBVIRT_WITHIN,
+        clock: clock.clone(),
+    });
+    Ok(Some(Arc::new(driver.context("full VMs cannot be run here")?)))
 }
 
 /// The first of the instance's users.
@@ -78,16 +108,19 @@ fn run_dir(runtime_dir: Option<&Path>, instance: &InstanceId) -> PathBuf {
 }
 
 /// Reads the inventory, each time anew.
-pub fn describe(data_dir: PathBuf, abilities: Abilities, missing: &[String]) -> Arc<Describe> {
+pub fn describe(data_dir: PathBuf, drivers: Vec<Arc<dyn Hypervisor>>, missing: &[String]) -> Arc<Describe> {
     let privileges = match missing {
         [] if geteuid().is_root() => "root".to_owned(),
         [] => "reduced: not root".to_owned(),
         missing => format!("reduced: {}", missing.join("; ")),
     };
-    Arc::new(move || inventory(&data_dir, &abilities, &privileges))
+    Arc::new(move || {
+        let abilities = drivers.iter().map(|driver| driver.abilities()).collect();
+        inventory(&data_dir, abilities, &privileges)
+    })
 }
 
-fn inventory(data_dir: &Path, abilities: &Abilities, privileges: &str) -> Inventory {
+fn inventory(data_dir: &Path, drivers: Vec<Abilities>, privileges: &str) -> Inventory {
     let nothing = || Machine {
         hostname: String::new(),
         arch: std::env::consts::ARCH.to_owned(),
@@ -111,7 +144,7 @@ fn inventory(data_dir: &Path, abilities: &Abilities, privileges: &str) -> Invent
         disk_free_bytes: disk.free_bytes,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         privileges: privileges.to_owned(),
-        drivers: vec![abilities.clone()],
+        drivers,
     }
 }
 

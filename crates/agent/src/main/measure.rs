@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
+/// What tells of libvirt's domains.
+const LIBVIRT: &str = "libvirt";
 /// For libvirt's answer about all its domains.
 const LIBVIRT_WITHIN: Duration = Duration::from_secs(1);
 
@@ -45,7 +47,7 @@ impl About<'_> {
     ///
     /// # Errors
     /// When a spool cannot be opened or no thread is to be had.
-    pub fn start(&self, sheets: [Arc<SharedSheet>; 2], driver: Arc<dyn Hypervisor>) -> anyhow::Result<Measuring> {
+    pub fn start(&self, sheets: [Arc<SharedSheet>; 2], drivers: &[Arc<dyn Hypervisor>]) -> anyhow::Result<Measuring> {
         let [node, guests] = sheets;
         let began = self.clock.instant();
         let mut settings = Settings::new(Arc::new(move || began.elapsed()));
@@ -54,9 +56,13 @@ impl About<'_> {
         let collectors = Node::new(&settings);
         let node = self.stream(StreamName::Node, self.config.interval, node, |spool| Host { collectors, spool })?;
 
-        let mut tellers = vec![(driver.abilities().driver, Teller::Driver(driver))];
-        let domains = Domains::behind(self.config.libvirt_sockets.clone(), LIBVIRT_WITHIN);
-        tellers.push(("libvirt".to_owned(), Teller::Other(Arc::new(domains))));
+        let teller = |driver: &Arc<dyn Hypervisor>| (driver.abilities().driver, Teller::Driver(driver.clone()));
+        let mut tellers: Vec<_> = drivers.iter().map(teller).collect();
+        // A driver of libvirt's tells of its foreign domains, too.
+        if !tellers.iter().any(|(name, _)| name == LIBVIRT) {
+            let domains = Domains::behind(self.config.libvirt_sockets.clone(), LIBVIRT_WITHIN);
+            tellers.push((LIBVIRT.to_owned(), Teller::Other(Arc::new(domains))));
+        }
         let (runtime, clock) = (tokio::runtime::Handle::current(), self.clock.clone());
         let usages = |spool| Usages::new(runtime, clock, spool, tellers);
         let guests = self.stream(StreamName::Vm, self.config.guest_interval, guests, usages)?;

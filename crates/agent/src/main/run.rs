@@ -88,7 +88,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let chosen = driver::choose(&config, &home, &clock)?;
     let (uplink, frames) = uplinks(config.stream_mode, server, current);
     let about = measure::About { config: &config, home: &home, host, clock: &clock, uplink: frames };
-    let measuring = about.start(sheets, chosen.hypervisor.clone())?;
+    let measuring = about.start(sheets, &chosen.drivers)?;
     let blobs = BlobDir::at(home.path().join("cache"))?;
     let mut base = BaseBuild::new(home.path().join("build"), &config.guest_binary);
     if let Some(package) = &config.kernel_deb {
@@ -97,8 +97,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let agent = Agent {
         host,
         clock,
-        describe: driver::describe(home.path().to_owned(), chosen.hypervisor.abilities(), &chosen.missing),
-        hypervisor: chosen.hypervisor,
+        describe: driver::describe(home.path().to_owned(), chosen.drivers.clone(), &chosen.missing),
+        drivers: chosen.drivers,
         journal: Arc::new(DirJournal::open(home.path().join("journal"))?),
         spool: Arc::new(DirSpool::open(home.path().join("spool"))?),
         parts: Arc::new(CachedParts::new(blobs, uplink.clone())),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says what went wrong by panicking")]
 
+mod console;
 mod crash;
 mod executions;
 mod fake;
@@ -100,10 +101,10 @@ impl Rig {
         let agent = Agent {
             host: HostId::new(Uuid::from_u128(1)),
             clock: self.clock.clone(),
-            hypervisor: match &self.simulated {
+            drivers: vec![match &self.simulated {
                 Some(machine) => machine.driver(&self.clock),
                 None => Arc::new(self.fake.clone()),
-            },
+            }],
             journal: Arc::new(self.journal.clone()),
             spool: Arc::new(self.spool.clone()),
             uplink: Arc::new(self.plane.clone()),
@@ -155,7 +156,7 @@ fn wanted(id: GuestId, generation: u64, power: Power) -> DesiredGuest {
         host_wanted: None,
         vm: None,
     };
-    let desired = Desired { generation, host: None, power, expires_at: None, restarts: 0, grace_ms: 0 };
+    let desired = Desired { generation, host: None, power, expires_at: None, restarts: 0, grace_ms: 0, release: false };
     DesiredGuest { id, name, kind: GuestKind::Sandbox, spec, desired }
 }
 

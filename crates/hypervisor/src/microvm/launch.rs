@@ -45,6 +45,9 @@ pub fn check(plan: &Plan) -> Result<(), HypervisorError> {
     if let Some((_, text)) = plan.resources.fault() {
         return refuse(text);
     }
+    if plan.vm.is_some() {
+        return refuse("this host runs sandboxes; a full VM takes libvirt".to_owned());
+    }
     let count = |wanted| plan.parts.iter().filter(|(role, _)| *role == wanted).count();
     if count(PartRole::Kernel) != 1 || count(PartRole::Initrd) > 1 || count(PartRole::Disk) > DISKS_MAX {
         return refuse(format!("it takes one kernel, at most one initrd and at most {DISKS_MAX} disks"));

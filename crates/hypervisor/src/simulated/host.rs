@@ -49,6 +49,8 @@ pub(super) struct Vmm {
     pub paused: bool,
     /// Sessions opened under a smaller number are broken.
     pub sessions: u64,
+    /// Counted up by whoever sits down at the serial port: the one before is sent away.
+    pub sitters: u64,
     pub executions: BTreeMap<Uuid, Execution>,
     pub files: BTreeMap<String, Bytes>,
 }
@@ -199,6 +201,7 @@ impl World {
             began: now,
             paused: false,
             sessions: 0,
+            sitters: 0,
             executions: BTreeMap::new(),
             files: BTreeMap::new(),
         };
@@ -217,5 +220,5 @@ impl World {
 }
 
 pub(super) fn found(guest: GuestId, vmm: Option<&Vmm>) -> Found {
-    vmm.map_or_else(|| Found::dead(guest), |vmm| Found::living(guest, Some(vmm.pid)))
+    vmm.map_or_else(|| Found::dead(guest), |vmm| Found { paused: vmm.paused, ..Found::living(guest, Some(vmm.pid)) })
 }

@@ -9,12 +9,17 @@
 //! faults that [`Knobs`] ask for, the counters that checkers read.
 //! Refuses: threads, tasks, I/O, and time or randomness that are not its clock's.
 
+mod console;
 mod host;
 mod knobs;
 mod program;
+mod screen;
 mod session;
 
-use crate::{Channel, Found, GuestEvent, GuestUsage, Hypervisor, HypervisorError, Measure, Pace, Pause, Plan, Session};
+use crate::{
+    Channel, Console, Found, GuestEvent, GuestUsage, Halt, Halted, Hypervisor, HypervisorError, Measure, Pace, Pause,
+    Plan, Session,
+};
 use async_trait::async_trait;
 pub use host::SimulatedHost;
 use host::{Key, Vmm, found};
@@ -125,13 +130,13 @@ impl Hypervisor for Simulated {
     fn abilities(&self) -> Abilities {
         Abilities {
             driver: "simulated".to_owned(),
-            kinds: vec![GuestKind::Sandbox],
+            kinds: vec![GuestKind::Sandbox, GuestKind::Vm],
             version: env!("CARGO_PKG_VERSION").to_owned(),
             acceleration: Acceleration::Simulated,
             channel: true,
             pause: true,
-            halt: false,
-            console: false,
+            halt: true,
+            console: true,
             snapshots: false,
             adopt: true,
             boots_in_flight_max: self.config.boots_in_flight_max,
@@ -188,6 +193,12 @@ impl Hypervisor for Simulated {
     fn pause(&self) -> Option<&dyn Pause> {
         Some(self)
     }
+    fn console(&self) -> Option<&dyn Console> {
+        Some(self)
+    }
+    fn halt(&self) -> Option<&dyn Halt> {
+        Some(self)
+    }
     fn measure(&self) -> Option<&dyn Measure> {
         Some(self)
     }
@@ -233,6 +244,20 @@ impl Channel for Simulated {
                 () = tokio::time::sleep_until(until.into_tokio()) => {}
             }
         }
+    }
+}
+
+#[async_trait]
+impl Halt for Simulated {
+    async fn halt(&self, guest: GuestId, grace: Duration) -> Result<Halted, HypervisorError> {
+        tokio::time::sleep(DESTROY).await;
+        if self.strikes(Fault::DestroyFails) {
+            return Err(struck("stopping a simulated guest"));
+        }
+        let key = self.key(guest);
+        // What is kept of it is that it was here.
+        let ran = self.host.change(|world| world.guests.get_mut(&key).is_some_and(|vmm| vmm.take().is_some()));
+        Ok(if ran && grace.is_zero() { Halted::ByForce } else { Halted::ByItself })
     }
 }
 

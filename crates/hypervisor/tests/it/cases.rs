@@ -5,11 +5,13 @@ use bytes::Bytes;
 use perigee_guest::protocol::ExecOutcome;
 use perigee_hypervisor::usage::RunState;
 use perigee_hypervisor::{
-    ExecEnd, ExecEvent, ExecStart, ExecStream, FileSource, GuestEvent, Hypervisor, HypervisorError, Pace, Plan, Session,
+    ExecEnd, ExecEvent, ExecStart, ExecStream, FileSource, GuestEvent, Hypervisor, HypervisorError, Pace, Plan, Seat,
+    Session,
 };
 use perigee_model::{GuestId, PartRole, Resources};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::{broadcast, mpsc};
 use uuid::Uuid;
 
@@ -315,4 +317,28 @@ pub async fn what_guests_use_is_told(lab: &dyn Lab) {
     assert!(later[0].cpu_ns >= told[0].cpu_ns);
     driver.destroy(plan.guest).await.unwrap();
     assert_eq!(measure.usages().await.unwrap(), []);
+}
+
+pub async fn a_serial_port_has_one_sitter(lab: &dyn Lab) {
+    let (driver, plan) = (lab.driver(), lab.plan());
+    let Some(console) = driver.console() else {
+        assert!(!driver.abilities().console);
+        return;
+    };
+    assert!(driver.abilities().console);
+    let nobody = console.sit(plan.guest, Seat::Serial).await;
+    assert!(matches!(nobody, Err(HypervisorError::NotRunning)));
+    driver.start(&plan).await.unwrap();
+    open(lab, &*driver, plan.guest).await;
+    let mut first = console.sit(plan.guest, Seat::Serial).await.unwrap();
+    let mut second = console.sit(plan.guest, Seat::Serial).await.unwrap();
+    let mut rest = Vec::new();
+    // Sent away by an end or an error; the other one goes on until the guest does.
+    let away = tokio::time::timeout(Duration::from_secs(30), first.read_to_end(&mut rest)).await;
+    assert!(away.is_ok(), "the first is still there");
+    let stays = tokio::time::timeout(Duration::from_millis(100), second.read_to_end(&mut rest)).await;
+    assert!(stays.is_err(), "the second was sent away, too");
+    driver.destroy(plan.guest).await.unwrap();
+    let over = tokio::time::timeout(Duration::from_secs(30), second.read_to_end(&mut rest)).await;
+    assert!(over.is_ok(), "the guest is gone and its port is not");
 }

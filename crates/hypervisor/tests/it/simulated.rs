@@ -5,10 +5,11 @@ use crate::contract::Lab;
 use async_trait::async_trait;
 use perigee_clock::Clock;
 use perigee_hypervisor::simulated::{Fault, Knobs, Simulated, SimulatedConfig, SimulatedHost};
-use perigee_hypervisor::{ExecStart, Found, Hypervisor, HypervisorError, Pace, Plan};
+use perigee_hypervisor::{ExecStart, Found, Hypervisor, HypervisorError, Pace, Plan, Seat, Stream};
 use perigee_model::{GuestId, InstanceId, Name, PartRole, Resources};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use uuid::Uuid;
 
 pub struct SimulatedLab {
@@ -159,4 +160,54 @@ async fn faults_strike_as_often_as_asked() {
     driver.destroy(plan.guest).await.unwrap();
     driver.start(&Plan { pace: Pace::Steady, ..plan.clone() }).await.unwrap();
     cases::open(&lab, &*driver, plan.guest).await;
+}
+
+/// A guest that runs, and a seat at it.
+async fn seated(seat: Seat) -> (Arc<dyn Hypervisor>, Box<dyn Stream>) {
+    let lab = SimulatedLab::new();
+    let (driver, plan) = (lab.driver(), lab.plan());
+    driver.start(&plan).await.unwrap();
+    let stream = driver.console().unwrap().sit(plan.guest, seat).await.unwrap();
+    (driver, stream)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_serial_port_says_back_what_it_hears_and_no_more_than_is_read() {
+    let (_driver, mut port) = seated(Seat::Serial).await;
+    port.write_all(b"hello").await.unwrap();
+    let mut heard = [0; 5];
+    port.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"hello");
+    let much = vec![b'x'; 1 << 20];
+    let stuck = tokio::time::timeout(Duration::from_secs(1), port.write_all(&much)).await;
+    assert!(stuck.is_err(), "a mebibyte was taken and nobody read");
+    let mut taken = vec![0; 64 << 10];
+    port.read_exact(&mut taken).await.unwrap();
+    port.shutdown().await.unwrap();
+    assert_eq!(port.read(&mut taken).await.unwrap(), 0);
+}
+
+/// RFC 6143, section 7, byte for byte.
+#[tokio::test(start_paused = true)]
+async fn the_screen_speaks_rfb_and_shows_what_was_typed() {
+    let (_driver, mut screen) = seated(Seat::Vnc).await;
+    let mut read = async |length: usize, write: &[u8]| {
+        let mut bytes = vec![0; length];
+        screen.read_exact(&mut bytes).await.unwrap();
+        screen.write_all(write).await.unwrap();
+        bytes
+    };
+    assert_eq!(read(12, b"RFB 003.008\n").await, b"RFB 003.008\n");
+    assert_eq!(read(2, &[1]).await, [1, 1], "one security type: none");
+    assert_eq!(read(4, &[1]).await, [0; 4], "the security result");
+    let server = read(24, b"").await;
+    assert_eq!(server[..8], [0, 16, 0, 16, 32, 24, 0, 1], "16 by 16, 32 bits, true colour");
+    let typed = [&[2, 0, 0, 1, 0, 0, 0, 0][..], &[4, 1, 0, 0, 0, 0, 0, b'a'], &[3, 0, 0, 0, 0, 0, 0, 16, 0, 16]];
+    assert_eq!(read(9, &typed.concat()).await, b"simulated");
+    let picture = read(4 + 12 + 1024, b"").await;
+    assert_eq!(picture[..16], [0, 0, 0, 1, 0, 0, 0, 0, 0, 16, 0, 16, 0, 0, 0, 0]);
+    assert!(picture[16..].chunks(4).all(|pixel| pixel == [0, 0, 0, b'a']));
+    // No such message: hung up on.
+    assert!(read(0, &[77]).await.is_empty());
+    assert_eq!(screen.read(&mut [0; 9]).await.unwrap(), 0);
 }

@@ -152,7 +152,7 @@ impl Daemon {
 /// the test's folders, and its networks are nobody else's. The process keeps its number through `exec`.
 fn spawn(folder: &TempDir, user: QemuUser) -> Child {
     let at = folder.path().display();
-    for name in ["etc", "run", "lib", "log"] {
+    for name in ["etc", "run/lock", "lib", "log"] {
         std::fs::create_dir_all(folder.path().join(name)).unwrap();
     }
     // What libvirt found out about QEMU, by running it several times: the same for every test.

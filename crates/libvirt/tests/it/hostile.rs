@@ -6,38 +6,37 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 
-const REMOTE: u32 = 0x2000_8086;
+pub const REMOTE: u32 = 0x2000_8086;
 const KEEPALIVE: u32 = 0x6b65_6570;
 
-struct Call {
+pub struct Call {
     program: u32,
-    procedure: u32,
-    serial: u32,
+    pub procedure: u32,
+    pub serial: u32,
+    pub status: u32,
+    pub payload: Vec<u8>,
 }
 
 /// The next call; `None` when the client hung up.
-async fn heard(stream: &mut UnixStream) -> Option<Call> {
+pub async fn heard(stream: &mut UnixStream) -> Option<Call> {
     let length = stream.read_u32().await.ok()? as usize;
     let mut rest = vec![0; length - 4];
     stream.read_exact(&mut rest).await.ok()?;
     let word = |at: usize| u32::from_be_bytes(rest[at * 4..at * 4 + 4].try_into().unwrap());
-    Some(Call { program: word(0), procedure: word(2), serial: word(4) })
+    Some(Call { program: word(0), procedure: word(2), serial: word(4), status: word(5), payload: rest[24..].to_vec() })
 }
 
-fn packet(header: [u32; 6], payload: &[u8]) -> Vec<u8> {
-    let mut packet = Encoder::default();
-    packet.u32(28 + payload.len() as u32);
-    header.into_iter().for_each(|word| packet.u32(word));
-    packet.fixed(payload);
-    packet.finish().unwrap()
+pub fn packet(header: [u32; 6], payload: &[u8]) -> Vec<u8> {
+    let words = [28 + payload.len() as u32].into_iter().chain(header);
+    words.flat_map(u32::to_be_bytes).chain(payload.iter().copied()).collect()
 }
 
-fn reply(call: &Call, payload: &[u8]) -> Vec<u8> {
+pub fn reply(call: &Call, payload: &[u8]) -> Vec<u8> {
     packet([REMOTE, 1, call.procedure, 1, call.serial, 0], payload)
 }
 
 /// Opens as libvirtd would: no authentication, keepalive spoken.
-async fn welcome(stream: &mut UnixStream) {
+pub async fn welcome(stream: &mut UnixStream) {
     for answer in [&[0, 0, 0, 1, 0, 0, 0, 0][..], &[], &[0, 0, 0, 1]] {
         let call = heard(stream).await.unwrap();
         stream.write_all(&reply(&call, answer)).await.unwrap();

@@ -12,8 +12,9 @@ use http::{HeaderValue, Method, StatusCode, header};
 use perigee_api::{Page, ProblemDocument, SandboxPatch, SandboxRequest, SandboxView, TaskView};
 use perigee_control::guests::NewGuest;
 use perigee_model::limits::{SANDBOX_MEMORY_BYTES_DEFAULT, SANDBOX_TTL_DEFAULT};
-use perigee_model::{Code, Guest, GuestKind, Name, Priority, Refusal, Resources, TaskState};
+use perigee_model::{Code, Guest, GuestKind, Name, Priority, Refusal, Resources, Task, TaskState};
 use serde::Deserialize;
+use std::sync::Arc;
 use std::time::Duration;
 use utoipa::IntoParams;
 
@@ -42,16 +43,17 @@ pub async fn list(
     caller: Caller,
     Params(params): Params<ListParams>,
 ) -> Answer<Json<Page<SandboxView>>> {
-    list_of(&server, &caller, &params, Some(GuestKind::Sandbox))
+    list_of(&server, &caller, &params, Some(GuestKind::Sandbox), |guest| views::sandbox(&server, guest))
 }
 
-/// The page of guests that a query asks for.
-pub fn list_of(
+/// The page of guests that a query asks for, each as `view` shows it.
+pub fn list_of<V>(
     server: &Server,
     caller: &Caller,
     params: &ListParams,
     kind: Option<GuestKind>,
-) -> Answer<Json<Page<SandboxView>>> {
+    view: impl Fn(&Guest) -> V,
+) -> Answer<Json<Page<V>>> {
     let label = match params.label.as_deref().map(|l| l.split_once('=')) {
         Some(None) => return Err(Refusal::field("label", "label is key=value").into()),
         Some(Some(pair)) => Some(pair),
@@ -66,7 +68,7 @@ pub fn list_of(
     let list = format!("guests {kind:?} {:?} {:?} {:?}", params.name, params.status, params.label);
     let paging = Paging::read(list, params.limit, params.page_token.as_deref())?;
     let guests = server.control.list_guests(&caller.who, paging.span(), fits)?;
-    Ok(Json(paging.page(guests, |g| g.id, |g| views::sandbox(server, g))))
+    Ok(Json(paging.page(guests, |g| g.id, |g| view(g))))
 }
 
 /// Creates a sandbox: 202 with the task, or, with `Prefer: wait`, 201 with the running sandbox.
@@ -77,13 +79,19 @@ pub async fn create(State(server): State<Server>, caller: Caller, body: Body<San
     if body.value.kind.as_deref().is_some_and(|k| k != "sandbox") {
         return Err(Refusal::field("kind", "this route makes sandboxes; leave kind out, or use /api/v1/vms").into());
     }
-    create_of(&server, &caller, "/api/v1/sandboxes", body).await
+    let wanted = wanted(body.value)?;
+    create_of(&server, &caller, "/api/v1/sandboxes", (wanted, &body.bytes), object).await
 }
 
-/// Creates a guest by any of the routes that do.
-pub async fn create_of(server: &Server, caller: &Caller, path: &str, body: Body<SandboxRequest>) -> Answer {
-    let wanted = wanted(body.value)?;
-    once(server, caller, (Method::POST, path), &body.bytes, async |cause| {
+/// Creates a guest by any of the routes that do; `object` answers with it.
+pub async fn create_of(
+    server: &Server,
+    caller: &Caller,
+    path: &str,
+    (wanted, bytes): (NewGuest, &[u8]),
+    object: impl Fn(&Server, &Guest, StatusCode) -> Response,
+) -> Answer {
+    once(server, caller, (Method::POST, path), bytes, async |cause| {
         let (guest, task) = server.control.create_guest(&caller.who, wanted, &cause).await?;
         let Some(wait) = caller.wait else { return Ok(tasks::accepted(&task)) };
         let task = server.control.wait_task(task.id, wait).await?;
@@ -91,7 +99,7 @@ pub async fn create_of(server: &Server, caller: &Caller, path: &str, body: Body<
             TaskState::Succeeded => {
                 let guest = server.control.view().guest(guest.id).unwrap_or(guest);
                 let mut response = object(server, &guest, StatusCode::CREATED);
-                if let Ok(location) = HeaderValue::from_str(&format!("/api/v1/sandboxes/{}", guest.id)) {
+                if let Ok(location) = HeaderValue::from_str(&format!("{path}/{}", guest.id)) {
                     response.headers_mut().insert(header::LOCATION, location);
                 }
                 Ok(response)
@@ -108,11 +116,16 @@ pub async fn create_of(server: &Server, caller: &Caller, path: &str, body: Body<
     responses((status = 200, body = SandboxView), (status = 304), (status = "4XX", body = ProblemDocument)))]
 pub async fn get(State(server): State<Server>, caller: Caller, Path(id): Path<String>) -> Answer {
     let guest = server.control.find_guest(&caller.who, &id)?;
-    Ok(read(&server, &caller, &guest))
+    Ok(read(&server, &caller, &guest, object))
 }
 
-/// The guest, or 304 when the caller has it already.
-pub fn read(server: &Server, caller: &Caller, guest: &Guest) -> Response {
+/// The guest as `object` answers with it, or 304 when the caller has it already.
+pub fn read(
+    server: &Server,
+    caller: &Caller,
+    guest: &Guest,
+    object: impl Fn(&Server, &Guest, StatusCode) -> Response,
+) -> Response {
     if caller.if_none_match.as_deref() == Some(views::sandbox_tag(server, guest).as_str()) {
         return StatusCode::NOT_MODIFIED.into_response();
     }
@@ -139,6 +152,11 @@ pub async fn label(
     responses((status = 202, body = TaskView), (status = 204), (status = "4XX", body = ProblemDocument)))]
 pub async fn delete(State(server): State<Server>, caller: Caller, Path(id): Path<String>) -> Answer {
     let task = server.control.delete_guest(&caller.who, &id, caller.revision(), &caller.cause()).await?;
+    removed(&server, &caller, task).await
+}
+
+/// The task that removes a guest, or, for whoever waits, nothing when nothing is left.
+pub async fn removed(server: &Server, caller: &Caller, task: Arc<Task>) -> Answer {
     let Some(wait) = caller.wait else { return Ok(tasks::accepted(&task)) };
     let task = server.control.wait_task(task.id, wait).await?;
     match task.state {
@@ -157,20 +175,20 @@ pub fn fell(task: &perigee_model::Task) -> Refusal {
 }
 
 fn object(server: &Server, guest: &Guest, status: StatusCode) -> Response {
-    let mut response = (status, Json(views::sandbox(server, guest))).into_response();
+    tagged((status, Json(views::sandbox(server, guest))).into_response(), server, guest)
+}
+
+/// With the tag that a later change must name.
+pub fn tagged(mut response: Response, server: &Server, guest: &Guest) -> Response {
     if let Ok(tag) = HeaderValue::from_str(&views::sandbox_tag(server, guest)) {
         response.headers_mut().insert(header::ETAG, tag);
     }
     response
 }
 
-fn wanted(request: SandboxRequest) -> Result<NewGuest, Refusal> {
+/// What a request for a sandbox wants.
+pub fn wanted(request: SandboxRequest) -> Result<NewGuest, Refusal> {
     let name = request.name.map(|n| Name::parse(&n)).transpose();
-    let kind = match request.kind.as_deref() {
-        None | Some("sandbox") => GuestKind::Sandbox,
-        Some("vm") => GuestKind::Vm,
-        Some(_) => return Err(Refusal::field("kind", "kind is \"sandbox\" or \"vm\"")),
-    };
     let ttl = match request.ttl_ms {
         None => Some(SANDBOX_TTL_DEFAULT),
         Some(0) => None,
@@ -178,7 +196,7 @@ fn wanted(request: SandboxRequest) -> Result<NewGuest, Refusal> {
     };
     Ok(NewGuest {
         name: name.map_err(|fault| Refusal::field("name", fault.to_string()))?,
-        kind,
+        kind: GuestKind::Sandbox,
         image: request.image.unwrap_or_else(|| "base".to_owned()),
         resources: Resources {
             cpus: request.cpus.unwrap_or(1),
@@ -189,6 +207,7 @@ fn wanted(request: SandboxRequest) -> Result<NewGuest, Refusal> {
         labels: request.labels,
         host: request.host,
         priority: priority(request.priority.as_deref())?,
+        vm: None,
     })
 }
 

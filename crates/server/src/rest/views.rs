@@ -6,13 +6,14 @@ use base64::engine::general_purpose::STANDARD;
 use perigee_api::host::{AbilitiesView, InventoryView};
 use perigee_api::problem::ProblemView;
 use perigee_api::{
-    EventView, ExecutionView, ForeignVmView, HostView, ImageView, LoadView, PartView, SandboxView, TaskView,
+    EventView, ExecutionView, ForeignVmView, HostView, ImageView, LoadView, PartView, SandboxView, TaskView, VmPart,
+    VmView,
 };
 use perigee_control::watch::ForeignVm;
 use perigee_model::execution::Excerpt;
 use perigee_model::guest::Problem;
 use perigee_model::{
-    Event, Execution, ExecutionState, Guest, Host, Image, Inventory, Outcome, Task, TaskKind, Timestamp,
+    Event, Execution, ExecutionState, Guest, Host, Image, Inventory, Outcome, Phase, Task, TaskKind, Timestamp, VmSpec,
 };
 use serde::Serialize;
 
@@ -59,6 +60,26 @@ pub fn sandbox(server: &Server, guest: &Guest) -> SandboxView {
     }
 }
 
+/// A guest of any kind.
+pub fn vm(server: &Server, guest: &Guest) -> VmView {
+    let observed = guest.observed.as_ref();
+    let booted = observed.and_then(|o| o.booted).filter(|_| observed.is_some_and(|o| o.phase == Phase::Running));
+    let part = |vm: &VmSpec| VmPart {
+        description: vm.description.clone(),
+        disk_bytes: vm.disk_bytes,
+        network: vm.network.as_ref().map(ToString::to_string),
+        mac: vm.mac.to_string(),
+        addresses: observed.map(|o| o.addresses.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+        firmware: word(&vm.firmware),
+        tpm: vm.tpm,
+        restart: word(&vm.restart),
+        start_order: vm.start_order,
+        restart_needed: booted.is_some_and(|booted| booted != guest.spec.resources),
+        adopted: vm.adopted,
+    };
+    VmView { guest: sandbox(server, guest), vm: guest.spec.vm.as_ref().map(part) }
+}
+
 /// The tag changes with the record, and with what is only computed from it.
 pub fn sandbox_tag(server: &Server, guest: &Guest) -> String {
     format!("\"{}.{}\"", guest.revision, word(&server.control.guest_status(guest)))
@@ -66,7 +87,7 @@ pub fn sandbox_tag(server: &Server, guest: &Guest) -> String {
 
 pub fn task(task: &Task) -> TaskView {
     let (execution_id, image_id) = match &task.kind {
-        TaskKind::GuestCreate { .. } | TaskKind::GuestDelete { .. } => (None, None),
+        TaskKind::GuestCreate { .. } | TaskKind::GuestDelete { .. } | TaskKind::GuestPower { .. } => (None, None),
         TaskKind::GuestExecute { execution, .. } => (Some(execution.to_string()), None),
         TaskKind::ImageBuild { image } => (None, Some(image.to_string())),
     };

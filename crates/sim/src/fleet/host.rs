@@ -141,7 +141,7 @@ fn agent(
     Agent {
         host,
         clock,
-        hypervisor: Arc::new(Simulated::new(config, SimulatedHost::new())),
+        drivers: vec![Arc::new(Simulated::new(config, SimulatedHost::new()))],
         journal: Arc::new(MemoryJournal::default()),
         spool: Arc::new(MemorySpool::default()),
         uplink,

@@ -180,7 +180,7 @@ fn task(r: &Task) -> Columns {
     let (image, execution): (Option<ImageId>, _) = match &r.kind {
         TaskKind::GuestExecute { execution, .. } => (None, Some(*execution)),
         TaskKind::ImageBuild { image } => (Some(*image), None),
-        TaskKind::GuestCreate { .. } | TaskKind::GuestDelete { .. } => (None, None),
+        TaskKind::GuestCreate { .. } | TaskKind::GuestDelete { .. } | TaskKind::GuestPower { .. } => (None, None),
     };
     Ok(vec![
         ("id", r.id.to_string().into()),

@@ -105,6 +105,7 @@ pub fn guest(n: u64, called: &str) -> Guest {
             expires_at: Some(at(5)),
             restarts: 2,
             grace_ms: 60_000,
+            release: false,
         },
         observed: Some(Observed {
             generation: 3,

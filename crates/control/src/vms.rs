@@ -1,0 +1,386 @@
+//! Verbs on full VMs: their switch, their size, and taking over what was there before.
+
+use crate::guests::{changed, check_revision, desired_of};
+use crate::watch::ForeignVm;
+use crate::{Cause, Control, refuse_store};
+use perigee_agent_api::FromServer;
+use perigee_model::limits::{NAME_CHARS_MAX, VM_MEMORY_BYTES_DEFAULT, VM_STOP_GRACE_MAX};
+use perigee_model::name::labels_fault;
+use perigee_model::placement::Wanted;
+use perigee_model::vm::description_fault;
+use perigee_model::{
+    Code, Desired, Firmware, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, ImageId, Labels, Mac, Name, Part,
+    Power, Priority, Refusal, Resources, RestartPolicy, Switch, Task, TaskKind, Verb, VmSpec, Who,
+};
+use perigee_store::{Batch, Record, StoreError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Tries to find a hardware address that no living guest has.
+const MAC_TRIES_MAX: u32 = 64;
+
+/// What a caller wants of a new VM.
+#[derive(Clone, Debug)]
+pub struct NewVm {
+    /// For people.
+    pub description: String,
+    /// Size of its disk.
+    pub disk_bytes: Option<u64>,
+    /// The host's network; `None`: no card.
+    pub network: Option<Name>,
+    /// Made up when absent.
+    pub mac: Option<Mac>,
+    /// Of its first user.
+    pub ssh_keys: Vec<String>,
+    /// For cloud-init, already in the blobs.
+    pub user_data: Option<Part>,
+    /// What it boots by.
+    pub firmware: Firmware,
+    /// With a TPM.
+    pub tpm: bool,
+    /// When it ends by itself.
+    pub restart: RestartPolicy,
+    /// When its host comes up.
+    pub start_order: u32,
+}
+
+/// What may be changed of a VM; `None` leaves it.
+#[derive(Clone, Debug, Default)]
+pub struct VmChange {
+    /// For people.
+    pub description: Option<String>,
+    /// Labels to set or remove.
+    pub labels: BTreeMap<String, Option<String>>,
+    /// From its next start on.
+    pub cpus: Option<u32>,
+    /// From its next start on.
+    pub memory_bytes: Option<u64>,
+    /// When it ends by itself.
+    pub restart: Option<RestartPolicy>,
+    /// When its host comes up.
+    pub start_order: Option<u32>,
+}
+
+impl Control {
+    /// Records the task that moves a VM's switch.
+    ///
+    /// # Errors
+    /// `Denied`, `NoSuchGuest`, `BadField` for a sandbox or an endless grace, `GuestNotRunning` when
+    /// there is nothing to pause.
+    pub async fn switch_vm(&self, who: &Who, text: &str, switch: Switch, cause: &Cause) -> Result<Arc<Task>, Refusal> {
+        who.authorize(Verb::Operate)?;
+        let guest = self.find_vm(who, text)?;
+        check_switch(switch, self.guest_status(&guest))?;
+        self.check_queue(who)?;
+        let task = self.new_task(who, TaskKind::GuestPower { guest: guest.id, switch }, Priority::High);
+        let mut batch = Batch { idempotency: cause.row(task.id), ..Batch::default() };
+        let about = ("guest", guest.id.to_string());
+        let verb = switch.text().replace("vm:", "guest.");
+        batch.events.push(self.event((&who.tenant, &who.actor), &verb, about, cause, guest.name.as_str()));
+        batch.insert(Record::Task(task.clone()));
+        self.commit(batch).await.map_err(refuse_store)?;
+        self.0.queue_wake.notify_one();
+        Ok(Arc::new(task))
+    }
+
+    /// Changes what may be changed of a VM, if it still has this revision. Sizes hold from its next
+    /// start on.
+    ///
+    /// # Errors
+    /// `Denied`, `NoSuchGuest`, `PreconditionFailed`, `BadField`, `NoRoom` when its host could never
+    /// take it.
+    pub async fn update_vm(
+        &self,
+        who: &Who,
+        text: &str,
+        change: &VmChange,
+        revision: Option<u64>,
+        cause: &Cause,
+    ) -> Result<Arc<Guest>, Refusal> {
+        who.authorize(Verb::Operate)?;
+        let guest = self.find_vm(who, text)?;
+        check_revision(revision, guest.revision)?;
+        let mut next = changed_by(&guest, change)?;
+        if next.spec.resources != guest.spec.resources {
+            self.check_resize(&guest, next.spec.resources)?;
+        }
+        if next.spec != guest.spec {
+            next.desired.generation += 1;
+        }
+        next.revision += 1;
+        let mut batch = Batch { idempotency: cause.row(""), ..Batch::default() };
+        let about = ("guest", guest.id.to_string());
+        batch.events.push(self.event((&who.tenant, &who.actor), "guest.update", about, cause, ""));
+        batch.update(Record::Guest(next.clone()));
+        match self.commit(batch).await {
+            Ok(()) => {}
+            Err(StoreError::Stale { .. }) => return Err(changed()),
+            Err(other) => return Err(refuse_store(other)),
+        }
+        if let Some(host) = next.desired.host {
+            self.links().send(host, FromServer::Desired(Box::new(desired_of(&next))));
+        }
+        Ok(Arc::new(next))
+    }
+
+    /// Takes over a VM that was there before us: from now on it is a guest like others, but for its
+    /// definition, which stays its owner's.
+    ///
+    /// # Errors
+    /// `Denied`, `NameTaken`, `BadField` for a name that is none, `HostAway`.
+    pub async fn adopt_vm(
+        &self,
+        who: &Who,
+        foreign: &ForeignVm,
+        name: Option<Name>,
+        cause: &Cause,
+    ) -> Result<(Arc<Guest>, Arc<Task>), Refusal> {
+        who.authorize(Verb::Operate)?;
+        if !self.links().is_connected(foreign.host) {
+            return Err(Refusal::new(Code::HostAway, "its host is not connected; what is so there is not known"));
+        }
+        let id = GuestId::new(foreign.id);
+        if self.view().guest(id).is_some_and(|known| !known.is_gone()) {
+            return Err(Refusal::new(Code::NameTaken, "it is taken over already"));
+        }
+        let name = match name {
+            Some(name) => name,
+            None => as_name(&foreign.name)?,
+        };
+        let guest = self.adopted(who, foreign, name)?;
+        let task = self.new_task(who, TaskKind::GuestCreate { guest: guest.id }, Priority::Default);
+        let mut batch = Batch { idempotency: cause.row(task.id), ..Batch::default() };
+        let about = ("guest", guest.id.to_string());
+        batch.events.push(self.event((&who.tenant, &who.actor), "guest.adopt", about, cause, guest.name.as_str()));
+        batch.changes.extend(
+            self.view().guest(id).map(|_| perigee_store::Change::Delete(perigee_store::Noun::Guest, id.to_string())),
+        );
+        batch.insert(Record::Guest(guest.clone()));
+        batch.insert(Record::Task(task.clone()));
+        self.commit(batch).await.map_err(refuse_store)?;
+        self.0.queue_wake.notify_one();
+        Ok((Arc::new(guest), Arc::new(task)))
+    }
+
+    /// Records the task that lets an adopted VM go: it stays on its host as it is.
+    ///
+    /// # Errors
+    /// `Denied`, `NoSuchGuest`, `BadField` for one that was made here.
+    pub async fn release_vm(&self, who: &Who, text: &str, cause: &Cause) -> Result<Arc<Task>, Refusal> {
+        who.authorize(Verb::Operate)?;
+        let guest = self.find_vm(who, text)?;
+        if !guest.spec.vm.as_ref().is_some_and(|vm| vm.adopted) {
+            let text = "it was made by Perigee, not taken over: delete it instead";
+            return Err(Refusal::field("id", text));
+        }
+        self.decide(|| {
+            let mut next = self.find_vm(who, text)?.as_ref().clone();
+            next.desired.release = true;
+            next.revision += 1;
+            let mut batch = Batch::default();
+            batch.update(Record::Guest(next));
+            Ok((batch, ()))
+        })
+        .await?;
+        self.delete_guest(who, text, None, cause).await
+    }
+
+    /// One living VM by id or name.
+    ///
+    /// # Errors
+    /// `NoSuchGuest`, `BadField` for a sandbox.
+    pub fn find_vm(&self, who: &Who, text: &str) -> Result<Arc<Guest>, Refusal> {
+        let guest = self.find_guest(who, text)?;
+        if guest.is_gone() {
+            return Err(Refusal::new(Code::NoSuchGuest, "the guest is deleted"));
+        }
+        if guest.kind != GuestKind::Vm {
+            return Err(Refusal::field("id", "a sandbox has no switch: it runs until it is deleted"));
+        }
+        Ok(guest)
+    }
+
+    /// The wishes of a new VM, checked, with a hardware address that nobody has.
+    pub(crate) fn vm_spec(&self, wanted: NewVm) -> Result<VmSpec, Refusal> {
+        let spec = VmSpec {
+            description: wanted.description,
+            disk_bytes: wanted.disk_bytes,
+            network: wanted.network,
+            mac: self.free_mac(wanted.mac)?,
+            ssh_keys: wanted.ssh_keys,
+            firmware: wanted.firmware,
+            tpm: wanted.tpm,
+            restart: wanted.restart,
+            start_order: wanted.start_order,
+            adopted: false,
+        };
+        match spec.fault() {
+            None => Ok(spec),
+            Some((field, text)) => Err(Refusal::field(field, text)),
+        }
+    }
+
+    fn free_mac(&self, wanted: Option<Mac>) -> Result<Mac, Refusal> {
+        let rows = self.view().read();
+        let taken = |mac: Mac| rows.living_guests().any(|g| g.spec.vm.as_ref().is_some_and(|vm| vm.mac == mac));
+        if let Some(mac) = wanted {
+            let clash = || Refusal::field("mac", format!("{mac} is another guest's hardware address"));
+            return if taken(mac) { Err(clash()) } else { Ok(mac) };
+        }
+        let mut tries = (0..MAC_TRIES_MAX).map(|_| Mac::from_bits(u32::from_le_bytes(self.clock().random())));
+        tries.find(|mac| !taken(*mac)).ok_or_else(|| Refusal::new(Code::NoRoom, "no hardware address is free"))
+    }
+
+    fn check_resize(&self, guest: &Guest, wanted: Resources) -> Result<(), Refusal> {
+        let arch = self.view().image(guest.spec.image).map(|i| i.arch.clone());
+        let here = guest.desired.host.and_then(|h| self.view().host(h)).and_then(|h| h.inventory.clone());
+        let arch = arch.or(here.map(|i| i.arch)).unwrap_or_default();
+        let host = guest.desired.host.or(guest.spec.host_wanted);
+        // What it has now it gives back.
+        let more =
+            Resources { memory_bytes: wanted.memory_bytes.saturating_sub(guest.spec.resources.memory_bytes), ..wanted };
+        self.check_room(GuestKind::Vm, &Wanted { resources: more, arch, host })
+    }
+
+    fn adopted(&self, who: &Who, foreign: &ForeignVm, name: Name) -> Result<Guest, Refusal> {
+        let resources = Resources {
+            cpus: foreign.cpus.unwrap_or(1),
+            memory_bytes: foreign.memory_bytes.unwrap_or(VM_MEMORY_BYTES_DEFAULT) >> 20 << 20,
+        };
+        let vm = VmSpec {
+            description: String::new(),
+            disk_bytes: None,
+            network: None,
+            mac: self.free_mac(None)?,
+            ssh_keys: Vec::new(),
+            firmware: Firmware::Bios,
+            tpm: false,
+            restart: RestartPolicy::Never,
+            start_order: 0,
+            adopted: true,
+        };
+        let power = match foreign.state {
+            Some(3) => Power::Paused,
+            Some(5 | 6) => Power::Stopped,
+            _ => Power::Running,
+        };
+        Ok(Guest {
+            id: GuestId::new(foreign.id),
+            name: name.clone(),
+            tenant: who.tenant.clone(),
+            owner: who.actor.clone(),
+            kind: GuestKind::Vm,
+            labels: Labels::new(),
+            spec: GuestSpec {
+                image: ImageId::new(uuid::Uuid::nil()),
+                image_name: name,
+                parts: Vec::new(),
+                resources,
+                env: BTreeMap::new(),
+                ttl_ms: None,
+                host_wanted: Some(foreign.host),
+                vm: Some(vm),
+            },
+            desired: Desired {
+                generation: 0,
+                host: Some(foreign.host),
+                power,
+                expires_at: None,
+                restarts: 0,
+                grace_ms: 0,
+                release: false,
+            },
+            observed: None,
+            created_at: self.clock().now(),
+            gone_at: None,
+            revision: 1,
+        })
+    }
+}
+
+fn check_switch(switch: Switch, status: GuestStatus) -> Result<(), Refusal> {
+    match switch {
+        Switch::Stop { grace_ms } | Switch::Restart { grace_ms } => {
+            let most = u64::try_from(VM_STOP_GRACE_MAX.as_millis()).unwrap_or(u64::MAX);
+            if grace_ms > most {
+                return Err(Refusal::field("grace_ms", format!("grace_ms is 0 (at once) to {most}, not {grace_ms}")));
+            }
+        }
+        Switch::Pause | Switch::Resume => {
+            let off = [GuestStatus::Stopped, GuestStatus::Failed, GuestStatus::Stopping];
+            if off.contains(&status) {
+                let text = "the VM does not run: start it instead";
+                return Err(Refusal::new(Code::GuestNotRunning, text));
+            }
+        }
+        Switch::Start => {}
+    }
+    Ok(())
+}
+
+/// The guest as the change makes it.
+fn changed_by(guest: &Guest, change: &VmChange) -> Result<Guest, Refusal> {
+    let mut next = guest.clone();
+    for (key, value) in &change.labels {
+        match value {
+            Some(value) => drop(next.labels.insert(key.clone(), value.clone())),
+            None => drop(next.labels.remove(key)),
+        }
+    }
+    if let Some(fault) = labels_fault(&next.labels) {
+        return Err(Refusal::field("labels", fault));
+    }
+    let resources = &mut next.spec.resources;
+    resources.cpus = change.cpus.unwrap_or(resources.cpus);
+    resources.memory_bytes = change.memory_bytes.unwrap_or(resources.memory_bytes);
+    if let Some((field, text)) = resources.fault() {
+        return Err(Refusal::field(field, text));
+    }
+    let resized = *resources != guest.spec.resources;
+    let Some(vm) = next.spec.vm.as_mut() else { return Ok(next) };
+    if resized && vm.adopted {
+        let text = "its definition is its owner's: change its size there";
+        return Err(Refusal::field("memory_bytes", text));
+    }
+    if let Some(description) = &change.description {
+        if let Some(fault) = description_fault(description) {
+            return Err(Refusal::field("description", fault));
+        }
+        vm.description.clone_from(description);
+    }
+    vm.restart = change.restart.unwrap_or(vm.restart);
+    vm.start_order = change.start_order.unwrap_or(vm.start_order);
+    Ok(next)
+}
+
+/// A foreign name as one of ours: what a name cannot have becomes a hyphen.
+fn as_name(foreign: &str) -> Result<Name, Refusal> {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let text: String = foreign.chars().map(plain).take(NAME_CHARS_MAX).collect();
+    Name::parse(text.trim_matches('-'))
+        .map_err(|fault| Refusal::field("name", format!("its own name cannot be taken over ({fault}); give one")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_names_become_ours() {
+        let of = |text: &str| as_name(text).map(|n| n.to_string()).ok();
+        assert_eq!(of("Win_10 (Büro)").as_deref(), Some("win-10--b-ro"));
+        assert_eq!(of("db").as_deref(), Some("db"));
+        assert_eq!(of("../.."), None);
+        assert_eq!(of(&"x".repeat(300)).map(|n| n.len()), Some(63));
+    }
+
+    #[test]
+    fn what_does_not_run_is_not_paused() {
+        assert!(check_switch(Switch::Pause, GuestStatus::Running).is_ok());
+        assert!(check_switch(Switch::Pause, GuestStatus::Stopped).is_err());
+        assert!(check_switch(Switch::Resume, GuestStatus::Failed).is_err());
+        assert!(check_switch(Switch::Start, GuestStatus::Stopped).is_ok());
+        assert!(check_switch(Switch::Stop { grace_ms: u64::MAX }, GuestStatus::Running).is_err());
+        assert!(check_switch(Switch::Stop { grace_ms: 0 }, GuestStatus::Running).is_ok());
+    }
+}
