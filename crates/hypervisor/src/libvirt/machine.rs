@@ -55,8 +55,6 @@ pub struct Machine {
     pub nic: Option<(String, String)>,
     /// The socket of the channel.
     pub channel: String,
-    /// The socket of the first serial port.
-    pub serial: String,
     /// The socket of the screen.
     pub vnc: String,
 }
@@ -167,7 +165,6 @@ impl Checked {
             iso: of_part(PartRole::Iso)?,
             nic: spec.network.as_ref().map(|network| (network.to_string(), spec.mac.to_string())),
             channel: path(&places.channel(guest))?,
-            serial: path(&places.serial(guest))?,
             vnc: path(&places.vnc(guest))?,
         })
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!              ┌─ orders ──────▶┐
 //!  driver ─────┼─ events ◀──────┤ libvirtd ─▶ QEMU ─▶ guest
-//!              ├─ statistics ──▶┘               │ unix sockets: channel, serial, screen
+//!              ├─ statistics ──▶┘               │ unix sockets: channel, screen
 //!              └────────────────────────────────┘
 //! ```
 //! Owns: the domains that carry this instance's mark in their metadata, their folders, three
@@ -40,7 +40,7 @@ use crate::{
     Measure, Pause, Plan, Seat, Session, Stream,
 };
 use async_trait::async_trait;
-use connections::Link;
+use connections::{Ask, Link};
 use host::Host;
 use perigee_clock::Clock;
 use perigee_guest::{ChannelError, ChannelLimits, UnixDial};
@@ -62,7 +62,7 @@ pub struct LibvirtConfig {
     pub instance: InstanceId,
     /// A folder per guest is made here. QEMU's user must be able to pass through.
     pub dir: PathBuf,
-    /// Sockets are made here; its path is at most 67 bytes long. QEMU's user must be able to pass.
+    /// Sockets are made here; its path is at most 68 bytes long. QEMU's user must be able to pass.
     pub run_dir: PathBuf,
     /// Where libvirtd listens.
     pub endpoint: Endpoint,
@@ -231,17 +231,22 @@ impl Halt for Libvirt {
 #[async_trait]
 impl Console for Libvirt {
     async fn sit(&self, guest: GuestId, seat: Seat) -> Result<Box<dyn Stream>, HypervisorError> {
-        self.host.running(guest).await?;
-        let path = match seat {
-            Seat::Vnc => self.host.places.vnc(guest),
-            Seat::Serial => return Err(HypervisorError::BadPlan("it has no seat at its serial port".to_owned())),
-        };
-        match UnixStream::connect(&path).await {
-            Ok(stream) => Ok(Box::new(stream)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(HypervisorError::BadPlan("it has no screen of ours".to_owned()))
+        let domain = self.host.running(guest).await?.domain;
+        match seat {
+            Seat::Serial => {
+                let opened = self
+                    .host
+                    .control
+                    .ask(async |libvirt| libvirt.open_console(&domain, None, perigee_libvirt::console::FORCE).await);
+                Ok(Box::new(opened.await.map_err(Ask::told)?))
             }
-            Err(error) => Err(HypervisorError::Channel(format!("its screen: {error}"))),
+            Seat::Vnc => match UnixStream::connect(self.host.places.vnc(guest)).await {
+                Ok(stream) => Ok(Box::new(stream)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    Err(HypervisorError::BadPlan("it has no screen of ours".to_owned()))
+                }
+                Err(error) => Err(HypervisorError::Channel(format!("its screen: {error}"))),
+            },
         }
     }
 }
@@ -251,7 +256,7 @@ impl Addresses for Libvirt {
     async fn addresses(&self, guest: GuestId) -> Result<Vec<IpAddr>, HypervisorError> {
         let domain = self.host.running(guest).await?.domain;
         let told = self.host.control.ask(async |libvirt| Ok(addresses(&libvirt, &domain).await)).await;
-        told.map_err(connections::Ask::told)
+        told.map_err(Ask::told)
     }
 }
 

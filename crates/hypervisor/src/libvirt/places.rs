@@ -5,7 +5,6 @@
 //! <dir>/<guest>/disk.qcow2   its disk
 //! <dir>/<guest>/seed.img     what its cloud-init reads
 //! <run_dir>/<guest>/agent    socket of the channel     (guest: 32 hex digits)
-//! <run_dir>/<guest>/serial   socket of the first serial port
 //! <run_dir>/<guest>/vnc      socket of the screen
 //! ```
 //! Owns: names, modes, and whether QEMU's user can get there. Refuses: socket paths the kernel cannot
@@ -22,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 /// `sockaddr_un` holds 108 bytes, the last one zero (unix(7)).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
-const SOCKET_NAME_BYTES: usize = "/0123456789abcdef0123456789abcdef/serial".len();
+const SOCKET_NAME_BYTES: usize = "/0123456789abcdef0123456789abcdef/agent".len();
 /// Others may pass through to what they know the name of.
 const PASSABLE: u32 = 0o711;
 
@@ -77,10 +76,6 @@ impl Places {
     pub fn channel(&self, guest: GuestId) -> PathBuf {
         self.sockets(guest).join("agent")
     }
-    /// The socket of its first serial port.
-    pub fn serial(&self, guest: GuestId) -> PathBuf {
-        self.sockets(guest).join("serial")
-    }
     /// The socket of its screen.
     pub fn vnc(&self, guest: GuestId) -> PathBuf {
         self.sockets(guest).join("vnc")
@@ -99,7 +94,7 @@ impl Places {
             made.map_err(room_or_os(format!("making {}", path.display())))?;
         }
         let sockets = self.sockets(guest);
-        for stale in [self.channel(guest), self.serial(guest), self.vnc(guest)] {
+        for stale in [self.channel(guest), self.vnc(guest)] {
             gone(&stale, fs::remove_file(&stale))?;
         }
         if nix::unistd::geteuid().is_root() {

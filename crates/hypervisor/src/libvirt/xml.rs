@@ -159,15 +159,14 @@ fn disk(
 
 /// The serial port, the channel to perigee-guest and the one to QEMU's own agent.
 fn ports(out: &mut Out, machine: &Machine) -> io::Result<()> {
-    let unix = |out: &mut Out, element: &str, path: &str, target: &[(&str, &str)]| {
-        out.create_element(element).with_attribute(("type", "unix")).write_inner_content(|out| {
-            empty(out, "source", &[("mode", "bind"), ("path", path)])?;
-            empty(out, "target", target)
-        })?;
-        io::Result::Ok(())
-    };
-    unix(out, "serial", &machine.serial, &[("type", "isa-serial"), ("port", "0")])?;
-    unix(out, "channel", &machine.channel, &[("type", "virtio"), ("name", PORT_NAME)])?;
+    // libvirt's consoles are pseudo terminals: only such a port can be sat at through it.
+    out.create_element("serial")
+        .with_attribute(("type", "pty"))
+        .write_inner_content(|out| empty(out, "target", &[("type", "isa-serial"), ("port", "0")]))?;
+    out.create_element("channel").with_attribute(("type", "unix")).write_inner_content(|out| {
+        empty(out, "source", &[("mode", "bind"), ("path", &machine.channel)])?;
+        empty(out, "target", &[("type", "virtio"), ("name", PORT_NAME)])
+    })?;
     // libvirt chooses this one's socket: it alone uses it.
     out.create_element("channel")
         .with_attribute(("type", "unix"))

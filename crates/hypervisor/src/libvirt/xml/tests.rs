@@ -29,7 +29,7 @@ prop_compose! {
         (title, description, memo) in (words(), words(), prop::option::of(words().prop_filter("none is empty", |memo| !memo.is_empty()))),
         (disk, seed, iso) in (prop::option::of(path()), prop::option::of(path()), prop::option::of(path())),
         (kernel, initrd, options) in (prop::option::of(path()), prop::option::of(path()), words()),
-        (channel, serial, vnc) in (path(), path(), path()),
+        (channel, vnc) in (path(), path()),
         (kvm, uefi, tpm, nic) in (any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of("[a-z0-9-]{1,20}")),
         (bits, cpus, memory_kib) in (any::<u128>(), 1..512u32, 1024..1u64 << 40),
     ) -> Machine {
@@ -53,7 +53,6 @@ prop_compose! {
             iso,
             nic: nic.map(|network| (network, "52:54:00:00:00:01".to_owned())),
             channel,
-            serial,
             vnc,
         }
     }
@@ -121,7 +120,6 @@ fn read(definition: &str) -> Machine {
         iso: disk("sda"),
         nic,
         channel: port("channel", PORT_NAME),
-        serial: port("serial", "isa-serial"),
         vnc: attribute(child(devices, "graphics").unwrap(), "listen", "socket").unwrap(),
     }
 }

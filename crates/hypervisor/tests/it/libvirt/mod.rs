@@ -3,6 +3,7 @@
 mod faults;
 mod foreign;
 mod networks;
+mod seats;
 
 use crate::contract::Lab;
 use crate::daemon::Daemon;

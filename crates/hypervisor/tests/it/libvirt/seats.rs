@@ -1,0 +1,53 @@
+//! Screens and serial ports.
+
+use super::LibvirtLab;
+use crate::cases::{open, run};
+use crate::contract::Lab;
+use perigee_hypervisor::{HypervisorError, Seat, Stream};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use uuid::Uuid;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_the_screen_speaks_rfb() {
+    let lab = LibvirtLab::new().await;
+    let (driver, plan) = (lab.driver(), lab.plan());
+    let console = driver.console().unwrap();
+    assert!(matches!(console.sit(plan.guest, Seat::Vnc).await.err(), Some(HypervisorError::NotRunning)));
+    driver.start(&plan).await.unwrap();
+    let mut screen = console.sit(plan.guest, Seat::Vnc).await.unwrap();
+    let mut greeting = [0; 12];
+    screen.read_exact(&mut greeting).await.unwrap();
+    assert_eq!(&greeting, b"RFB 003.008\n");
+    driver.destroy(plan.guest).await.unwrap();
+}
+
+/// Reads until that was said.
+async fn heard(serial: &mut Box<dyn Stream>, wanted: &str) {
+    let mut said = Vec::new();
+    let reading = async {
+        while !String::from_utf8_lossy(&said).contains(wanted) {
+            assert_ne!(serial.read_buf(&mut said).await.unwrap(), 0, "it ended");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), reading).await.unwrap_or_else(|_| panic!("{wanted} never came"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_the_serial_port_takes_and_gives_bytes() {
+    let lab = LibvirtLab::new().await;
+    let (driver, plan) = (lab.driver(), lab.plan());
+    driver.start(&plan).await.unwrap();
+    let session = open(&lab, &*driver, plan.guest).await;
+    let mut serial = driver.console().unwrap().sit(plan.guest, Seat::Serial).await.unwrap();
+    let ask = "stty -echo < /dev/ttyS0; echo 'who is there?' > /dev/ttyS0; head -n 1 < /dev/ttyS0";
+    let script = ["sh", "-c", ask];
+    let answer = async {
+        heard(&mut serial, "who is there?").await;
+        serial.write_all(b"it is me\r").await.unwrap();
+        serial.flush().await.unwrap();
+    };
+    let (said, ()) = tokio::join!(run(&*session, Uuid::from_u128(1), &script), answer);
+    assert_eq!(said.0, "it is me\n");
+    driver.destroy(plan.guest).await.unwrap();
+}
