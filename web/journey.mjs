@@ -2,7 +2,7 @@
 //
 //   BASE_URL=http://127.0.0.1:8080 TOKEN=… node journey.mjs
 //
-// SHOTS=folder   leaves pictures of both screens, in both themes and two sizes
+// SHOTS=folder   leaves pictures of the screens, in both themes and two sizes
 // OUTAGES=1      asks on its output for the agent and the control plane to be ended and started, a line for
 //                each, and goes on when a line comes in
 // SAMPLES=n      measures the way from n samples to the screen
@@ -11,6 +11,7 @@ import assert from "node:assert/strict";
 import { mkdirSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
+import { machine } from "./journey-vm.mjs";
 
 const { BASE_URL, TOKEN, SHOTS, OUTAGES, SAMPLES = "0", CHROMIUM = "/usr/bin/chromium" } = process.env;
 assert(BASE_URL && TOKEN, "BASE_URL and TOKEN say where to go");
@@ -102,10 +103,44 @@ async function main() {
   await page.goBack();
   await page.getByRole("heading", { name: "Overview" }).waitFor(WITHIN);
 
+  await byName(page, host);
+  await listed(page, host);
+  await machine(page, BASE_URL, WITHIN);
+
   if (Number(SAMPLES) > 0) await lag(page, host);
   assert.deepEqual(wrong, [], "the console tells of errors");
   if (OUTAGES) await outages(page, host);
   if (SHOTS) await shots(host);
+}
+
+/** The time line tells what was done, and the palette finds a host by keyboard alone. */
+async function byName(page, host) {
+  const tape = page.getByRole("img", { name: /^24 hours: .*, [1-9][0-9]* changes/ });
+  await tape.waitFor(WITHIN);
+  await page.keyboard.press("Control+k");
+  await page.keyboard.type(`@${host}`);
+  await page.getByRole("option", { name: host, selected: true }).waitFor(WITHIN);
+  await page.keyboard.press("Enter");
+  await page.waitForURL(`**/hosts/${encodeURIComponent(host)}`, WITHIN);
+}
+
+/** A list is filtered, ordered and walked by keyboard, and all of it is in the address. */
+async function listed(page, host) {
+  await page.goto(`${BASE_URL}/hosts`);
+  const grid = page.getByRole("grid");
+  await grid.waitFor(WITHIN);
+  await page.keyboard.press("/");
+  await page.keyboard.type(`${host} no-such-host`);
+  await page.getByRole("button", { name: "Drop no-such-host" }).click();
+  await page.waitForURL(`**?q=${encodeURIComponent(host)}`, WITHIN);
+  await page.getByRole("button", { name: /^CPU/ }).click();
+  await page.waitForURL("**sort=-cpu", WITHIN);
+  assert.equal(await grid.locator("th[aria-sort=descending]").count(), 1, "one column orders the list");
+  await page.keyboard.press("j");
+  await grid.locator("tr.cur").waitFor(WITHIN);
+  const chosen = await grid.locator("tr.cur a").textContent();
+  await page.keyboard.press("Enter");
+  await page.waitForURL(`**/hosts/${encodeURIComponent(chosen)}`, WITHIN);
 }
 
 /** What a person sees while a part is away, and that all comes back by itself. */
@@ -138,14 +173,14 @@ async function outages(page, host) {
   await picture("host-away");
   // Other screens show what is known, and a page that has to ask says that it got no answer.
   await page.getByRole("link", { name: "Hosts", exact: true }).first().click();
-  await page.getByRole("link", { name: host }).first().waitFor(WITHIN);
+  await page.getByRole("grid").getByRole("link", { name: host, exact: true }).first().waitFor(WITHIN);
   await away.waitFor(WITHIN);
   await picture("hosts-away");
   await please("start");
   await away.getByRole("button", { name: "Try now" }).click().catch(() => {}); // It may be back by itself already.
   await away.waitFor({ state: "detached", ...WITHIN });
   await isLive.waitFor(WITHIN);
-  await page.getByRole("link", { name: host }).first().click();
+  await page.getByRole("grid").getByRole("link", { name: host, exact: true }).first().click();
   const old = await value.textContent();
   await page.waitForFunction((old) => document.querySelector(".rec .ln em").textContent !== old, old, WITHIN);
   const errors = await page.locator("main [role=alert]").count();
@@ -168,7 +203,7 @@ async function shots(host) {
   for (const [size, viewport] of [["desk", { width: 1440, height: 900 }], ["phone", { width: 390, height: 844 }]]) {
     for (const theme of ["dark", "light"]) {
       const { page, wrong } = await open(viewport, theme);
-      for (const [name, path] of [["overview", "/"], ["host", `/hosts/${encodeURIComponent(host)}`], ["hosts", "/hosts"]]) {
+      for (const [name, path] of [["overview", "/"], ["host", `/hosts/${encodeURIComponent(host)}`], ["hosts", "/hosts"], ["vms", "/vms"]]) {
         await page.goto(`${BASE_URL}${path}#token=${TOKEN}`);
         await page.getByText(/^live /).waitFor({ state: "attached", ...WITHIN });
         assert(!page.url().includes("token"), "the token stays in the address");

@@ -8,10 +8,12 @@
 #![forbid(unsafe_code)]
 
 mod frames;
+mod intent;
 pub mod wire;
 pub mod ws;
 
 pub use frames::{FramesDown, FramesUp, Mark};
+pub use intent::{Act, Intent};
 pub use perigee_model::frame::StreamName;
 
 use perigee_model::execution::Command;
@@ -65,6 +67,8 @@ pub enum FromAgent {
     Execution(Box<ExecutionReport>),
     /// An image build moved; its end is repeated until `BuildTaken`.
     Build(BuildReport),
+    /// Something was done on the host itself; repeated until `IntentTaken`.
+    Intent(Box<Intent>),
 }
 
 /// Who the agent is and what it knows.
@@ -226,6 +230,11 @@ pub enum FromServer {
     BuildTaken {
         /// Which.
         image: ImageId,
+    },
+    /// The act is applied or refused, and written down; forget it.
+    IntentTaken {
+        /// Which.
+        intent: uuid::Uuid,
     },
     /// Open a tunnel with this number.
     OpenTunnel {

@@ -5,8 +5,10 @@ use crate::builds::{self, Builder, Builds};
 use crate::execution::{self, Executions};
 use crate::health::Health;
 use crate::inherit;
+use crate::intents::{self, Images};
 use crate::journal::{Journal, JournalError};
 use crate::link;
+use crate::local;
 use crate::nursery::Nursery;
 use crate::outbox::Outbox;
 use crate::parts::Parts;
@@ -42,6 +44,8 @@ pub struct Agent {
     pub describe: Arc<Describe>,
     /// Where it says how it is.
     pub health: Arc<Health>,
+    /// Where this host's own users ask for guests.
+    pub local: Vec<Arc<local::Listener>>,
     /// Boots at once; what the driver can bear, unless set.
     pub boots_in_flight_max: Option<u32>,
 }
@@ -85,6 +89,7 @@ impl Agent {
             guests: Guests::default(),
             executions: Executions::default(),
             builds: Builds::default(),
+            images: Images::default(),
         });
         // Before the inventory: nothing that ends from now on is missed.
         for driver in &world.drivers {
@@ -93,6 +98,7 @@ impl Agent {
         let inherited = async {
             inherit::guests(&world).await?;
             execution::inherit(&world).await?;
+            intents::inherit(&world).await?;
             builds::inherit(&world).await
         };
         tokio::select! {
@@ -102,6 +108,9 @@ impl Agent {
         }
         world.nursery.spawn(inherit::look(world.clone()));
         world.nursery.spawn(link::run(world.clone()));
+        for listener in self.local {
+            world.nursery.spawn(local::serve(listener, world.clone()));
+        }
         let ended = tokio::select! {
             biased;
             () = cancel.cancelled() => Ok(()),

@@ -20,12 +20,13 @@ mod step;
 pub(crate) use actor::Actor;
 
 use crate::world::World;
-use perigee_agent_api::{DesiredGuest, GuestReport};
+use perigee_agent_api::{Act, DesiredGuest, GuestReport};
 use perigee_hypervisor::{Found, Session};
-use perigee_model::{GuestId, GuestKind, Observed, PartRole, Phase, Timestamp};
+use perigee_model::{GuestId, GuestKind, Observed, PartRole, Phase, Power, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, watch};
+use uuid::Uuid;
 
 /// The journal's shelf of guests.
 pub(crate) const SHELF: &str = "guests";
@@ -50,6 +51,12 @@ pub(crate) struct Document {
     /// Its driver was told that it is ours now; of guests that were here before us.
     #[serde(default)]
     pub taken_over: bool,
+    /// The newest act of this host's on it.
+    #[serde(default)]
+    pub acted: Option<Uuid>,
+    /// That act is still to be brought about: what is observed is behind it.
+    #[serde(default)]
+    pub acting: bool,
 }
 
 impl Document {
@@ -75,7 +82,7 @@ impl Document {
             booted: None,
             addresses: Vec::new(),
         };
-        Self { epoch, order, observed, steady: false, falls: 0, taken_over: false }
+        Self { epoch, order, observed, steady: false, falls: 0, taken_over: false, acted: None, acting: false }
     }
     /// As found by a new life of the agent.
     pub(crate) fn inherited(mut self) -> Self {
@@ -93,6 +100,25 @@ impl Document {
     }
     pub(crate) fn report(&self) -> GuestReport {
         GuestReport { guest: self.order.id, observed: self.observed.clone() }
+    }
+    /// Takes an act of this host's own into what is wanted. `false`: it was taken before, or knew
+    /// of another generation.
+    fn take_act(&mut self, id: Uuid, base: u64, act: &Act) -> bool {
+        if self.acted.is_some_and(|newest| id <= newest) || base != self.order.desired.generation {
+            return false;
+        }
+        match act {
+            Act::Switch(switch) => {
+                switch.apply(&mut self.order.desired);
+                // Generations are the control plane's to count.
+                self.order.desired.generation = base;
+            }
+            Act::Delete => self.order.desired.power = Power::Absent,
+            Act::Create { .. } => return false,
+        }
+        self.acted = Some(id);
+        self.acting = true;
+        true
     }
     /// Whether an order is newer than what is known. One of an older reign never is.
     pub(crate) fn is_newer(&self, order: &DesiredGuest, epoch: u64) -> bool {
@@ -133,6 +159,7 @@ impl Fall {
 struct Mail {
     order: Option<(u64, DesiredGuest)>,
     ended: Option<Fall>,
+    acts: Vec<(Uuid, u64, Act)>,
     look: bool,
     forget: bool,
 }
@@ -141,6 +168,7 @@ struct Mail {
 pub(crate) struct Handle {
     mail: Mutex<Mail>,
     known: Mutex<(bool, bool)>,
+    document: Mutex<Option<Document>>,
     /// Place of its driver among the host's.
     pub(crate) driver: usize,
     wake: Notify,
@@ -150,7 +178,14 @@ pub(crate) struct Handle {
 impl Handle {
     pub(crate) fn new(driver: usize) -> Arc<Self> {
         let reach = watch::Sender::new(Reach::Soon);
-        Arc::new(Self { mail: Mutex::default(), known: Mutex::default(), driver, wake: Notify::new(), reach })
+        Arc::new(Self {
+            mail: Mutex::default(),
+            known: Mutex::default(),
+            document: Mutex::default(),
+            driver,
+            wake: Notify::new(),
+            reach,
+        })
     }
 
     fn put(&self, change: impl FnOnce(&mut Mail)) {
@@ -173,6 +208,17 @@ impl Handle {
     /// The VMM may have ended.
     pub(crate) fn ended(&self, fall: Fall) {
         self.put(|mail| mail.ended = Some(fall));
+    }
+    /// Leaves an act of this host's own, which knew of this generation.
+    pub(crate) fn act(&self, id: Uuid, base: u64, act: Act) {
+        self.put(|mail| mail.acts.push((id, base, act)));
+    }
+    /// What is known of it, as it was written down last.
+    pub(crate) fn document(&self) -> Option<Document> {
+        self.document.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    fn show(&self, document: &Document) {
+        *self.document.lock().unwrap_or_else(PoisonError::into_inner) = Some(document.clone());
     }
     /// What its actor goes by: its VMM lives, its CPUs are stopped.
     fn know(&self, alive: bool, paused: bool) {

@@ -8,7 +8,6 @@ use crate::journal::{Keep, replace};
 use nix::fcntl::{Flock, FlockArg};
 use perigee_clock::Clock;
 use perigee_model::InstanceId;
-use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -97,18 +96,16 @@ impl Home {
         &self.path
     }
 
-    /// Says where the agent answers.
+    /// Says where the agent answers: each of its places by name.
     ///
     /// # Errors
     /// `Os`.
-    pub fn tell_endpoints(&self, health: SocketAddr, metrics: SocketAddr) -> Result<(), HomeError> {
+    pub fn tell_endpoints(&self, places: &[(&str, String)]) -> Result<(), HomeError> {
         let path = self.path.join("endpoints.json");
-        let json = serde_json::json!({
-            "health": format!("http://{health}"),
-            "metrics": format!("http://{metrics}/metrics"),
-            "pid": std::process::id(),
-        });
-        replace(&path, json.to_string().as_bytes(), Keep::Process).map_err(os(&path))
+        let mut json: serde_json::Map<String, serde_json::Value> =
+            places.iter().map(|(name, place)| ((*name).to_owned(), place.clone().into())).collect();
+        json.insert("pid".to_owned(), std::process::id().into());
+        replace(&path, serde_json::Value::Object(json).to_string().as_bytes(), Keep::Process).map_err(os(&path))
     }
 
     /// Keeps the control plane's URL for the next start.

@@ -12,7 +12,7 @@ use crate::journal::{self, Keep};
 use crate::tunnel::{self, Tunnels};
 use crate::uplink::{Session, UplinkError};
 use crate::world::World;
-use crate::{builds, execution};
+use crate::{builds, execution, intents};
 use perigee_agent_api::{FromAgent, FromServer, Hello, VERSIONS};
 use perigee_model::Inventory;
 use perigee_model::guest::Problem;
@@ -189,6 +189,7 @@ async fn listen(world: &Arc<World>, epoch: u64, mut rx: mpsc::Receiver<FromServe
             FromServer::ExecutionTaken { execution } => execution::taken(world, execution),
             FromServer::Build { image, recipe } => builds::begin(world, image, recipe),
             FromServer::BuildTaken { image } => builds::taken(world, image),
+            FromServer::IntentTaken { intent } => intents::taken(world, intent).await,
             FromServer::OpenTunnel { tunnel, purpose } => tunnel::open(world, &tunnels, tunnel, *purpose),
         }
     }

@@ -6,14 +6,17 @@
 //! Refuses: forgetting. A guest, the end of an execution and the end of a build stay until their
 //! owner removes them, and are said again on every link.
 
-use perigee_agent_api::{BuildReport, ExecutionReport, FromAgent, GuestReport};
+use perigee_agent_api::{BuildReport, ExecutionReport, FromAgent, GuestReport, Intent};
 use perigee_model::{ExecutionId, GuestId, ImageId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
+    /// Before all else, in their order: what follows from them is judged by them.
+    Intent(Uuid),
     Guest(GuestId),
     Execution(ExecutionId),
     Build(ImageId),
@@ -24,6 +27,7 @@ struct State {
     guests: BTreeMap<GuestId, GuestReport>,
     executions: BTreeMap<ExecutionId, ExecutionReport>,
     builds: BTreeMap<ImageId, BuildReport>,
+    intents: BTreeMap<Uuid, Intent>,
     unsaid: BTreeSet<Key>,
 }
 
@@ -63,6 +67,15 @@ impl Outbox {
         });
     }
 
+    pub(crate) fn intent(&self, intent: Intent) {
+        self.say(Key::Intent(intent.id), |s| {
+            s.intents.insert(intent.id, intent);
+        });
+    }
+    pub(crate) fn drop_intent(&self, id: Uuid) -> Option<Intent> {
+        self.with(|s| s.intents.remove(&id))
+    }
+
     pub(crate) fn repeat_guest(&self, id: GuestId) {
         let known = self.with(|s| s.guests.contains_key(&id) && s.unsaid.insert(Key::Guest(id)));
         if known {
@@ -85,6 +98,7 @@ impl Outbox {
         self.with(|s| {
             s.unsaid = s.executions.keys().map(|id| Key::Execution(*id)).collect();
             s.unsaid.extend(s.builds.keys().map(|id| Key::Build(*id)));
+            s.unsaid.extend(s.intents.keys().map(|id| Key::Intent(*id)));
             (s.guests.values().cloned().collect(), s.executions.keys().copied().collect())
         })
     }
@@ -94,6 +108,7 @@ impl Outbox {
         self.with(|s| {
             while let Some(key) = s.unsaid.pop_first() {
                 let message = match key {
+                    Key::Intent(id) => s.intents.get(&id).cloned().map(|i| FromAgent::Intent(Box::new(i))),
                     Key::Guest(id) => s.guests.get(&id).cloned().map(FromAgent::Guest),
                     Key::Execution(id) => s.executions.get(&id).cloned().map(|r| FromAgent::Execution(Box::new(r))),
                     Key::Build(id) => s.builds.get(&id).cloned().map(FromAgent::Build),

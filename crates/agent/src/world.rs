@@ -5,6 +5,7 @@ use crate::builds::{Builder, Builds};
 use crate::execution::Executions;
 use crate::guest::{self, Document, Handle};
 use crate::health::Health;
+use crate::intents::Images;
 use crate::journal::Journal;
 use crate::nursery::Nursery;
 use crate::outbox::Outbox;
@@ -43,6 +44,7 @@ pub(crate) struct World {
     pub guests: Guests,
     pub executions: Executions,
     pub builds: Builds,
+    pub images: Images,
 }
 
 impl World {

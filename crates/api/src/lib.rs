@@ -70,3 +70,11 @@ pub struct ReadyPart {
     /// For people.
     pub text: String,
 }
+
+/// An enum's published word: its serde name.
+pub fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => text,
+        Ok(_) | Err(_) => "unknown".to_owned(),
+    }
+}

@@ -41,3 +41,9 @@ pub struct ProblemView {
     /// What happened.
     pub detail: String,
 }
+
+impl From<&perigee_model::guest::Problem> for ProblemView {
+    fn from(problem: &perigee_model::guest::Problem) -> Self {
+        Self { code: problem.code.clone(), detail: problem.text.clone() }
+    }
+}

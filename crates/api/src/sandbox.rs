@@ -1,6 +1,8 @@
 //! Sandboxes. `/api/v1/vms` serves the same shape for every kind of guest.
 
 use crate::problem::ProblemView;
+use crate::word;
+use perigee_model::{Guest, GuestStatus};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -102,4 +104,33 @@ pub struct SandboxView {
     pub boot_ms: Option<u64>,
     /// Counts the writes of what is desired.
     pub generation: u64,
+}
+
+impl SandboxView {
+    /// What is shown of a guest with this status, on a host of this name.
+    pub fn of(guest: &Guest, status: GuestStatus, host: Option<String>) -> Self {
+        let observed = guest.observed.as_ref();
+        Self {
+            id: guest.id.to_string(),
+            name: guest.name.to_string(),
+            kind: word(&guest.kind),
+            tenant: guest.tenant.to_string(),
+            owner: guest.owner.clone(),
+            status: word(&status),
+            note: observed.and_then(|o| o.note.clone()),
+            problem: observed.and_then(|o| o.problem.as_ref()).map(ProblemView::from),
+            image: guest.spec.image_name.to_string(),
+            image_id: guest.spec.image.to_string(),
+            cpus: guest.spec.resources.cpus,
+            memory_bytes: guest.spec.resources.memory_bytes,
+            host,
+            host_id: guest.desired.host.map(|h| h.to_string()),
+            labels: guest.labels.clone(),
+            created_at: guest.created_at.to_string(),
+            expires_at: guest.desired.expires_at.map(|at| at.to_string()),
+            kernel_release: observed.and_then(|o| o.kernel_release.clone()),
+            boot_ms: observed.and_then(|o| o.boot_ms),
+            generation: guest.desired.generation,
+        }
+    }
 }

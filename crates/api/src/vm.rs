@@ -1,6 +1,8 @@
 //! Virtual machines.
 
-use crate::SandboxView;
+use crate::{SandboxView, word};
+use perigee_model::limits::VM_MEMORY_BYTES_DEFAULT;
+use perigee_model::{Firmware, Guest, Mac, Name, Phase, Refusal, Resources, RestartPolicy, VmSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -209,4 +211,106 @@ pub struct ForeignVmView {
     pub cpu_cores: Option<f64>,
     /// When this was so.
     pub measured_at: String,
+}
+
+impl VmView {
+    /// What is shown of a guest: what every guest has, and its VM part.
+    pub fn of(guest: &Guest, shown: SandboxView) -> Self {
+        Self { guest: shown, vm: guest.spec.vm.as_ref().map(|vm| VmPart::of(guest, vm)) }
+    }
+}
+
+impl VmPart {
+    fn of(guest: &Guest, vm: &VmSpec) -> Self {
+        let observed = guest.observed.as_ref();
+        let booted = observed.filter(|o| o.phase == Phase::Running).and_then(|o| o.booted);
+        Self {
+            description: vm.description.clone(),
+            disk_bytes: vm.disk_bytes,
+            network: vm.network.as_ref().map(ToString::to_string),
+            mac: vm.mac.to_string(),
+            addresses: observed.map(|o| o.addresses.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+            firmware: word(&vm.firmware),
+            tpm: vm.tpm,
+            restart: word(&vm.restart),
+            start_order: vm.start_order,
+            restart_needed: booted.is_some_and(|booted| booted != guest.spec.resources),
+            adopted: vm.adopted,
+        }
+    }
+}
+
+/// A restart policy by its published word.
+///
+/// # Errors
+/// `BadField`.
+pub fn restart_policy(text: &str) -> Result<RestartPolicy, Refusal> {
+    match text {
+        "always" => Ok(RestartPolicy::Always),
+        "on_failure" => Ok(RestartPolicy::OnFailure),
+        "never" => Ok(RestartPolicy::Never),
+        _ => Err(Refusal::field("restart", "restart is always, on_failure or never")),
+    }
+}
+
+fn firmware(text: &str) -> Result<Firmware, Refusal> {
+    match text {
+        "bios" => Ok(Firmware::Bios),
+        "uefi" => Ok(Firmware::Uefi),
+        _ => Err(Refusal::field("firmware", "firmware is bios or uefi")),
+    }
+}
+
+fn name(field: &str, text: &str) -> Result<Name, Refusal> {
+    Name::parse(text).map_err(|fault| Refusal::field(field, fault.to_string()))
+}
+
+impl VmRequest {
+    /// Its name, when it has one.
+    ///
+    /// # Errors
+    /// `BadField`.
+    pub fn name(&self) -> Result<Option<Name>, Refusal> {
+        self.name.as_deref().map(|text| name("name", text)).transpose()
+    }
+
+    /// Its size, with what is usual where it says nothing.
+    pub fn resources(&self) -> Resources {
+        let memory_bytes = self.memory_bytes.unwrap_or(VM_MEMORY_BYTES_DEFAULT);
+        Resources { cpus: self.cpus.unwrap_or(1), memory_bytes }
+    }
+
+    /// Its hardware address, when it asks for one.
+    ///
+    /// # Errors
+    /// `BadField`.
+    pub fn mac(&self) -> Result<Option<Mac>, Refusal> {
+        self.mac.clone().map(Mac::try_from).transpose().map_err(|fault| Refusal::field("mac", fault))
+    }
+
+    /// What it wants of a full VM, with this hardware address.
+    ///
+    /// # Errors
+    /// `BadField`.
+    pub fn spec(&self, mac: Mac) -> Result<VmSpec, Refusal> {
+        if self.ttl_ms.is_some() || !self.env.is_empty() {
+            return Err(Refusal::field("kind", "ttl_ms and env are of sandboxes; leave them out"));
+        }
+        let spec = VmSpec {
+            description: self.description.clone().unwrap_or_default(),
+            disk_bytes: self.disk_bytes,
+            network: self.network.as_deref().map(|text| name("network", text)).transpose()?,
+            mac,
+            ssh_keys: self.ssh_keys.clone(),
+            firmware: self.firmware.as_deref().map(firmware).transpose()?.unwrap_or_default(),
+            tpm: self.tpm.unwrap_or(false),
+            restart: self.restart.as_deref().map(restart_policy).transpose()?.unwrap_or_default(),
+            start_order: self.start_order.unwrap_or(0),
+            adopted: false,
+        };
+        match spec.fault() {
+            None => Ok(spec),
+            Some((field, text)) => Err(Refusal::field(field, text)),
+        }
+    }
 }

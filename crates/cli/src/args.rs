@@ -35,6 +35,10 @@ pub struct Globals {
     /// itself in PERIGEE_TOKEN]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub token_file: Option<PathBuf>,
+    /// Ask this machine's agent itself, with or without a control plane: vm list, get, create, start,
+    /// stop, restart, pause, resume, delete
+    #[arg(long, global = true, conflicts_with_all = ["url", "token_file"], help_heading = "Global options")]
+    pub agent: bool,
     /// How data is printed; table is tab-separated when standard output is not a terminal
     /// [env: PERIGEE_OUTPUT] [default: table]
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT", help_heading = "Global options")]

@@ -84,6 +84,10 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
 }
 
 async fn dispatch(noun: Noun, session: &Session) -> Result<Exit, Failure> {
+    if session.settings.agent && !matches!(noun, Noun::Vm { .. }) {
+        return Err(Failure::usage("An agent knows the virtual machines of its host, and nothing else")
+            .hint("perigee --agent vm list"));
+    }
     match noun {
         Noun::Sandbox { verb } => sandbox::run(verb, session).await,
         Noun::Vm { verb } => vm::run(verb, session).await,

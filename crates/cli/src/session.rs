@@ -6,6 +6,10 @@ use crate::settings::Settings;
 use perigee_client::Client;
 use perigee_clock::Clock;
 use std::cell::OnceCell;
+use std::time::Duration;
+
+/// An agent is waited for this long: the longest grace of a stop, and some.
+const AGENT_PATIENCE: Duration = Duration::from_secs(4000);
 
 /// One command's surroundings.
 #[derive(Debug)]
@@ -31,6 +35,11 @@ impl Session {
     pub fn client(&self) -> Result<&Client, Failure> {
         if let Some(client) = self.client.get() {
             return Ok(client);
+        }
+        if self.settings.agent {
+            // It answers when the work is done.
+            let client = Client::new(self.settings.agent_socket()?, None).with_patience(AGENT_PATIENCE);
+            return Ok(self.client.get_or_init(|| client));
         }
         let (address, token) = self.settings.control_plane()?;
         Ok(self.client.get_or_init(|| Client::new(address, Some(token))))

@@ -41,9 +41,17 @@ pub struct Settings {
     pub stderr_terminal: bool,
     /// Where programs are looked for after our own directory.
     pub search_path: OsString,
+    /// The machine's agent is asked, and no control plane.
+    pub agent: bool,
     url: Option<String>,
     token_file: Option<PathBuf>,
     token: Option<String>,
+}
+
+/// What an agent leaves for us.
+#[derive(Deserialize)]
+struct AgentEndpoints {
+    socket: PathBuf,
 }
 
 /// `cli.toml`: what `perigeed` leaves for us.
@@ -75,6 +83,7 @@ impl Settings {
             stdout_terminal: std::io::stdout().is_terminal(),
             stderr_terminal: std::io::stderr().is_terminal(),
             search_path: std::env::var_os("PATH").unwrap_or_default(),
+            agent: globals.agent,
             url: globals.url.clone().or_else(|| text("PERIGEE_URL")),
             token_file: globals.token_file.clone().or_else(|| path("PERIGEE_TOKEN_FILE")),
             token: text("PERIGEE_TOKEN"),
@@ -106,6 +115,18 @@ impl Settings {
             }
         };
         Ok((Address::parse(&url)?, token))
+    }
+
+    /// The socket of this machine's agent.
+    pub fn agent_socket(&self) -> Result<Address, Failure> {
+        let told = self.data_dir.join("agent/endpoints.json");
+        let text = fs::read_to_string(&told).map_err(|fault| {
+            Failure::new(Exit::UNREACHABLE, format!("No agent runs here: {} is not there ({fault})", told.display()))
+                .hint("perigee up --detach")
+        })?;
+        let endpoints: AgentEndpoints = serde_json::from_str(&text)
+            .map_err(|fault| Failure::new(Exit::FAILURE, format!("{} is damaged: {fault}", told.display())))?;
+        Ok(Address::socket_at(endpoints.socket))
     }
 
     fn cli_file(&self) -> Result<CliFile, Failure> {

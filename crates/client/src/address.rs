@@ -4,10 +4,19 @@ use crate::ClientError;
 use http::Uri;
 use http::uri::Authority;
 use std::fmt::{self, Write};
+use std::path::{Path, PathBuf};
 
-/// `http://HOST:PORT` of a control plane.
+/// Where calls go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address(Authority);
+pub struct Address(Place);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// `HOST:PORT` of a control plane.
+    Http(Authority),
+    /// An agent's socket on this host.
+    Socket(PathBuf),
+}
 
 impl Address {
     /// Takes `http://HOST[:PORT]`, with or without a final slash.
@@ -24,29 +33,59 @@ impl Address {
         }
         let bare = uri.path_and_query().is_none_or(|p| p.as_str() == "/");
         let authority = uri.authority().filter(|a| !a.as_str().contains('@') && bare);
-        authority.cloned().map(Self).ok_or_else(|| refuse("only scheme, host and port belong here"))
+        let place = authority.cloned().map(Place::Http);
+        place.map(Self).ok_or_else(|| refuse("only scheme, host and port belong here"))
+    }
+
+    /// An agent's own API: its socket on this host.
+    pub fn socket_at(path: PathBuf) -> Self {
+        Self(Place::Socket(path))
+    }
+
+    /// That socket.
+    pub(crate) fn local(&self) -> Option<&Path> {
+        match &self.0 {
+            Place::Http(_) => None,
+            Place::Socket(path) => Some(path),
+        }
+    }
+
+    /// What stands in the `Host` header.
+    fn authority(&self) -> &str {
+        match &self.0 {
+            Place::Http(authority) => authority.as_str(),
+            Place::Socket(_) => "localhost",
+        }
     }
 
     /// `http://HOST:PORT` and this path.
     pub(crate) fn http(&self, path: &str) -> String {
-        format!("http://{}{path}", self.0)
+        format!("http://{}{path}", self.authority())
     }
 
     /// `ws://HOST:PORT` and this path.
     pub(crate) fn websocket(&self, path: &str) -> String {
-        format!("ws://{}{path}", self.0)
+        format!("ws://{}{path}", self.authority())
     }
 
-    /// `HOST:PORT`, for a socket.
+    /// `HOST:PORT`, for a socket; an agent has none.
     pub(crate) fn socket(&self) -> (String, u16) {
-        let host = self.0.host().trim_start_matches('[').trim_end_matches(']');
-        (host.to_owned(), self.0.port_u16().unwrap_or(80))
+        match &self.0 {
+            Place::Http(authority) => {
+                let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+                (host.to_owned(), authority.port_u16().unwrap_or(80))
+            }
+            Place::Socket(_) => ("localhost".to_owned(), 0),
+        }
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.0)
+        match &self.0 {
+            Place::Http(authority) => write!(f, "http://{authority}"),
+            Place::Socket(path) => path.display().fmt(f),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::ClientError;
 use crate::address::{Address, Token};
 use crate::ask::{Ask, Body, full};
+use crate::local;
 use crate::query::{Answer, Tagged, wait_seconds};
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, USER_AGENT};
@@ -146,6 +147,10 @@ impl Client {
         let mut waits = tries.iter();
         loop {
             let request = self.request(ask)?;
+            if let Some(socket) = self.address.local() {
+                let answer = timeout(within, local::ask(socket, request)).await.map_err(|_| self.timed_out(within))?;
+                return answer.map_err(|broken| self.unreachable(broken.as_ref()));
+            }
             let answer = timeout(within, self.pool.request(request)).await;
             match answer.map_err(|_| self.timed_out(within))? {
                 Ok(answer) => return Ok(answer),

@@ -18,6 +18,7 @@ mod file;
 mod health;
 mod host;
 mod image;
+mod local;
 mod metrics;
 mod query;
 mod sandbox;

@@ -295,6 +295,7 @@ impl Control {
             observed: None,
             created_at: now,
             gone_at: None,
+            acted: None,
             revision: 1,
         })
     }

@@ -18,6 +18,7 @@ pub mod guests;
 pub mod hosts;
 pub mod images;
 pub mod ingest;
+mod intents;
 pub mod keys;
 pub mod links;
 mod queue;

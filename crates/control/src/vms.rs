@@ -22,26 +22,12 @@ const MAC_TRIES_MAX: u32 = 64;
 /// What a caller wants of a new VM.
 #[derive(Clone, Debug)]
 pub struct NewVm {
-    /// For people.
-    pub description: String,
-    /// Size of its disk.
-    pub disk_bytes: Option<u64>,
-    /// The host's network; `None`: no card.
-    pub network: Option<Name>,
-    /// Made up when absent.
+    /// All of it but its hardware address.
+    pub spec: VmSpec,
+    /// That address; made up when absent.
     pub mac: Option<Mac>,
-    /// Of its first user.
-    pub ssh_keys: Vec<String>,
     /// For cloud-init, already in the blobs.
     pub user_data: Option<Part>,
-    /// What it boots by.
-    pub firmware: Firmware,
-    /// With a TPM.
-    pub tpm: bool,
-    /// When it ends by itself.
-    pub restart: RestartPolicy,
-    /// When its host comes up.
-    pub start_order: u32,
 }
 
 /// What may be changed of a VM; `None` leaves it.
@@ -202,18 +188,7 @@ impl Control {
 
     /// The wishes of a new VM, checked, with a hardware address that nobody has.
     pub(crate) fn vm_spec(&self, wanted: NewVm) -> Result<VmSpec, Refusal> {
-        let spec = VmSpec {
-            description: wanted.description,
-            disk_bytes: wanted.disk_bytes,
-            network: wanted.network,
-            mac: self.free_mac(wanted.mac)?,
-            ssh_keys: wanted.ssh_keys,
-            firmware: wanted.firmware,
-            tpm: wanted.tpm,
-            restart: wanted.restart,
-            start_order: wanted.start_order,
-            adopted: false,
-        };
+        let spec = VmSpec { mac: self.free_mac(wanted.mac)?, adopted: false, ..wanted.spec };
         match spec.fault() {
             None => Ok(spec),
             Some((field, text)) => Err(Refusal::field(field, text)),
@@ -293,6 +268,7 @@ impl Control {
             observed: None,
             created_at: self.clock().now(),
             gone_at: None,
+            acted: None,
             revision: 1,
         })
     }

@@ -51,6 +51,10 @@ pub struct CommandLine {
     pub clone_id: Option<String>,
     /// `reboot=t`: only a reset ends this machine, as on a microvm without power management.
     pub ends_by_reset: bool,
+    /// `perigee.machine=vm`: a full machine, with a power button and a balloon.
+    pub is_full_machine: bool,
+    /// `perigee.network=dhcp`: its card gets its address from the network.
+    pub asks_for_lease: bool,
 }
 
 impl CommandLine {
@@ -69,6 +73,8 @@ impl CommandLine {
             hostname: value("perigee.hostname"),
             clone_id: value("perigee.clone"),
             ends_by_reset: value("reboot").is_some_and(|how| how.starts_with('t')),
+            is_full_machine: value("perigee.machine").as_deref() == Some("vm"),
+            asks_for_lease: value("perigee.network").as_deref() == Some("dhcp"),
         }
     }
 }
@@ -81,7 +87,7 @@ pub fn is_first_process() -> bool {
 /// Makes the bare kernel a place where commands run. What fails is said, and left out.
 pub fn prepare(console: &mut Console) -> CommandLine {
     mount_all(console);
-    load_modules(console);
+    load_modules(MODULES, console);
     if let Err(error) = loopback_up() {
         console.say(&format!("lo stays down: {error}"));
     }
@@ -130,8 +136,9 @@ fn mount_all(console: &mut Console) {
     }
 }
 
-fn load_modules(console: &mut Console) {
-    let Ok(list) = std::fs::read_to_string(MODULES) else {
+/// Loads the modules that this list names, in its order. What fails is said, and left out.
+pub fn load_modules(list: &str, console: &mut Console) {
+    let Ok(list) = std::fs::read_to_string(list) else {
         return;
     };
     for path in list.lines().map(str::trim) {

@@ -49,6 +49,7 @@
 pub mod boot;
 pub mod channel;
 pub mod hello;
+pub mod machine;
 pub mod protocol;
 pub mod query;
 pub mod record;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use perigee_guest::boot::{self, CommandLine, Console};
+use perigee_guest::machine;
 use perigee_guest::server::{self, Reaping, ServerOptions};
 
 const PORT_WAIT: Duration = Duration::from_secs(10);
@@ -21,7 +22,7 @@ fn first_process() -> ExitCode {
     let line = boot::prepare(&mut console);
     // The console may have appeared with the devices only.
     console = Console::open();
-    let error = serve(None, line.clone_id.clone());
+    let error = serve(None, line.clone_id.clone(), || machine::begin(line.clone()));
     console.say(&format!("the machine ends: {error}"));
     if let Err(error) = boot::end_machine(&line) {
         console.say(&format!("the machine does not end: {error}"));
@@ -34,14 +35,15 @@ fn first_process() -> ExitCode {
 fn daemon() -> ExitCode {
     let mut console = Console::open();
     let error = match Arguments::parse(std::env::args().skip(1)) {
-        Ok(arguments) => serve(arguments.port.as_deref(), arguments.clone_id),
+        Ok(arguments) => serve(arguments.port.as_deref(), arguments.clone_id, || {}),
         Err(error) => error,
     };
     console.say(&error.to_string());
     ExitCode::FAILURE
 }
 
-fn serve(port: Option<&Path>, clone_id: Option<String>) -> io::Error {
+/// `opened` is done once the port is there, before anybody is answered.
+fn serve(port: Option<&Path>, clone_id: Option<String>, opened: impl FnOnce()) -> io::Error {
     let found = match port {
         Some(port) => Ok(port.to_owned()),
         None => boot::find_port(PORT_WAIT),
@@ -49,6 +51,7 @@ fn serve(port: Option<&Path>, clone_id: Option<String>) -> io::Error {
     match found.and_then(|path| boot::open_port(&path)) {
         Ok(ends) => {
             let options = ServerOptions::of_this_kernel(clone_id, Reaping::Everyone);
+            opened();
             server::serve(ends, options)
         }
         Err(error) => error,

@@ -3,7 +3,7 @@
 //! ```text
 //! work/lock               one build at a time
 //! work/downloads/         packages, as apt named them
-//! work/kernels/<key>/     one unpacked kernel: kernel, digest, release, modules/, order
+//! work/kernels/<key>/     one unpacked kernel: kernel, digest, release, modules/, order, later
 //! work/base/<key>/        one built image: initrd, digest
 //! work/temp.<n>/          what a build is at; what a killed one left goes when the next begins
 //! ```
@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 /// Bumped when the same inputs come to give other bytes.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 const ARCH: &str = "x86_64";
 const LOCK_RETRY: Duration = Duration::from_millis(200);
 
@@ -127,16 +127,12 @@ async fn key(kernel: &str, build: &BaseBuild) -> Result<String, ImageError> {
 /// Packs the root and writes it down, whole or not at all.
 async fn pack(build: &BaseBuild, unpacked: &Kernel, work: &Work, kept: &Path) -> Result<(), ImageError> {
     let applets = kernel::run(Command::new(&build.busybox).arg("--list")).await?;
-    let mut modules = Vec::new();
-    for path in &unpacked.modules {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        modules.push((name, load(path).await?));
-    }
     let parts = Parts {
         init: load(&build.guest_binary).await?,
         busybox: load(&build.busybox).await?,
         applets: applets.lines().collect(),
-        modules,
+        modules: load_modules(&unpacked.modules).await?,
+        later: load_modules(&unpacked.later).await?,
         release: &unpacked.release,
     };
     let initrd = initramfs::build(parts)?;
@@ -252,6 +248,15 @@ impl Work {
         }
         Ok(())
     }
+}
+
+async fn load_modules(paths: &[PathBuf]) -> Result<Vec<(String, Vec<u8>)>, ImageError> {
+    let mut modules = Vec::new();
+    for path in paths {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        modules.push((name, load(path).await?));
+    }
+    Ok(modules)
 }
 
 async fn load(path: &Path) -> Result<Vec<u8>, ImageError> {

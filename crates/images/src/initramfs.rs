@@ -8,6 +8,11 @@ use crate::error::ImageError;
 
 /// Where the guest finds its modules, one path a line, in load order.
 pub const MODULES_LIST: &str = "etc/perigee/modules";
+/// The same for those that a full machine loads when it has said hello.
+pub const LATER_LIST: &str = "etc/perigee/modules-later";
+/// What busybox's DHCP client runs at each change of its lease.
+const LEASE_SCRIPT: &str = "etc/perigee/lease";
+const LEASE: &str = include_str!("lease.sh");
 
 /// What the image is made of.
 pub struct Parts<'a> {
@@ -19,6 +24,8 @@ pub struct Parts<'a> {
     pub applets: Vec<&'a str>,
     /// File name and bytes, in load order.
     pub modules: Vec<(String, Vec<u8>)>,
+    /// The same, for full machines and later.
+    pub later: Vec<(String, Vec<u8>)>,
     /// `uname -r`.
     pub release: &'a str,
 }
@@ -57,13 +64,16 @@ pub fn build(parts: Parts<'_>) -> Result<Vec<u8>, ImageError> {
     for applet in parts.applets {
         add_applet(&mut archive, applet)?;
     }
-    let mut order = String::new();
-    for (name, bytes) in parts.modules {
-        let path = format!("lib/modules/{name}");
-        order += &format!("/{path}\n");
-        archive.add(&path, Node::File { bytes, executable: false })?;
+    for (list, modules) in [(MODULES_LIST, parts.modules), (LATER_LIST, parts.later)] {
+        let mut order = String::new();
+        for (name, bytes) in modules {
+            let path = format!("lib/modules/{name}");
+            order += &format!("/{path}\n");
+            archive.add(&path, Node::File { bytes, executable: false })?;
+        }
+        archive.add(list, text_file(&order))?;
     }
-    archive.add(MODULES_LIST, text_file(&order))?;
+    archive.add(LEASE_SCRIPT, program(LEASE.as_bytes().to_vec()))?;
     archive.add("etc/perigee/kernel-release", text_file(&format!("{}\n", parts.release)))?;
     Ok(archive.to_bytes())
 }
@@ -93,7 +103,8 @@ mod tests {
 
     fn parts<'a>(applets: Vec<&'a str>) -> Parts<'a> {
         let modules = vec![("virtio.ko".to_owned(), b"v".to_vec()), ("a.ko".to_owned(), b"a".to_vec())];
-        Parts { init: b"i".to_vec(), busybox: b"b".to_vec(), applets, modules, release: "6.1" }
+        let later = vec![("button.ko".to_owned(), b"p".to_vec())];
+        Parts { init: b"i".to_vec(), busybox: b"b".to_vec(), applets, modules, later, release: "6.1" }
     }
 
     #[test]
@@ -103,6 +114,7 @@ mod tests {
         assert_ne!(first, build(parts(vec!["ls", "sh"])).unwrap());
         let text = String::from_utf8_lossy(&first).into_owned();
         assert!(text.contains("/lib/modules/virtio.ko\n/lib/modules/a.ko\n"), "load order is kept");
+        assert!(text.contains("etc/perigee/modules-later") && text.contains("/lib/modules/button.ko\n"), "and apart");
     }
 
     #[test]

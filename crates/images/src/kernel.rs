@@ -26,7 +26,8 @@ pub enum KernelSource {
 }
 
 /// Modules in load order: each after those it needs. Those built into the kernel are skipped,
-/// those marked optional may be missing.
+/// those marked optional may be missing. Those for later are for full machines, and loaded when the
+/// guest has said hello.
 const MODULES: &[(&str, Need)] = &[
     ("virtio_ring", Need::Always),
     ("virtio", Need::Always),
@@ -43,12 +44,17 @@ const MODULES: &[(&str, Need)] = &[
     ("vmw_vsock_virtio_transport", Need::Always),
     ("virtio_console", Need::Always),
     ("virtio_rng", Need::Optional),
+    ("evdev", Need::Later),
+    ("button", Need::Later),
+    ("virtio_balloon", Need::Later),
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Need {
     Always,
     Optional,
+    /// As `Optional`, and not among the first.
+    Later,
 }
 
 /// A kernel and its modules, unpacked.
@@ -62,6 +68,8 @@ pub struct Kernel {
     pub digest: Digest,
     /// `name.ko`, in load order.
     pub modules: Vec<PathBuf>,
+    /// The same for those that are loaded later, by full machines only.
+    pub later: Vec<PathBuf>,
 }
 
 /// What names a kernel: the package's digest and bytes' place.
@@ -134,14 +142,15 @@ async fn take(tree: &Path, slim: &Path, package: &Path) -> Result<(), ImageError
     let there = modules_under(&modules.join("kernel")).await?;
     let built_in = tokio::fs::read_to_string(modules.join("modules.builtin")).await.unwrap_or_default();
     let built_in: Vec<_> = built_in.lines().filter_map(|line| module_name(Path::new(line))).collect();
-    let mut order = String::new();
+    let (mut order, mut later) = (String::new(), String::new());
     for (module, need) in MODULES {
         match there.iter().find(|(name, _)| name == module) {
             Some((_, path)) => {
                 unpack_module(path, &dir.join(format!("{module}.ko"))).await?;
-                order += &format!("{module}.ko\n");
+                let list = if *need == Need::Later { &mut later } else { &mut order };
+                *list += &format!("{module}.ko\n");
             }
-            None if *need == Need::Optional || built_in.iter().any(|name| name == module) => {}
+            None if *need != Need::Always || built_in.iter().any(|name| name == module) => {}
             None => return Err(bad(format!("it has no module {module}"))),
         }
     }
@@ -150,6 +159,7 @@ async fn take(tree: &Path, slim: &Path, package: &Path) -> Result<(), ImageError
     save(&slim.join("kernel"), &kernel).await?;
     save(&slim.join("digest"), digest_bytes(&kernel).as_str().as_bytes()).await?;
     save(&slim.join("order"), order.as_bytes()).await?;
+    save(&slim.join("later"), later.as_bytes()).await?;
     save(&slim.join("release"), release.as_bytes()).await
 }
 
@@ -158,11 +168,12 @@ async fn read(kept: &Path) -> Result<Kernel, ImageError> {
         let path = kept.join(name);
         tokio::fs::read_to_string(&path).await.map_err(ImageError::io(&path))
     };
-    let modules = text("order").await?.lines().map(|name| kept.join("modules").join(name)).collect();
+    let listed = |names: String| names.lines().map(|name| kept.join("modules").join(name)).collect();
+    let (modules, later) = (listed(text("order").await?), listed(text("later").await?));
     let digest = Digest::parse(&text("digest").await?);
     let digest =
         digest.ok_or_else(|| ImageError::BadKernel { path: kept.to_owned(), why: "its digest is gone".into() })?;
-    Ok(Kernel { release: text("release").await?, kernel: kept.join("kernel"), digest, modules })
+    Ok(Kernel { release: text("release").await?, kernel: kept.join("kernel"), digest, modules, later })
 }
 
 /// Downloads the package, or finds it from last time. Lists that lag behind the archive name files

@@ -14,6 +14,7 @@ use crate::{Code, GuestId, HostId, ImageId, Labels, Name, Part, Resources, Tenan
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use uuid::Uuid;
 
 /// What kind of guest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -153,6 +154,17 @@ pub struct Observed {
     pub addresses: Vec<IpAddr>,
 }
 
+/// An act of a guest's host that was taken or refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TakenAct {
+    /// The act; older ones were taken before it.
+    pub id: Uuid,
+    /// What the host had known to be desired.
+    pub base: u64,
+    /// What was desired after it.
+    pub after: u64,
+}
+
 /// A VM or a sandbox.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Guest {
@@ -178,6 +190,9 @@ pub struct Guest {
     pub created_at: Timestamp,
     /// When nothing was left of it.
     pub gone_at: Option<Timestamp>,
+    /// The newest act of its host that was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acted: Option<TakenAct>,
     /// Bumped by each write of the row.
     pub revision: u64,
 }
@@ -214,6 +229,16 @@ impl Guest {
     /// Whether a user still sees it in lists.
     pub fn is_gone(&self) -> bool {
         self.gone_at.is_some()
+    }
+
+    /// Whether an act that knew of this generation may still be done: nothing was asked for since
+    /// but by that host's own acts.
+    pub fn allows_act(&self, id: Uuid, base: u64) -> bool {
+        match self.acted {
+            Some(newest) if id <= newest.id => false,
+            Some(newest) if newest.base == base && newest.after == self.desired.generation => true,
+            Some(_) | None => base == self.desired.generation,
+        }
     }
 
     /// Whether it was here before us and was taken over.

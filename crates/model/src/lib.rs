@@ -26,7 +26,7 @@ pub mod who;
 pub use console::Seat;
 pub use event::{Event, Subject};
 pub use execution::{Execution, ExecutionState, Outcome};
-pub use guest::{Desired, Guest, GuestKind, GuestSpec, GuestStatus, Observed, Phase, Power};
+pub use guest::{Desired, Guest, GuestKind, GuestSpec, GuestStatus, Observed, Phase, Power, TakenAct};
 pub use host::{Abilities, Acceleration, Host, Inventory, Reporting};
 pub use id::{EventId, ExecutionId, GuestId, HostId, ImageId, InstanceId, RunId, TaskId};
 pub use image::{Digest, Image, ImageState, Part, PartRole};

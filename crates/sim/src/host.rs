@@ -143,6 +143,7 @@ impl Host {
             builder: Arc::new(Nothing),
             describe: Arc::new(move || inventory.clone()),
             health: Arc::new(Health::default()),
+            local: Vec::new(),
             boots_in_flight_max: unbounded.then_some(u32::MAX),
         }
     }

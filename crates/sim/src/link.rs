@@ -145,7 +145,8 @@ fn is_nudge(message: &FromServer) -> bool {
         | FromServer::Refused { .. }
         | FromServer::ExecutionTaken { .. }
         | FromServer::Build { .. }
-        | FromServer::BuildTaken { .. } => false,
+        | FromServer::BuildTaken { .. }
+        | FromServer::IntentTaken { .. } => false,
     }
 }
 

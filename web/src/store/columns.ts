@@ -15,8 +15,9 @@ export interface Column<Row> {
   name: string;
   title: string;
   unit?: string;
-  /** Pixels; without them what is left. */
+  /** Pixels; without them what is left. Small screens take three fifths of them, or `narrow`. */
   width?: number;
+  narrow?: number;
   numeric?: boolean;
   /** Not on small screens. */
   wide?: boolean;

@@ -49,10 +49,10 @@ function row(told: Told, usage: Map<string, GuestUsage>, fields: Record<string, 
 
 export const VM_COLUMNS: Column<VmRow>[] = [
   { name: "name", title: "Name", value: (row) => row.name },
-  { name: "status", title: "Status", width: 150, value: (row) => row.status },
+  { name: "status", title: "Status", width: 250, narrow: 90, value: (row) => row.status },
   { name: "host", title: "Host", width: 130, wide: true, value: (row) => row.host },
   { name: "", title: "Last 15 min", width: 120, wide: true },
-  { name: "cpu", title: "CPU", unit: "CPUs", width: 110, numeric: true, value: (row) => row.cores },
+  { name: "cpu", title: "CPU", width: 110, numeric: true, value: (row) => row.cores },
   { name: "cpus", title: "of", width: 50, numeric: true, wide: true, value: (row) => row.cpus },
   { name: "memory", title: "Memory", width: 110, numeric: true, value: (row) => row.resident },
   { name: "given", title: "of", width: 90, numeric: true, wide: true, value: (row) => row.memory },

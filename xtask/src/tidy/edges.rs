@@ -22,7 +22,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("probe",      &["model"]),
     ("series",     &["model"]),
     ("control",    &["model", "clock", "store", "series", "agent-api"]),
-    ("agent",      &["model", "clock", "blobs", "guest", "hypervisor", "images", "probe", "agent-api"]),
+    ("agent",      &["model", "clock", "blobs", "guest", "hypervisor", "images", "probe", "api", "agent-api"]),
     ("server",     &["model", "clock", "blobs", "api", "agent-api", "store", "series", "control"]),
     ("client",     &["model", "clock", "api"]),
     ("cli",        &["model", "clock", "api", "client"]),

@@ -99,6 +99,7 @@ impl Actor {
     pub(crate) async fn run(mut self, known: bool) {
         let keep = if known { Keep::Process } else { Keep::Power };
         self.document.observed.sequence += 1;
+        self.world.images.keep(&self.world, &self.document.order.spec).await;
         while !self.save(keep).await && !self.is_absent() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -148,6 +149,7 @@ impl Actor {
     /// Writes the document; `false` when the journal refused.
     pub(super) async fn save(&self, keep: Keep) -> bool {
         let key = self.id().to_string();
+        self.handle.show(&self.document);
         let written = journal::write(self.world.journal.as_ref(), SHELF, &key, &self.document, keep).await;
         self.world.health.journal(written.as_ref().err());
         written.inspect_err(|e| warn!(guest = %key, error = %crate::chain(e), "document not written")).is_ok()
@@ -173,11 +175,20 @@ impl Actor {
         }
         self.look |= mail.look;
         self.forget |= mail.forget;
+        for (id, base, act) in mail.acts {
+            let before = self.document.clone();
+            if self.document.take_act(id, base, &act) && !self.save(Keep::Power).await && !self.is_absent() {
+                self.document = before;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                self.handle.act(id, base, act);
+            }
+        }
         let Some((epoch, order)) = mail.order else { return };
         if self.document.is_newer(&order, epoch) {
             let before = self.document.clone();
             self.document.order = order;
             self.document.epoch = epoch;
+            self.document.acting = false;
             // What is only removed needs no room in the journal.
             if !self.save(Keep::Power).await && !self.is_absent() {
                 let refused = std::mem::replace(&mut self.document, before);
@@ -207,6 +218,8 @@ impl Actor {
         }
         observed.sequence += 1;
         observed.generation = self.document.order.desired.generation;
+        self.document.acting = false;
+        let observed = &mut self.document.observed;
         observed.note = None;
         change(observed);
         info!(guest = %self.id(), phase = ?phase, sequence = self.document.observed.sequence, "observed");

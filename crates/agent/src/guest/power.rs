@@ -106,7 +106,8 @@ impl Actor {
             // Told to hurry, or to leave nothing: a guest that takes its time is not waited for.
             let desired = &self.document.order.desired;
             let hurried = desired.grace_ms < u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-            if desired.generation > generation && (hurried || self.is_absent()) {
+            let newer = desired.generation > generation || self.document.acting;
+            if newer && (hurried || self.is_absent()) {
                 effect.stop().await;
                 return false;
             }
@@ -311,12 +312,13 @@ impl Actor {
         let note = bounded(&format!("{failing}: {error}"));
         if self.document.observed.note.as_ref() != Some(&note) {
             // Not done yet: the newer order stays ahead of what is observed.
-            let generation = self.document.observed.generation;
+            let (generation, acting) = (self.document.observed.generation, self.document.acting);
             self.observe(self.document.observed.phase, |o| {
                 o.note = Some(note);
                 o.generation = generation;
             })
             .await;
+            self.document.acting = acting;
         }
         tokio::time::sleep(TRY_AGAIN).await;
         false

@@ -113,7 +113,7 @@ impl Document {
     }
 
     fn is_behind(&self) -> bool {
-        self.observed.generation < self.order.desired.generation
+        self.acting || self.observed.generation < self.order.desired.generation
     }
     fn settled(&self) -> Step {
         let until = self.order.desired.expires_at.filter(|_| self.observed.phase != Phase::Gone);

@@ -15,6 +15,7 @@ const SYSTEM_DIR: &str = "/var/lib/perigee/agent";
 const SYSTEM_FILE: &str = "/etc/perigee/agent.toml";
 const SYSTEM_HEALTH: u16 = 9092;
 const SYSTEM_METRICS: u16 = 9091;
+const SYSTEM_LOCAL: u16 = 9090;
 /// How often a host is measured when nobody looks closely.
 const INTERVAL_MS: u64 = 3000;
 /// How often guests are.
@@ -86,6 +87,9 @@ struct RunFlags {
     /// /var/lib/perigee-vm and /run/perigee-vm).
     #[arg(long, env = "PERIGEE_VM_DIR")]
     vm_dir: Option<PathBuf>,
+    /// Address of this host's own API, beside its socket (default 127.0.0.1:9090).
+    #[arg(long, env = "PERIGEE_LOCAL")]
+    local: Option<SocketAddr>,
     /// Measure the latency to this target: icmp://HOST or tcp://HOST:PORT. May be repeated.
     #[arg(long = "ping", env = "PERIGEE_PING", value_delimiter = ',', value_parser = target)]
     ping: Vec<Target>,
@@ -146,6 +150,7 @@ struct File {
     guest_interval_ms: Option<u64>,
     libvirt_socket: Option<PathBuf>,
     vm_dir: Option<PathBuf>,
+    local: Option<SocketAddr>,
     ping: Vec<String>,
     driver: Option<Driver>,
     qemu: Option<PathBuf>,
@@ -195,6 +200,10 @@ pub struct Config {
     pub libvirt_sockets: Vec<PathBuf>,
     /// Where disks and sockets of full VMs are, when given.
     pub vm_dir: Option<PathBuf>,
+    /// Address of this host's own API; port 0 takes a free one.
+    pub local: SocketAddr,
+    /// It is the system installation: fixed ports and paths.
+    pub system: bool,
     /// Whose latency to measure.
     pub ping: Vec<Target>,
     /// What runs guests.
@@ -253,7 +262,7 @@ fn combine(flags: RunFlags, file: File) -> anyhow::Result<Config> {
         (None, None) => None,
     };
     Ok(Config {
-        data_dir: std::path::absolute(given_dir.unwrap_or_else(|| PathBuf::from(SYSTEM_DIR)))?,
+        data_dir: std::path::absolute(given_dir.clone().unwrap_or_else(|| PathBuf::from(SYSTEM_DIR)))?,
         server,
         stream_mode: flags.stream_mode.or(file.stream_mode).unwrap_or(StreamMode::Grpc),
         token_file: flags.token_file.or(file.token_file),
@@ -268,6 +277,8 @@ fn combine(flags: RunFlags, file: File) -> anyhow::Result<Config> {
             None => LIBVIRT_SOCKETS.map(PathBuf::from).to_vec(),
         },
         vm_dir: flags.vm_dir.or(file.vm_dir).map(std::path::absolute).transpose()?,
+        local: flags.local.or(file.local).unwrap_or_else(|| local(SYSTEM_LOCAL)),
+        system: given_dir.is_none(),
         ping,
         driver: flags.driver.or(file.driver).unwrap_or(Driver::Auto),
         instance: flags.instance,

@@ -26,6 +26,9 @@ const LIBVIRT_URI: &str = "qemu:///system";
 /// For one answer of libvirt's; starts and ends of guests may take longer.
 const LIBVIRT_WITHIN: Duration = Duration::from_secs(10);
 
+/// `sockaddr_un` holds 108 bytes, the last one zero (unix(7)).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
 /// Drivers, and what they lack here.
 pub struct Chosen {
     /// The drivers: first the one that is part of this host.
@@ -105,6 +108,16 @@ fn run_dir(runtime_dir: Option<&Path>, instance: &InstanceId) -> PathBuf {
         (false, _) => PathBuf::from(format!("/tmp/perigee-{}", geteuid())),
     };
     base.join(instance.as_str())
+}
+
+/// The socket of this host's own API: a path that is short enough for the kernel.
+pub fn local_socket(config: &Config, home: &Home) -> PathBuf {
+    let at_home = home.path().join("agent.sock");
+    match (config.system, at_home.as_os_str().len() <= SOCKET_PATH_BYTES_MAX) {
+        (true, _) => PathBuf::from("/run/perigee/agent.sock"),
+        (false, true) => at_home,
+        (false, false) => run_dir(config.runtime_dir.as_deref(), &home.instance).join("agent.sock"),
+    }
 }
 
 /// Reads the inventory, each time anew.

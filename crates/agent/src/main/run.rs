@@ -7,6 +7,7 @@ use perigee_agent::enrol::{self, EnrolError, JoinToken};
 use perigee_agent::frames::FrameUplink;
 use perigee_agent::home::Home;
 use perigee_agent::identity::{CurrentIdentity, Identity, IdentityDir};
+use perigee_agent::local::Listener;
 use perigee_agent::tls::ServerUrl;
 use perigee_agent::uplink::grpc::GrpcUplink;
 use perigee_agent::uplink::ws::WsUplink;
@@ -16,7 +17,7 @@ use perigee_blobs::BlobDir;
 use perigee_clock::Clock;
 use perigee_images::{BaseBuild, KernelSource};
 use perigee_model::Labels;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -63,7 +64,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let health = Arc::new(Health::default());
     let listener = web::bind(config.health).await?;
     let scraped = web::bind(config.metrics).await?;
-    home.tell_endpoints(listener.local_addr()?, scraped.local_addr()?)?;
+    let local = local(&config, &home).await?;
+    home.tell_endpoints(&[
+        ("health", format!("http://{}", listener.local_addr()?)),
+        ("metrics", format!("http://{}/metrics", scraped.local_addr()?)),
+        ("local", local.address.clone()),
+        ("socket", local.socket.display().to_string()),
+    ])?;
     let health_pages = web::health_pages(health.clone(), home.token.clone());
     let pages = tokio::spawn(web::serve(listener, health_pages, cancel.clone()));
     let sheets: [Arc<SharedSheet>; 2] = Default::default();
@@ -105,6 +112,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         uplink,
         builder: Arc::new(BaseBuilder::new(base)),
         health,
+        local: local.listeners,
         boots_in_flight_max: config.boots,
     };
     let ended = agent.run(cancel.clone()).await;
@@ -115,6 +123,22 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     home.forget_endpoints();
     tracing::info!("stopped; guests live on");
     Ok(ended?)
+}
+
+/// Where this host's own users ask for guests.
+struct Local {
+    listeners: Vec<Arc<Listener>>,
+    address: String,
+    socket: PathBuf,
+}
+
+async fn local(config: &Config, home: &Home) -> anyhow::Result<Local> {
+    let socket = driver::local_socket(config, home);
+    let unix = Listener::unix(&socket).with_context(|| format!("{} cannot be made", socket.display()))?;
+    let listener = web::bind(config.local).await?;
+    let address = format!("http://{}", listener.local_addr()?);
+    let tcp = Listener::Tcp { listener, token: home.token.clone() };
+    Ok(Local { listeners: vec![Arc::new(unix), Arc::new(tcp)], address, socket })
 }
 
 /// One way to the control plane, for the link and for frames.

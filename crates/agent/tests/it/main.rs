@@ -112,6 +112,7 @@ impl Rig {
             builder: Arc::new(Instant),
             describe: Arc::new(move || inventory.clone()),
             health: self.health.clone(),
+            local: Vec::new(),
             boots_in_flight_max: self.boots,
         };
         Running(tokio::spawn(async move { agent.run(CancellationToken::new()).await.unwrap() }))

@@ -122,7 +122,7 @@ pub async fn list(
 ) -> Result<Exit, Failure> {
     let client = session.client()?;
     // Only ours have labels.
-    let only_ours = label.is_some();
+    let only_ours = label.is_some() || session.settings.agent;
     let own = ListQuery::default().filter("status", status.clone()).filter("label", label);
     let own = own.filter("kind", Some("vm".to_owned()));
     let others = ListQuery::default().filter("host", host.clone());

@@ -286,3 +286,6 @@ fn refused(code: i32, message: String) -> HypervisorError {
         _ => HypervisorError::DidNotStart(message),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,7 +90,7 @@ impl Host {
         let marks = self.control.ask(async |libvirt| marked(&libvirt).await).await.map_err(Ask::told)?;
         let mut ours = Vec::new();
         for (domain, mark, state) in marks {
-            if mark.instance == self.instance && mark.guest.uuid() == domain.uuid {
+            if mark.instance == self.instance {
                 ours.push(Ours { life: Life::of(&domain, state), domain, mark });
             }
         }
@@ -364,9 +364,10 @@ async fn marked(libvirt: &Connection) -> Result<Vec<(Domain, Mark, (State, i32))
     Ok(found)
 }
 
+/// A copy that somebody made of a domain carries its mark, too, with another's id: it is nobody's.
 async fn mark(libvirt: &Connection, domain: &Domain) -> Result<Option<Mark>, Error> {
     match libvirt.metadata(domain, NAMESPACE, 0).await {
         Err(error) if error.code() == Some(codes::NO_METADATA) => Ok(None),
-        element => Ok(Mark::read(&element?)),
+        element => Ok(Mark::read(&element?).filter(|mark| mark.guest.uuid() == domain.uuid)),
     }
 }

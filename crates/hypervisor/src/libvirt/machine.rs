@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 /// What the guest's kernel is told when it is booted directly. A panic ends the machine after a moment,
 /// so that the last words reach the console.
-const KERNEL_OPTIONS: &str = "quiet console=ttyS0 panic=1 cryptomgr.notests";
+const KERNEL_OPTIONS: &str = "quiet console=ttyS0 panic=1 cryptomgr.notests perigee.machine=vm";
 
 /// All inputs of a definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,6 +174,9 @@ impl Checked {
 
     fn kernel_options(&self) -> String {
         let mut options = format!("{KERNEL_OPTIONS} perigee.hostname={}", self.plan.name);
+        if self.spec.network.is_some() {
+            options.push_str(" perigee.network=dhcp");
+        }
         if part(&self.plan, PartRole::Disk).is_some() {
             options.push_str(" root=/dev/vda rw");
         }

@@ -45,7 +45,7 @@ pub async fn run(session: &dyn Session, id: Uuid, argv: &[&str]) -> (String, Exe
 }
 
 /// Waits until that guest is told to have ended: how, and whether by itself.
-async fn ended(events: &mut broadcast::Receiver<GuestEvent>, wanted: GuestId) -> (String, bool) {
+pub async fn ended(events: &mut broadcast::Receiver<GuestEvent>, wanted: GuestId) -> (String, bool) {
     let told = async {
         loop {
             match events.recv().await.unwrap() {
@@ -57,7 +57,7 @@ async fn ended(events: &mut broadcast::Receiver<GuestEvent>, wanted: GuestId) ->
     tokio::time::timeout(Duration::from_secs(60), told).await.expect("its end is told")
 }
 
-fn exited(code: i32) -> ExecOutcome {
+pub fn exited(code: i32) -> ExecOutcome {
     ExecOutcome::Exited { code }
 }
 

@@ -1,6 +1,6 @@
 //! The contract, once for each driver. `real_` tests boot guests.
 
-use crate::cases;
+use crate::{cases, machines};
 use async_trait::async_trait;
 use perigee_hypervisor::{Found, Hypervisor, Plan};
 use std::sync::Arc;
@@ -32,41 +32,44 @@ pub trait Lab: Send + Sync {
 }
 
 macro_rules! contract {
-    ($($case:ident)*) => {
+    ($($room:ident: $case:ident)*) => {
         mod simulated {
             $(#[tokio::test(start_paused = true)]
             async fn $case() {
-                super::cases::$case(&crate::simulated::SimulatedLab::new()).await;
+                super::$room::$case(&crate::simulated::SimulatedLab::new()).await;
             })*
         }
         mod real_microvm {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                super::cases::$case(&crate::real::RealLab::new().await).await;
+                super::$room::$case(&crate::real::RealLab::new().await).await;
             })*
         }
         mod real_libvirt {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                super::cases::$case(&crate::libvirt::LibvirtLab::new().await).await;
+                super::$room::$case(&crate::libvirt::LibvirtLab::new().await).await;
             })*
         }
     };
 }
 
 contract! {
-    starting_twice_is_one_guest
-    destroying_leaves_nothing
-    the_next_agent_adopts
-    a_killed_vmm_is_told_and_cleaned_up
-    instances_do_not_see_each_other
-    bad_plans_are_refused_and_leave_nothing
-    commands_run_once_and_can_be_attached_to
-    input_reaches_a_command
-    files_go_in_and_come_out
-    guests_run_in_parallel
-    a_paused_guest_stands_still
-    a_steady_guest_boots
-    what_guests_use_is_told
-    a_serial_port_has_one_sitter
+    cases: starting_twice_is_one_guest
+    cases: destroying_leaves_nothing
+    cases: the_next_agent_adopts
+    cases: a_killed_vmm_is_told_and_cleaned_up
+    cases: instances_do_not_see_each_other
+    cases: bad_plans_are_refused_and_leave_nothing
+    cases: commands_run_once_and_can_be_attached_to
+    cases: input_reaches_a_command
+    cases: files_go_in_and_come_out
+    cases: guests_run_in_parallel
+    cases: a_paused_guest_stands_still
+    cases: a_steady_guest_boots
+    cases: what_guests_use_is_told
+    machines: a_halted_guest_keeps_its_disk
+    machines: a_guest_that_turns_itself_off_is_told_as_clean
+    machines: the_newest_memo_comes_back
+    cases: a_serial_port_has_one_sitter
 }

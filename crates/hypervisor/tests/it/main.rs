@@ -8,6 +8,7 @@ mod contract;
 mod daemon;
 mod image;
 mod libvirt;
+mod machines;
 mod microvm;
 mod real;
 mod simulated;

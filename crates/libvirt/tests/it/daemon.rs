@@ -10,20 +10,35 @@ use tempfile::TempDir;
 pub struct Daemon {
     folder: TempDir,
     child: Child,
+    user: QemuUser,
     /// Lines of libvirtd.conf beside the usual ones; with any it listens for TLS or TCP.
     conf: String,
 }
 
+/// Whose QEMU is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum QemuUser {
+    /// Root's, and files are left as they are: the quickest.
+    Root,
+    /// The package's own, and libvirt gives it the files: as a distribution comes.
+    #[allow(dead_code, reason = "of use to those who share this file")]
+    Packaged,
+}
+
 impl Daemon {
     pub fn start() -> Self {
-        Self::start_with("")
+        Self::start_as(QemuUser::Root)
+    }
+
+    pub fn start_as(user: QemuUser) -> Self {
+        Self::start_with(user, "")
     }
 
     /// With these lines in its libvirtd.conf, for which it listens in its own network too.
-    pub fn start_with(conf: &str) -> Self {
+    pub fn start_with(user: QemuUser, conf: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("perigee-libvirt-").tempdir().unwrap();
-        let child = spawn(&folder, conf);
-        let daemon = Self { folder, child, conf: conf.to_owned() };
+        let child = spawn(&folder, user, conf);
+        let daemon = Self { folder, child, user, conf: conf.to_owned() };
         daemon.await_socket();
         daemon
     }
@@ -40,7 +55,7 @@ impl Daemon {
     /// Ends it the hard way and starts another in the same place.
     pub fn restart(&mut self) {
         self.kill();
-        self.child = spawn(&self.folder, &self.conf);
+        self.child = spawn(&self.folder, self.user, &self.conf);
         self.await_socket();
     }
 
@@ -147,7 +162,7 @@ impl Daemon {
 
 /// In a mount and a network namespace of its own: what it takes for /run, /etc/libvirt and the like are
 /// the test's folders, and its networks are nobody else's. The process keeps its number through `exec`.
-fn spawn(folder: &TempDir, conf: &str) -> Child {
+fn spawn(folder: &TempDir, user: QemuUser, conf: &str) -> Child {
     let at = folder.path().display();
     for name in ["etc", "run/lock", "lib", "log"] {
         std::fs::create_dir_all(folder.path().join(name)).unwrap();
@@ -157,8 +172,13 @@ fn spawn(folder: &TempDir, conf: &str) -> Child {
     std::fs::create_dir_all(cache).unwrap();
     let sockets = format!("unix_sock_dir = \"{at}\"\nauth_unix_rw = \"none\"\nauth_unix_ro = \"none\"\n{conf}");
     std::fs::write(folder.path().join("etc/libvirtd.conf"), sockets).unwrap();
-    let qemu = "user = \"root\"\ngroup = \"root\"\ndynamic_ownership = 0\nsecurity_driver = \"none\"\n\
-                cgroup_controllers = [ ]\nnamespaces = [ ]\nstdio_handler = \"file\"\n";
+    let user = match user {
+        QemuUser::Root => "user = \"root\"\ngroup = \"root\"\ndynamic_ownership = 0\n",
+        QemuUser::Packaged => "",
+    };
+    let qemu = format!(
+        "{user}security_driver = \"none\"\ncgroup_controllers = [ ]\nnamespaces = [ ]\nstdio_handler = \"file\"\n"
+    );
     std::fs::write(folder.path().join("etc/qemu.conf"), qemu).unwrap();
     let listen = match conf {
         "" => "exec libvirtd -f /etc/libvirt/libvirtd.conf",

@@ -1,6 +1,6 @@
 //! Daemons that are not on a local socket: a real one by TLS and TCP, and a stand-in for `ssh`.
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, QemuUser};
 use perigee_libvirt::uri::Target;
 use perigee_libvirt::{Broken, Connection, Endpoint, Error, Settings, Ssh, Tls, list};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -77,7 +77,7 @@ fn real_by_tls_with_certificates_both_ways() {
          ca_file = \"{0}/ours.pem\"\ncert_file = \"{0}/servercert.pem\"\nkey_file = \"{0}/serverkey.pem\"\n",
         at.display()
     );
-    let daemon = Daemon::start_with(&conf);
+    let daemon = Daemon::start_with(QemuUser::Root, &conf);
     let path = |name: &str| at.join(name);
     let good = Tls {
         authority: path("ours.pem"),

@@ -6,78 +6,33 @@ use base64::engine::general_purpose::STANDARD;
 use perigee_api::host::{AbilitiesView, InventoryView};
 use perigee_api::problem::ProblemView;
 use perigee_api::{
-    EventView, ExecutionView, ForeignVmView, HostView, ImageView, LoadView, PartView, SandboxView, TaskView, VmPart,
-    VmView,
+    EventView, ExecutionView, ForeignVmView, HostView, ImageView, LoadView, PartView, SandboxView, TaskView, VmView,
 };
 use perigee_control::watch::ForeignVm;
 use perigee_model::execution::Excerpt;
 use perigee_model::guest::Problem;
 use perigee_model::{
-    Event, Execution, ExecutionState, Guest, Host, Image, Inventory, Outcome, Phase, Task, TaskKind, Timestamp, VmSpec,
+    Event, Execution, ExecutionState, Guest, Host, Image, Inventory, Outcome, Task, TaskKind, Timestamp,
 };
-use serde::Serialize;
 
 fn time(at: Timestamp) -> String {
     at.to_string()
 }
 
-/// An enum's published word: its serde name.
-pub fn word(value: &impl Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(text)) => text,
-        Ok(_) | Err(_) => "unknown".to_owned(),
-    }
-}
+pub use perigee_api::word;
 
 fn problem(problem: &Problem) -> ProblemView {
-    ProblemView { code: problem.code.clone(), detail: problem.text.clone() }
+    problem.into()
 }
 
 pub fn sandbox(server: &Server, guest: &Guest) -> SandboxView {
-    let observed = guest.observed.as_ref();
     let host = guest.desired.host.and_then(|h| server.control.view().host(h));
-    SandboxView {
-        id: guest.id.to_string(),
-        name: guest.name.to_string(),
-        kind: word(&guest.kind),
-        tenant: guest.tenant.to_string(),
-        owner: guest.owner.clone(),
-        status: word(&server.control.guest_status(guest)),
-        note: observed.and_then(|o| o.note.clone()),
-        problem: observed.and_then(|o| o.problem.as_ref()).map(problem),
-        image: guest.spec.image_name.to_string(),
-        image_id: guest.spec.image.to_string(),
-        cpus: guest.spec.resources.cpus,
-        memory_bytes: guest.spec.resources.memory_bytes,
-        host: host.map(|h| h.name.to_string()),
-        host_id: guest.desired.host.map(|h| h.to_string()),
-        labels: guest.labels.clone(),
-        created_at: time(guest.created_at),
-        expires_at: guest.desired.expires_at.map(time),
-        kernel_release: observed.and_then(|o| o.kernel_release.clone()),
-        boot_ms: observed.and_then(|o| o.boot_ms),
-        generation: guest.desired.generation,
-    }
+    SandboxView::of(guest, server.control.guest_status(guest), host.map(|h| h.name.to_string()))
 }
 
 /// A guest of any kind.
 pub fn vm(server: &Server, guest: &Guest) -> VmView {
-    let observed = guest.observed.as_ref();
-    let booted = observed.and_then(|o| o.booted).filter(|_| observed.is_some_and(|o| o.phase == Phase::Running));
-    let part = |vm: &VmSpec| VmPart {
-        description: vm.description.clone(),
-        disk_bytes: vm.disk_bytes,
-        network: vm.network.as_ref().map(ToString::to_string),
-        mac: vm.mac.to_string(),
-        addresses: observed.map(|o| o.addresses.iter().map(ToString::to_string).collect()).unwrap_or_default(),
-        firmware: word(&vm.firmware),
-        tpm: vm.tpm,
-        restart: word(&vm.restart),
-        start_order: vm.start_order,
-        restart_needed: booted.is_some_and(|booted| booted != guest.spec.resources),
-        adopted: vm.adopted,
-    };
-    VmView { guest: sandbox(server, guest), vm: guest.spec.vm.as_ref().map(part) }
+    VmView::of(guest, sandbox(server, guest))
 }
 
 /// The tag changes with the record, and with what is only computed from it.

@@ -10,17 +10,15 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode};
+use perigee_api::vm::restart_policy;
 use perigee_api::{
     AdoptRequest, ExecuteRequest, ExecutionView, HostReason, Page, ProblemDocument, SandboxRequest, StopRequest,
     TaskView, VmPatch, VmPlanView, VmRequest, VmView,
 };
 use perigee_control::guests::NewGuest;
 use perigee_control::vms::{NewVm, VmChange};
-use perigee_model::limits::{USER_DATA_BYTES_MAX, VM_MEMORY_BYTES_DEFAULT, VM_STOP_GRACE};
-use perigee_model::{
-    Code, Firmware, Guest, GuestKind, Mac, Name, Part, PartRole, Refusal, Resources, RestartPolicy, Switch, TaskState,
-    Verb,
-};
+use perigee_model::limits::{USER_DATA_BYTES_MAX, VM_STOP_GRACE};
+use perigee_model::{Code, Guest, GuestKind, Mac, Name, Part, PartRole, Refusal, Switch, TaskState, Verb};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -113,7 +111,7 @@ pub async fn update(
         labels: patch.labels,
         cpus: patch.cpus,
         memory_bytes: patch.memory_bytes,
-        restart: patch.restart.as_deref().map(policy).transpose()?,
+        restart: patch.restart.as_deref().map(restart_policy).transpose()?,
         start_order: patch.start_order,
     };
     let guest = server.control.update_vm(&caller.who, &id, &change, revision, &caller.cause()).await?;
@@ -210,7 +208,8 @@ pub async fn adopt(
 ) -> Answer {
     caller.who.authorize(Verb::Operate)?;
     let foreign = server.watch.find_foreign(&caller.who, &id)?;
-    let name = body.value.name.as_deref().map(name).transpose()?;
+    let name = body.value.name.as_deref().map(Name::parse).transpose();
+    let name = name.map_err(|fault| Refusal::field("name", fault.to_string()))?;
     let path = format!("/api/v1/foreign-vms/{id}/adopt");
     once(&server, &caller, (Method::POST, &path), &body.bytes, async |cause| {
         let (guest, task) = server.control.adopt_vm(&caller.who, &foreign, name, &cause).await?;
@@ -284,58 +283,20 @@ fn kind(text: &str) -> Result<GuestKind, Refusal> {
     }
 }
 
-fn policy(text: &str) -> Result<RestartPolicy, Refusal> {
-    match text {
-        "always" => Ok(RestartPolicy::Always),
-        "on_failure" => Ok(RestartPolicy::OnFailure),
-        "never" => Ok(RestartPolicy::Never),
-        _ => Err(Refusal::field("restart", "restart is always, on_failure or never")),
-    }
-}
-
-fn firmware(text: &str) -> Result<Firmware, Refusal> {
-    match text {
-        "bios" => Ok(Firmware::Bios),
-        "uefi" => Ok(Firmware::Uefi),
-        _ => Err(Refusal::field("firmware", "firmware is bios or uefi")),
-    }
-}
-
-fn name(text: &str) -> Result<Name, Refusal> {
-    Name::parse(text).map_err(|fault| Refusal::field("name", fault.to_string()))
-}
-
 fn wanted(request: VmRequest) -> Result<NewGuest, Refusal> {
     if request.kind.as_deref().map(kind).transpose()? == Some(GuestKind::Sandbox) {
         return sandbox(request);
     }
-    if request.ttl_ms.is_some() || !request.env.is_empty() {
-        return Err(Refusal::field("kind", "ttl_ms and env are of sandboxes; leave them out"));
-    }
     if request.user_data.as_ref().is_some_and(|text| text.len() > USER_DATA_BYTES_MAX) {
         return Err(Refusal::field("user_data", format!("user_data has at most {USER_DATA_BYTES_MAX} bytes")));
     }
-    let network = request.network.as_deref().map(Name::parse).transpose();
-    let vm = NewVm {
-        description: request.description.unwrap_or_default(),
-        disk_bytes: request.disk_bytes,
-        network: network.map_err(|fault| Refusal::field("network", fault.to_string()))?,
-        mac: request.mac.map(Mac::try_from).transpose().map_err(|fault| Refusal::field("mac", fault))?,
-        ssh_keys: request.ssh_keys,
-        user_data: None,
-        firmware: request.firmware.as_deref().map(firmware).transpose()?.unwrap_or_default(),
-        tpm: request.tpm.unwrap_or(false),
-        restart: request.restart.as_deref().map(policy).transpose()?.unwrap_or_default(),
-        start_order: request.start_order.unwrap_or(0),
-    };
+    let mac = request.mac()?;
+    let vm = NewVm { spec: request.spec(mac.unwrap_or(Mac::from_bits(0)))?, mac, user_data: None };
     Ok(NewGuest {
-        name: request.name.as_deref().map(name).transpose()?,
+        name: request.name()?,
         kind: GuestKind::Vm,
+        resources: request.resources(),
         image: request.image.unwrap_or_else(|| "base".to_owned()),
-        resources: Resources {
-            cpus: request.cpus.unwrap_or(1),
-            memory_bytes: request.memory_bytes.unwrap_or(VM_MEMORY_BYTES_DEFAULT),
-        },
         ttl: None,
         env: Default::default(),
         labels: request.labels,

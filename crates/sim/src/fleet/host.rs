@@ -149,6 +149,7 @@ fn agent(
         builder: Arc::new(Nothing),
         describe: Arc::new(move || inventory.clone()),
         health,
+        local: Vec::new(),
         boots_in_flight_max: None,
     }
 }

@@ -122,6 +122,7 @@ pub fn guest(n: u64, called: &str) -> Guest {
         }),
         created_at: at(0),
         gone_at: None,
+        acted: None,
         revision: 0,
     }
 }

@@ -1,5 +1,9 @@
 //! The libvirt driver's lab: a libvirtd of its own in name spaces of its own, two instances.
 
+mod faults;
+mod foreign;
+mod networks;
+
 use crate::contract::Lab;
 use crate::daemon::Daemon;
 use crate::image;
@@ -26,10 +30,14 @@ pub struct LibvirtLab {
 
 impl LibvirtLab {
     pub async fn new() -> Self {
+        Self::with(Daemon::start()).await
+    }
+
+    pub async fn with(daemon: Daemon) -> Self {
         let clock = Clock::real();
         let bits = u32::from_le_bytes(clock.random());
         Self {
-            daemon: Daemon::start(),
+            daemon,
             root: tempfile::Builder::new().prefix("pg-").tempdir().unwrap(),
             own: InstanceId::from_bits(bits),
             foreign: InstanceId::from_bits(!bits),

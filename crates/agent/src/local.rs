@@ -1,0 +1,110 @@
+//! This host's own API: full VMs by the same routes as the control plane's, with it or without it.
+//!
+//! Owns: the socket (its mode says who may speak, and the speaker's user is written down) and the
+//! loopback port (which wants the token of the data directory); what they answer.
+//! Refuses: another tenant's view of the world, sandboxes' verbs, and web pages that would speak to it.
+//!
+//! ```text
+//! perigee --agent vm stop db ──agent.sock──▶ verbs ──▶ intents ──▶ the guest's actor
+//!                                                        └─────▶ the control plane, when it is there
+//! ```
+
+mod http;
+mod verbs;
+
+use crate::world::World;
+use nix::unistd::{Group, chown};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+
+/// Connections at once.
+const CONNECTIONS_MAX: usize = 64;
+/// After a connection that could not be taken.
+const AGAIN: Duration = Duration::from_millis(100);
+/// Members may speak to the socket, where there is such a group.
+const GROUP: &str = "perigee";
+
+/// Where this host's users speak to the agent.
+pub enum Listener {
+    /// A socket; its mode says who may.
+    Unix {
+        /// It.
+        listener: UnixListener,
+        /// Removed when it is dropped.
+        path: PathBuf,
+    },
+    /// A loopback port, for who has the token.
+    Tcp {
+        /// It.
+        listener: TcpListener,
+        /// What must be shown.
+        token: String,
+    },
+}
+
+impl Listener {
+    /// Makes the socket: 0660 and of the group `perigee` where there is one, else 0600.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn unix(path: &Path) -> io::Result<Self> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let listener = UnixListener::bind(path)?;
+        let group = Group::from_name(GROUP).ok().flatten().filter(|_| nix::unistd::geteuid().is_root());
+        let mode = if group.is_some() { 0o660 } else { 0o600 };
+        if let Some(group) = group {
+            chown(path, None, Some(group.gid)).map_err(io::Error::from)?;
+        }
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        Ok(Self::Unix { listener, path: path.to_owned() })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Self::Unix { path, .. } = self {
+            // Gone already: as it should be.
+            drop(std::fs::remove_file(path));
+        }
+    }
+}
+
+/// Serves one of them until the agent ends.
+pub(crate) async fn serve(listener: Arc<Listener>, world: Arc<World>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = match &*listener {
+            Listener::Unix { listener, .. } => match listener.accept().await {
+                Ok((stream, _)) => {
+                    let uid = stream.peer_cred().ok().map(|who| who.uid());
+                    Ok(http::Connection::of_user(stream, uid))
+                }
+                Err(error) => Err(error),
+            },
+            Listener::Tcp { listener, token } => {
+                listener.accept().await.map(|(stream, _)| http::Connection::with_token(stream, token.clone()))
+            }
+        };
+        let Ok(connection) = accepted else {
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        };
+        let Ok(permit) = room.clone().try_acquire_owned() else { continue };
+        let of = world.clone();
+        world.nursery.spawn(async move {
+            let _permit = permit;
+            connection.serve(of).await;
+        });
+    }
+}

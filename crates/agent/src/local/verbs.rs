@@ -1,0 +1,242 @@
+//! What the agent's own API does: each verb an act that is written down, done and waited for.
+
+use super::http::read;
+use crate::guest::{Document, Handle};
+use crate::intents::{self, KnownImage};
+use crate::world::World;
+use perigee_agent_api::{Act, Intent};
+use perigee_api::{Page, SandboxView, StopRequest, VmRequest, VmView};
+use perigee_model::limits::{VM_STOP_GRACE, VM_STOP_GRACE_MAX};
+use perigee_model::{
+    Code, Guest, GuestId, GuestKind, GuestSpec, Labels, Mac, Name, Phase, Power, Refusal, Switch, Tenant,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// A guest that is brought somewhere is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// And waited for this long, beyond the time that it was given.
+const SETTLED_WITHIN: Duration = Duration::from_secs(300);
+/// The guests of an answer: more than any host runs.
+const LISTED_MAX: usize = 1000;
+
+/// One request.
+pub(super) struct Call {
+    pub world: Arc<World>,
+    /// The user of this host who asks.
+    pub uid: Option<u32>,
+}
+
+/// The switch that a route names.
+///
+/// # Errors
+/// `NoSuchRoute`, or what is wrong with the body.
+pub(super) fn switch(verb: &str, body: &[u8]) -> Result<Switch, Refusal> {
+    let grace = || -> Result<u64, Refusal> {
+        let request: StopRequest = read(body)?;
+        let (usual, most) = (millis(VM_STOP_GRACE), millis(VM_STOP_GRACE_MAX));
+        let grace_ms = request.grace_ms.unwrap_or(usual);
+        if grace_ms > most {
+            return Err(Refusal::field("grace_ms", format!("grace_ms is 0 (at once) to {most}, not {grace_ms}")));
+        }
+        Ok(grace_ms)
+    };
+    match verb {
+        "start" => Ok(Switch::Start),
+        "stop" => Ok(Switch::Stop { grace_ms: grace()? }),
+        "restart" => Ok(Switch::Restart { grace_ms: grace()? }),
+        "pause" => Ok(Switch::Pause),
+        "resume" => Ok(Switch::Resume),
+        _ => Err(Refusal::new(Code::NoSuchRoute, "a VM has start, stop, restart, pause and resume here")),
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Call {
+    /// The VMs of this host, oldest first; `name=` and `status=` ask for some of them.
+    ///
+    /// # Errors
+    /// `UnknownField` for what an agent does not know of its guests.
+    pub(super) fn list(&self, query: &str) -> Result<Page<VmView>, Refusal> {
+        let (mut name, mut status) = (None, None);
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some(("name", wanted)) => name = Some(wanted),
+                Some(("status", wanted)) => status = Some(wanted),
+                Some(("kind" | "limit", _)) => {}
+                _ => return Err(Refusal::new(Code::UnknownField, "an agent lists by name and status")),
+            }
+        }
+        let documents = intents::documents(&self.world).into_iter().map(|(_, document)| document);
+        let shown = documents.filter(is_shown).map(|document| self.view(&document));
+        let fits = |view: &VmView| {
+            name.is_none_or(|name| view.guest.name == name) && status.is_none_or(|status| view.guest.status == status)
+        };
+        Ok(Page { items: shown.filter(fits).take(LISTED_MAX).collect(), next_page_token: None })
+    }
+
+    /// One of them, by id or name.
+    pub(super) fn get(&self, text: &str) -> Result<VmView, Refusal> {
+        Ok(self.view(&self.find(text)?.1))
+    }
+
+    /// Makes one from an image that guests here were made of.
+    pub(super) async fn create(&self, request: VmRequest) -> Result<VmView, Refusal> {
+        let id = GuestId::new(self.world.clock.uuid());
+        let made_up = || Name::parse(&format!("vm-{}", &id.short()[4..])).ok();
+        let name = request.name()?.or_else(made_up);
+        let name = name.ok_or_else(|| Refusal::field("name", "a name is needed"))?;
+        if self.find(name.as_str()).is_ok() {
+            return Err(Refusal::new(Code::NameTaken, format!("the name {name} is taken on this host")));
+        }
+        let spec = self.spec(&request).await?;
+        let act = Act::Create { name, spec: Box::new(spec) };
+        self.act(id, 1, act).await?;
+        let handle = self.world.guests.get(id).ok_or_else(|| Refusal::new(Code::Bug, "the guest was not taken up"))?;
+        let document = self.settled(&handle, None, Duration::ZERO, |phase| phase == Phase::Running).await?;
+        Ok(self.view(&document))
+    }
+
+    /// Moves one's switch, and waits until it is there.
+    pub(super) async fn switch(&self, text: &str, to: Switch) -> Result<VmView, Refusal> {
+        let (handle, document) = self.find(text)?;
+        let off = matches!(document.observed.phase, Phase::Stopped | Phase::Failed);
+        if off && matches!(to, Switch::Pause | Switch::Resume) {
+            return Err(Refusal::new(Code::GuestNotRunning, "the VM does not run: start it instead"));
+        }
+        let act = self.act(document.id(), document.order.desired.generation, Act::Switch(to)).await?;
+        let (grace, there) = match to {
+            Switch::Start | Switch::Resume => (0, Phase::Running),
+            Switch::Restart { grace_ms } => (grace_ms, Phase::Running),
+            Switch::Stop { grace_ms } => (grace_ms, Phase::Stopped),
+            Switch::Pause => (0, Phase::Paused),
+        };
+        let grace = Duration::from_millis(grace);
+        let document = self.settled(&handle, Some(act), grace, |phase| phase == there).await?;
+        Ok(self.view(&document))
+    }
+
+    /// Deletes one, and waits until nothing of it is left.
+    pub(super) async fn delete(&self, text: &str) -> Result<(), Refusal> {
+        let (handle, document) = self.find(text)?;
+        let act = self.act(document.id(), document.order.desired.generation, Act::Delete).await?;
+        self.settled(&handle, Some(act), Duration::ZERO, |phase| phase == Phase::Gone).await.map(drop)
+    }
+
+    async fn act(&self, guest: GuestId, base_generation: u64, act: Act) -> Result<Uuid, Refusal> {
+        let (id, at): (Uuid, _) = (self.world.clock.uuid(), self.world.clock.now());
+        let intent = Intent { id, uid: self.uid, at, guest, base_generation, act };
+        let done = intents::act(&self.world, intent).await;
+        done.map(|()| id).map_err(|error| {
+            Refusal::new(Code::DiskFull, "it cannot be written down on this host, so it was not done").because(error)
+        })
+    }
+
+    /// The document once its guest is there and this act has nothing left to bring about.
+    async fn settled(
+        &self,
+        handle: &Handle,
+        act: Option<Uuid>,
+        grace: Duration,
+        there: impl Fn(Phase) -> bool,
+    ) -> Result<Document, Refusal> {
+        let deadline = self.world.clock.instant().after(SETTLED_WITHIN + grace).into_tokio();
+        let looked = async {
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                let Some(document) = handle.document() else { continue };
+                let observed = &document.observed;
+                // Its actor may not have read its mail yet.
+                if act.is_some() && document.acted < act {
+                    continue;
+                }
+                let restarted = observed.restarts >= document.order.desired.restarts;
+                if !document.acting && there(observed.phase) && restarted {
+                    return Ok(document);
+                }
+                if let (false, Phase::Failed, Some(problem)) = (document.acting, observed.phase, &observed.problem) {
+                    let code = Code::parse(&problem.code).unwrap_or(Code::BootFailed);
+                    return Err(Refusal::new(code, problem.text.clone()));
+                }
+            }
+        };
+        let late =
+            || Refusal::new(Code::WaitTimedOut, "it is under way, but was not done within the time it was waited for");
+        tokio::time::timeout_at(deadline, looked).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn spec(&self, request: &VmRequest) -> Result<GuestSpec, Refusal> {
+        let resources = request.resources();
+        if let Some((field, text)) = resources.fault() {
+            return Err(Refusal::field(field, text));
+        }
+        if request.user_data.is_some() {
+            return Err(Refusal::field(
+                "user_data",
+                "user-data is kept by the control plane, which the agent may not reach",
+            ));
+        }
+        let bits = u32::from_le_bytes(self.world.clock.random());
+        let vm = request.spec(request.mac()?.unwrap_or(Mac::from_bits(bits)))?;
+        let name = request.image.as_deref().unwrap_or("base");
+        let known = intents::image_named(&self.world, name).await;
+        let KnownImage { id, name, parts } = known.ok_or_else(|| {
+            let text = "no guest of this host was made of such an image; the control plane knows the others";
+            Refusal::new(Code::NoSuchImage, text)
+        })?;
+        Ok(GuestSpec {
+            image: id,
+            image_name: name,
+            parts,
+            resources,
+            env: Default::default(),
+            ttl_ms: None,
+            host_wanted: Some(self.world.host),
+            vm: Some(vm),
+        })
+    }
+
+    fn find(&self, text: &str) -> Result<(Arc<Handle>, Document), Refusal> {
+        let all = intents::documents(&self.world).into_iter().filter(|(_, document)| is_shown(document));
+        let mut all = all.filter(|(_, d)| d.order.name.as_str() == text || d.id().to_string() == text);
+        all.next().ok_or_else(|| Refusal::new(Code::NoSuchGuest, "no VM of this host has this name or id"))
+    }
+
+    fn view(&self, document: &Document) -> VmView {
+        let guest = self.guest(document);
+        let host = (self.world.describe)().hostname;
+        VmView::of(&guest, SandboxView::of(&guest, guest.status(true), Some(host)))
+    }
+
+    /// The guest as far as its host knows it.
+    fn guest(&self, document: &Document) -> Guest {
+        let order = &document.order;
+        let mut desired = order.desired.clone();
+        desired.host = Some(self.world.host);
+        Guest {
+            id: order.id,
+            name: order.name.clone(),
+            tenant: Tenant::first(),
+            owner: String::new(),
+            kind: order.kind,
+            labels: Labels::new(),
+            spec: order.spec.clone(),
+            desired,
+            observed: Some(document.observed.clone()),
+            created_at: document.observed.since,
+            gone_at: None,
+            acted: None,
+            revision: order.desired.generation,
+        }
+    }
+}
+
+/// A VM that is still here.
+fn is_shown(document: &Document) -> bool {
+    let gone = document.observed.phase == Phase::Gone && document.order.desired.power == Power::Absent;
+    document.order.kind == GuestKind::Vm && !gone
+}
