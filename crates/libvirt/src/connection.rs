@@ -17,17 +17,16 @@ use crate::error::{Broken, Error};
 use crate::events::{self, Event};
 use crate::packet::{self, Header, KEEPALIVE, Kind, REMOTE, Status};
 use crate::procedure::{self, Procedure};
+use crate::ssh::Complaints;
 use crate::stream::{Came, Inlet};
+use crate::transport::{self, Endpoint, Wire};
 use crate::xdr::{Decoder, Encoder, Malformed};
 use crate::{limits, locked};
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 
 const PING: u32 = 1;
@@ -35,13 +34,6 @@ const PONG: u32 = 2;
 const AUTH_NONE: u32 = 0;
 /// libvirt's number for "the daemon speaks keepalive"; asking also starts the daemon's own pings.
 const FEATURE_KEEPALIVE: i32 = 10;
-
-/// Where libvirtd listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint {
-    /// A Unix socket, usually `/run/libvirt/libvirt-sock`.
-    Unix(PathBuf),
-}
 
 /// How patient a connection is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +83,8 @@ pub(crate) struct Shared {
     pinging: AtomicBool,
     /// The stream that had this connection to itself was dropped.
     pub(crate) abandoned: Notify,
+    /// What a program that carries the connection says beside it.
+    complaints: Option<Complaints>,
 }
 
 #[derive(Debug)]
@@ -123,7 +117,7 @@ impl Connection {
         settings: &Settings,
     ) -> Result<Self, Error> {
         let mut connection = Self::dial(endpoint, settings).await?;
-        connection.greet(uri, flags).await?;
+        connection.first(uri, flags, endpoint).await?;
         connection.ping().await?;
         let (endpoint, uri, settings) = (endpoint.clone(), uri.map(str::to_owned), settings.clone());
         connection.route = Some(Arc::new(Route { endpoint, uri, flags, settings }));
@@ -131,8 +125,13 @@ impl Connection {
     }
 
     /// The same over a stream that is connected already. Such a connection cannot open streams.
-    pub async fn over(stream: UnixStream, uri: Option<&str>, flags: u32, settings: &Settings) -> Result<Self, Error> {
-        let connection = Self::start(stream, settings);
+    pub async fn over(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        uri: Option<&str>,
+        flags: u32,
+        settings: &Settings,
+    ) -> Result<Self, Error> {
+        let connection = Self::start(Wire::over(stream), settings);
         connection.greet(uri, flags).await?;
         connection.ping().await?;
         Ok(connection)
@@ -143,18 +142,24 @@ impl Connection {
     pub(crate) async fn sibling(&self) -> Result<Self, Error> {
         let route = self.route.as_deref().ok_or(Error::NoRoute)?;
         let connection = Self::dial(&route.endpoint, &route.settings).await?;
-        connection.greet(route.uri.as_deref(), route.flags).await?;
+        connection.first(route.uri.as_deref(), route.flags, &route.endpoint).await?;
         Ok(connection)
     }
 
     async fn dial(endpoint: &Endpoint, settings: &Settings) -> Result<Self, Error> {
-        let Endpoint::Unix(path) = endpoint;
-        let unreachable = |source| Error::Unreachable { path: path.clone(), source: Arc::new(source) };
-        let stream = tokio::time::timeout(settings.deadline, UnixStream::connect(path))
-            .await
-            .map_err(|_| unreachable(std::io::ErrorKind::TimedOut.into()))?
-            .map_err(unreachable)?;
-        Ok(Self::start(stream, settings))
+        Ok(Self::start(transport::dial(endpoint, settings).await?, settings))
+    }
+
+    /// Greets; a connection that breaks here and was carried by a program ended for the reason that it gives.
+    async fn first(&self, uri: Option<&str>, flags: u32, endpoint: &Endpoint) -> Result<(), Error> {
+        let greeted = self.greet(uri, flags).await;
+        let (Err(Error::Broken(broken)), Some(complaints)) = (&greeted, &self.shared.complaints) else {
+            return greeted;
+        };
+        match complaints.text().await {
+            Some(said) => Err(Error::Carrier { at: endpoint.to_string(), said, broken: broken.clone() }),
+            None => greeted,
+        }
     }
 
     /// Sees that no authentication is wanted, and opens the driver.
@@ -179,7 +184,7 @@ impl Connection {
         Ok(())
     }
 
-    fn start(stream: UnixStream, settings: &Settings) -> Self {
+    fn start(wire: Wire, settings: &Settings) -> Self {
         let (events, _) = broadcast::channel(limits::EVENTS);
         let shared = Arc::new(Shared {
             line: Mutex::new(Line::Up { waiting: HashMap::new(), events, stream: None }),
@@ -188,9 +193,10 @@ impl Connection {
             unheard: AtomicU32::new(0),
             pinging: AtomicBool::new(false),
             abandoned: Notify::new(),
+            complaints: wire.complaints.clone(),
         });
         let (outgoing, queue) = mpsc::channel(limits::OUTGOING);
-        tokio::spawn(run(shared.clone(), stream, outgoing.downgrade(), queue, settings.clone()));
+        tokio::spawn(run(shared.clone(), wire, outgoing.downgrade(), queue, settings.clone()));
         Self { shared, outgoing, deadline: settings.deadline, route: None }
     }
 
@@ -201,7 +207,11 @@ impl Connection {
 
     /// Says goodbye, so that the daemon frees what it holds for this client at once.
     pub async fn close(self) -> Result<(), Error> {
-        self.call(procedure::CLOSE, |_| {}, |_| Ok(())).await?;
+        match self.call(procedure::CLOSE, |_| {}, |_| Ok(())).await {
+            // What carries a far connection may end before it has brought the answer.
+            Ok(()) | Err(Error::Broken(Broken::HungUp)) => {}
+            Err(other) => return Err(other),
+        }
         self.shared.end(Broken::Closed);
         Ok(())
     }
@@ -335,12 +345,12 @@ impl Shared {
 /// Reads, writes and pings until one of them cannot go on.
 async fn run(
     shared: Arc<Shared>,
-    stream: UnixStream,
+    wire: Wire,
     outgoing: mpsc::WeakSender<Vec<u8>>,
     queue: mpsc::Receiver<Vec<u8>>,
     settings: Settings,
 ) {
-    let (from, to) = stream.into_split();
+    let Wire { from, to, child, .. } = wire;
     let why = tokio::select! {
         why = reading(&shared, from, &outgoing) => why,
         why = writing(to, queue) => why,
@@ -348,9 +358,11 @@ async fn run(
         why = abandoned(&shared, &settings) => why,
     };
     shared.end(why);
+    // Ends the program that carried it, if there is one.
+    drop(child);
 }
 
-async fn reading(shared: &Shared, from: OwnedReadHalf, outgoing: &mpsc::WeakSender<Vec<u8>>) -> Broken {
+async fn reading(shared: &Shared, from: impl AsyncRead + Unpin, outgoing: &mpsc::WeakSender<Vec<u8>>) -> Broken {
     let mut from = tokio::io::BufReader::with_capacity(64 * 1024, from);
     loop {
         let taken = match packet::read(&mut from).await {

@@ -12,12 +12,30 @@ use thiserror::Error as ThisError;
 #[derive(Debug, Clone, ThisError)]
 pub enum Error {
     /// Nobody listens on the socket, or it may not be opened.
-    #[error("cannot reach libvirt at {}: {source}", path.display())]
+    #[error("cannot reach libvirt at {at}: {source}")]
     Unreachable {
-        /// The socket.
-        path: PathBuf,
+        /// The socket, or the far machine.
+        at: String,
         /// What the system said.
         source: Arc<std::io::Error>,
+    },
+    /// A file that TLS needs cannot be used.
+    #[error("{} cannot be used: {fault}", path.display())]
+    Credentials {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        fault: String,
+    },
+    /// The program that carries the connection gave up, or what it carries is not libvirt.
+    #[error("cannot reach libvirt at {at}: {said} ({broken})")]
+    Carrier {
+        /// The far machine.
+        at: String,
+        /// What the program said: the last of it, in one line.
+        said: String,
+        /// How the connection ended.
+        broken: Broken,
     },
     /// The daemon wants a proof of identity; this crate has none to give.
     #[error("libvirt asks for authentication of kinds {offered:?}; only none (0) is known here")]
@@ -91,12 +109,18 @@ pub mod codes {
 }
 
 impl Error {
+    pub(crate) fn unreachable(at: String, source: std::io::Error) -> Self {
+        Self::Unreachable { at, source: Arc::new(source) }
+    }
+
     /// libvirt's own number, when it is libvirt that says no.
     pub fn code(&self) -> Option<i32> {
         match self {
             Self::Libvirt { code, .. } => Some(*code),
             Self::Unreachable { .. }
             | Self::NoRoute
+            | Self::Credentials { .. }
+            | Self::Carrier { .. }
             | Self::Authentication { .. }
             | Self::Deadline { .. }
             | Self::Broken(_)

@@ -1,8 +1,8 @@
 //! libvirt's remote protocol in async Rust: no C library, no threads of its own.
 //!
-//! Owns: the protocol on the daemon's local socket, the calls Perigee needs, events, consoles ([`Stream`]),
-//! and [`Watch`], which polls a host's statistics.
-//! Refuses: deciding anything about domains, and remote transports (TLS, SSH, SASL).
+//! Owns: the protocol, on a local socket, behind `ssh` or TLS ([`Endpoint`], [`uri`]), the calls Perigee needs,
+//! events, consoles ([`Stream`]), and [`Watch`], which polls a host's statistics.
+//! Refuses: deciding anything about domains, and authentication inside the protocol (SASL, polkit).
 //!
 //! ```no_run
 //! use perigee_libvirt::{Connection, Endpoint, groups};
@@ -35,12 +35,16 @@ pub mod limits;
 mod network;
 mod packet;
 mod procedure;
+mod ssh;
 mod stats;
 mod stream;
+mod tls;
+mod transport;
+pub mod uri;
 mod watch;
 pub mod xdr;
 
-pub use connection::{Connection, Endpoint, Settings};
+pub use connection::{Connection, Settings};
 pub use domain::{Domain, State, list};
 pub use error::{Broken, Error, codes};
 pub use events::{Event, EventKind, Events, Happened, Lifecycle, Notice};
@@ -48,8 +52,11 @@ pub use host::{Named, Node, Version};
 pub use lifecycle::{AddressSource, Interface, affect, create, define, shutdown, undefine};
 pub use network::Network;
 pub use procedure::Procedure;
+pub use ssh::Ssh;
 pub use stats::{Cpu, Disk, DomainStats, Memory, Nic, Traffic, Transfer, Vcpu, groups};
 pub use stream::{Stream, console};
+pub use tls::Tls;
+pub use transport::Endpoint;
 pub use watch::{Watch, Wish};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

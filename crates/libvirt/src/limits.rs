@@ -27,6 +27,8 @@ pub const EVENT: usize = 64 * 1024;
 pub const EVENTS: usize = 256;
 /// Packets that wait for the socket: the calls in flight, and keepalive.
 pub const OUTGOING: usize = 16;
+/// Bytes kept of what a program that carries a connection says beside it.
+pub const COMPLAINT: usize = 1024;
 /// A stream packet's bytes (libvirt's limit).
 pub const STREAM_PACKET: usize = 256 * 1024;
 /// Packets of a stream that wait for a slow reader; then its connection is not read any more.

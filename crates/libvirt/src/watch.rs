@@ -7,9 +7,10 @@
 //! One call at most is in flight: a daemon that hangs is not given a second one to hang on, and the
 //! connection is kept until its keepalive fails, because each new one would hang another of its threads.
 
-use crate::connection::{Connection, Endpoint, Settings};
+use crate::connection::{Connection, Settings};
 use crate::error::Error;
 use crate::stats::{DomainStats, groups};
+use crate::transport::Endpoint;
 use std::time::Duration;
 
 /// After a failed attempt to connect this many questions go unasked before the next, at most.

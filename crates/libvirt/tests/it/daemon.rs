@@ -11,6 +11,8 @@ pub struct Daemon {
     folder: TempDir,
     child: Child,
     user: QemuUser,
+    /// Lines of libvirtd.conf beside the usual ones; with any it listens for TLS or TCP.
+    conf: String,
 }
 
 /// Whose QEMU is.
@@ -29,11 +31,21 @@ impl Daemon {
     }
 
     pub fn start_as(user: QemuUser) -> Self {
+        Self::start_with(user, "")
+    }
+
+    /// With these lines in its libvirtd.conf, for which it listens in its own network too.
+    pub fn start_with(user: QemuUser, conf: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("perigee-libvirt-").tempdir().unwrap();
-        let child = spawn(&folder, user);
-        let daemon = Self { folder, child, user };
+        let child = spawn(&folder, user, conf);
+        let daemon = Self { folder, child, user, conf: conf.to_owned() };
         daemon.await_socket();
         daemon
+    }
+
+    /// The process, in whose namespaces it is.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -43,7 +55,7 @@ impl Daemon {
     /// Ends it the hard way and starts another in the same place.
     pub fn restart(&mut self) {
         self.kill();
-        self.child = spawn(&self.folder, self.user);
+        self.child = spawn(&self.folder, self.user, &self.conf);
         self.await_socket();
     }
 
@@ -150,7 +162,7 @@ impl Daemon {
 
 /// In a mount and a network namespace of its own: what it takes for /run, /etc/libvirt and the like are
 /// the test's folders, and its networks are nobody else's. The process keeps its number through `exec`.
-fn spawn(folder: &TempDir, user: QemuUser) -> Child {
+fn spawn(folder: &TempDir, user: QemuUser, conf: &str) -> Child {
     let at = folder.path().display();
     for name in ["etc", "run/lock", "lib", "log"] {
         std::fs::create_dir_all(folder.path().join(name)).unwrap();
@@ -158,7 +170,7 @@ fn spawn(folder: &TempDir, user: QemuUser) -> Child {
     // What libvirt found out about QEMU, by running it several times: the same for every test.
     let cache = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/libvirt-cache");
     std::fs::create_dir_all(cache).unwrap();
-    let sockets = format!("unix_sock_dir = \"{at}\"\nauth_unix_rw = \"none\"\nauth_unix_ro = \"none\"\n");
+    let sockets = format!("unix_sock_dir = \"{at}\"\nauth_unix_rw = \"none\"\nauth_unix_ro = \"none\"\n{conf}");
     std::fs::write(folder.path().join("etc/libvirtd.conf"), sockets).unwrap();
     let user = match user {
         QemuUser::Root => "user = \"root\"\ngroup = \"root\"\ndynamic_ownership = 0\n",
@@ -168,10 +180,14 @@ fn spawn(folder: &TempDir, user: QemuUser) -> Child {
         "{user}security_driver = \"none\"\ncgroup_controllers = [ ]\nnamespaces = [ ]\nstdio_handler = \"file\"\n"
     );
     std::fs::write(folder.path().join("etc/qemu.conf"), qemu).unwrap();
+    let listen = match conf {
+        "" => "exec libvirtd -f /etc/libvirt/libvirtd.conf",
+        _ => "ip link set lo up && exec libvirtd --listen -f /etc/libvirt/libvirtd.conf",
+    };
     let script = format!(
         "mount --bind {at}/etc /etc/libvirt && mount --bind {at}/lib /var/lib/libvirt && \
          mount --bind {at}/log /var/log/libvirt && mount --bind {cache} /var/cache/libvirt && \
-         mount --bind {at}/run /run && exec libvirtd -f /etc/libvirt/libvirtd.conf"
+         mount --bind {at}/run /run && {listen}"
     );
     let log = std::fs::File::create(folder.path().join("libvirtd.log")).unwrap();
     let child =

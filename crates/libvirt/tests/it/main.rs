@@ -3,6 +3,7 @@
 
 mod console;
 mod daemon;
+mod far;
 mod hostile;
 mod lifecycle;
 mod real;
