@@ -6,7 +6,7 @@ const ID = "01900000-0000-7000-8000-000000000001";
 const WIDTH = 64;
 const HEIGHT = 48;
 
-/** Answers for one VM and its tasks; keeps what was asked of it. */
+/** Answers for one VM and its tasks; keeps what was asked of it. Gives what makes it run again. */
 async function stand(page, asked) {
   const vm = { id: ID, name: "web-1", kind: "vm", tenant: "default", owner: "ann", status: "running", image: "debian-12", image_id: ID, cpus: 2, memory_bytes: 1 << 30, labels: { role: "web" }, created_at: new Date().toISOString(), generation: 1 };
   const task = { id: ID, kind: "vm:stop", state: "running", owner: "ann", sandbox_id: ID, created_at: vm.created_at, progress_percent: 40, note: "asks the guest to turn itself off" };
@@ -26,6 +26,7 @@ async function stand(page, asked) {
     return route.fulfill({ json: task });
   });
   await page.routeWebSocket(/\/console\?ticket=/, (socket) => (socket.url().includes("seat=vnc") ? screen(socket, asked) : serial(socket)));
+  return () => (vm.status = "running");
 }
 
 /** A port that says hello in a colour of its own, and echoes. */
@@ -67,7 +68,7 @@ function screen(socket, asked) {
 
 export async function machine(page, base, within) {
   const asked = [];
-  await stand(page, asked);
+  const runsAgain = await stand(page, asked);
   await page.goto(`${base}/vms`);
   await page.getByRole("link", { name: "web-1" }).click();
   await page.getByRole("button", { name: "Stop", exact: true }).click();
@@ -84,8 +85,7 @@ export async function machine(page, base, within) {
   await page.keyboard.press("Escape");
   assert.deepEqual(asked, ['stop {"grace_ms":0}']);
 
-  await page.unrouteAll({ behavior: "wait" });
-  await stand(page, asked);
+  runsAgain();
   await page.getByRole("link", { name: "Serial console" }).click();
   const rows = page.locator(".xterm-rows");
   await rows.getByText("login:").waitFor(within);
@@ -116,5 +116,7 @@ export async function machine(page, base, within) {
   while (keys().length < 8 && Date.now() < deadline) await page.evaluate(() => new Promise(requestAnimationFrame));
   assert.deepEqual(keys(), ["1 e9", "0 e9", "1 ffe3", "1 ffe9", "1 ffff", "0 ffff", "0 ffe9", "0 ffe3"]);
   assert.deepEqual(asked.filter((one) => one.startsWith("console")), ['console {"seat":"serial"}', 'console {"seat":"vnc"}']);
+  // Nobody asks for the made-up machine when it is gone.
+  await page.goto(base);
   await page.unrouteAll({ behavior: "wait" });
 }

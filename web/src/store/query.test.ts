@@ -9,12 +9,13 @@ const rows = [
 const found = (query: string) => rows.filter((row) => fits(row, terms(query))).map((row) => row.text).join(" ");
 
 test("words, fields, numbers, and what must not be", () => {
-  const answers = ["", "WEB", "hv-1", "status:run", "-status:run", "host:hv-1 -web", "cpu>80", "cpu<80", "-cpu>80", "role:web web-2", "colour:red", "status:"].map((query) => `${query} = ${found(query)}`);
+  const answers = ["", "WEB", "hv-1", "status:run", "status:unning", "-status:run", "host:hv-1 -web", "cpu>80", "cpu<80", "-cpu>80", "role:web web-2", "colour:red", "status:"].map((query) => `${query} = ${found(query)}`);
   expect(answers).toEqual([
     " = web-1 web-2 db",
     "WEB = web-1 web-2",
     "hv-1 = ",
     "status:run = web-1 db",
+    "status:unning = ",
     "-status:run = web-2",
     "host:hv-1 -web = db",
     "cpu>80 = web-1",

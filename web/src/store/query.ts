@@ -1,4 +1,4 @@
-// What a filter says: words that the text must contain, `field:value`, `field>number`, and a minus before what must not be.
+// What a filter says: words that the text must contain, `field:begin of value`, `field>number`, and a minus before what must not be.
 
 export interface Term {
   /** Without one the text is searched. */
@@ -33,7 +33,8 @@ function one(found: Found, { field, is, value }: Term): boolean {
   if (field === "") return found.text.toLowerCase().includes(value);
   const held = found.fields[field];
   if (held === undefined) return false;
-  if (is === ":") return String(held).toLowerCase().includes(value);
+  // From the beginning of one of its words: `connected` is not `disconnected`.
+  if (is === ":") return String(held).toLowerCase().split(/[\s,]+/).some((word) => word.startsWith(value));
   return is === ">" ? Number(held) > Number(value) : Number(held) < Number(value);
 }
 
