@@ -1,8 +1,8 @@
 //! What a host can do to guests.
 //!
 //! Owns: the [`Hypervisor`] seam and its ability traits, and the drivers behind it: QEMU `microvm`
-//! ([`microvm`]) and a simulated one ([`simulated`]); and a look at libvirt's domains ([`libvirt`]). What a driver can do is data
-//! ([`Abilities`]); nobody branches on a driver's name.
+//! ([`microvm`]), full VMs by libvirt ([`libvirt`]) and a simulated one ([`simulated`]). What a driver
+//! can do is data ([`Abilities`]); nobody branches on a driver's name.
 //! Refuses: deciding. Which guest should run, when it may boot and what to do when it does not is
 //! the agent's; this room only does it, and may be asked the same thing again and again.
 

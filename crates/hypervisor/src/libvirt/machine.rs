@@ -240,3 +240,6 @@ fn definable(path: &Path, user: (u32, u32)) -> Result<String, HypervisorError> {
 fn bad(text: impl Into<String>) -> HypervisorError {
     HypervisorError::BadPlan(text.into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,6 +69,7 @@ contract! {
     cases: a_steady_guest_boots
     cases: what_guests_use_is_told
     cases: a_serial_port_has_one_sitter
+    machines: a_halted_guest_can_be_started_again
     machines: a_halted_guest_keeps_its_disk
     machines: a_guest_that_turns_itself_off_is_told_as_clean
     machines: the_newest_memo_comes_back

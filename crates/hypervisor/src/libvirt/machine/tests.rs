@@ -1,0 +1,93 @@
+use super::*;
+use crate::Pace;
+use perigee_model::{GuestId, Mac, Name, Resources, RestartPolicy};
+
+fn facts(uefi: bool, tpm: bool) -> Facts {
+    Facts {
+        version: "10.0.0".to_owned(),
+        acceleration: Acceleration::Tcg,
+        machine: "pc-q35-10.0".to_owned(),
+        emulated_model: "Westmere".to_owned(),
+        uefi,
+        tpm,
+        qemu_user: (0, 0),
+        undefines_tpm: true,
+    }
+}
+
+fn plan(folder: &Path, roles: &[PartRole]) -> Plan {
+    let part = |role: &PartRole| {
+        let path = folder.join(format!("{role:?}"));
+        std::fs::write(&path, "bytes").unwrap();
+        (*role, path)
+    };
+    let vm = VmSpec {
+        description: String::new(),
+        disk_bytes: None,
+        network: Some(Name::parse("default").unwrap()),
+        mac: Mac::from_bits(1),
+        ssh_keys: Vec::new(),
+        firmware: Firmware::Uefi,
+        tpm: true,
+        restart: RestartPolicy::Never,
+        start_order: 0,
+        adopted: false,
+    };
+    Plan {
+        guest: GuestId::new(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_89ab_cdef)),
+        name: Name::parse("web-1").unwrap(),
+        resources: Resources { cpus: 2, memory_bytes: 1 << 30 },
+        parts: roles.iter().map(part).collect(),
+        pace: Pace::Ordinary,
+        vm: Some(vm),
+        memo: None,
+    }
+}
+
+fn made(plan: &Plan, folder: &Path, facts: &Facts) -> Result<Machine, HypervisorError> {
+    let places = Places::at(folder.join("vms"), folder.join("run")).unwrap();
+    Checked::of(plan)?.machine(&InstanceId::from_bits(0xabc), facts, &places, None)
+}
+
+fn refused<T: std::fmt::Debug>(said: Result<T, HypervisorError>) -> String {
+    match said {
+        Err(HypervisorError::BadPlan(text)) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_the_host_lacks_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(folder.path(), &[PartRole::Iso]);
+    assert!(refused(made(&plan, folder.path(), &facts(false, true))).contains("`ovmf`"));
+    assert!(refused(made(&plan, folder.path(), &facts(true, false))).contains("`swtpm`"));
+    let machine = made(&plan, folder.path(), &facts(true, true)).unwrap();
+    assert!(machine.uefi && machine.tpm && machine.iso.is_some() && machine.seed.is_none() && machine.disk.is_none());
+}
+
+#[test]
+fn parts_decide_what_a_machine_has() {
+    use PartRole::{Disk, Initrd, Iso, Kernel, UserData};
+    let folder = tempfile::tempdir().unwrap();
+    let made = |roles: &[PartRole]| made(&plan(folder.path(), roles), folder.path(), &facts(true, true));
+    let cloud = made(&[Disk]).unwrap();
+    assert!(cloud.disk.is_some() && cloud.seed.is_some() && cloud.kernel.is_none(), "a cloud image has a seed");
+    let base = made(&[Kernel, Initrd]).unwrap();
+    let options = base.kernel.unwrap().options;
+    assert!(base.seed.is_none() && options.contains("perigee.hostname=web-1 perigee.network=dhcp"), "{options}");
+    assert!(made(&[Kernel, Disk]).unwrap().kernel.unwrap().options.ends_with("root=/dev/vda rw"));
+    assert!(made(&[Iso, UserData]).unwrap().seed.is_some());
+    for roles in [&[][..], &[Initrd], &[UserData], &[Initrd, Disk], &[Disk, Disk], &[Kernel, Kernel]] {
+        refused(made(roles));
+    }
+}
+
+#[test]
+fn a_domains_name_tells_the_guests() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plan, instance) = (plan(folder.path(), &[PartRole::Iso]), InstanceId::from_bits(0xabc));
+    assert_eq!(domain_name(&instance, &plan), "perigee-00000abc-web-1-89abcdef");
+    assert_eq!(guest_name(&instance, "perigee-00000abc-web-1-89abcdef"), "web-1");
+    assert_eq!(guest_name(&instance, "theirs-1"), "theirs-1");
+}
