@@ -12,6 +12,7 @@ mod leftovers;
 #[allow(dead_code, clippy::expect_used, reason = "the tests of the libvirt crate use all of it, where this is allowed")]
 mod libvirtd;
 mod life;
+mod machines;
 mod namespace;
 mod vms;
 mod watch;

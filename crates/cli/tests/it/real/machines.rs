@@ -1,0 +1,168 @@
+//! Full VMs on a real libvirtd: a whole life, a host that is switched off, and a control plane that is
+//! away.
+
+use super::Instance;
+use super::instance::Said;
+use super::libvirtd::Daemon;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// An instance beside a libvirtd of its own, with the image `base`.
+struct Ground {
+    daemon: Daemon,
+    instance: Instance,
+}
+
+impl Ground {
+    fn new() -> Self {
+        let ground = Self { daemon: Daemon::start(), instance: Instance::empty() };
+        ground.up();
+        ground.fine(&["image", "build", "base"]);
+        ground
+    }
+    fn up(&self) {
+        let mut up = self.instance.command(&["up", "--detach"]);
+        up.env("PERIGEE_LIBVIRT_SOCKET", self.daemon.socket()).env("PERIGEE_VM_DIR", self.instance.path().join("vms"));
+        Said::from(up.output().unwrap()).fine();
+    }
+    fn fine(&self, arguments: &[&str]) -> String {
+        self.instance.perigee(arguments).fine()
+    }
+    fn vm(&self, name: &str) -> Option<Value> {
+        let all = self.instance.json(&["vm", "list"]);
+        all.as_array()?.iter().find(|vm| vm["name"] == name).cloned()
+    }
+    fn until(&self, name: &str, status: &str) -> Value {
+        self.instance.until(&format!("{name} {status}"), || self.vm(name).filter(|vm| vm["status"] == status))
+    }
+    /// Both tell the same of the one machine there is.
+    fn agree(&self, ours: &str, theirs: &str) {
+        self.until("db", ours);
+        let told = self.daemon.virsh(&["list", "--all"]);
+        let lines: Vec<&str> = told.lines().filter(|line| !line.trim().is_empty()).collect();
+        assert!(lines.len() == 1 && lines[0].trim_end().ends_with(theirs), "{ours}: virsh says {told:?}");
+    }
+    fn echo(&self, word: &str) {
+        assert_eq!(self.fine(&["vm", "exec", "db", "--", "echo", word]), format!("{word}\n"));
+    }
+}
+
+#[test]
+fn real_a_vm_lives_a_whole_life() {
+    let ground = Ground::new();
+    let told = ground.fine(&["vm", "create", "db", "--memory", "256MiB", "--disk", "1GiB", "--dry-run"]);
+    assert!(told.contains("db would be made from base and go to") && told.contains("a disk of 1GiB"), "{told}");
+    assert!(ground.vm("db").is_none(), "a dry run makes nothing");
+
+    ground.fine(&["vm", "create", "db", "--memory", "256MiB", "--disk", "1GiB", "--description", "a <b> & c", "-q"]);
+    ground.agree("running", "running");
+    ground.echo("up");
+    ground.fine(&["vm", "exec", "db", "--", "sh", "-c", "echo kept > /dev/vda; sync"]);
+    ground.fine(&["vm", "pause", "db"]);
+    ground.agree("suspended", "paused");
+    ground.fine(&["vm", "resume", "db"]);
+    ground.agree("running", "running");
+
+    // It turns itself off: its power button is pressed.
+    ground.fine(&["vm", "stop", "db", "--grace", "60s"]);
+    ground.agree("stopped", "shut off");
+    let refused = ground.instance.perigee(&["vm", "pause", "db"]);
+    assert!(refused.code != 0 && refused.err.contains("PRG-4002"), "{}", refused.err);
+    let larger = ground.fine(&["vm", "update", "db", "--memory", "320MiB", "-o", "json"]);
+    assert!(larger.contains("335544320"), "{larger}");
+    ground.fine(&["vm", "start", "db"]);
+    ground.agree("running", "running");
+    assert!(ground.fine(&["vm", "exec", "db", "--", "head", "-c", "4", "/dev/vda"]).starts_with("kept"));
+    let memory = ground.fine(&["vm", "exec", "db", "--", "sh", "-c", "grep MemTotal /proc/meminfo"]);
+    let kib: u64 = memory.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(kib > 256 << 10, "its new size holds: {memory}");
+
+    // The agent, and then libvirtd, killed and started again: the guest never noticed.
+    let since = ground.vm("db").unwrap()["boot_ms"].clone();
+    ground.instance.kill("perigee-agent");
+    ground.until("db", "unknown");
+    ground.up();
+    ground.agree("running", "running");
+    ground.echo("adopted");
+    assert_eq!(ground.vm("db").unwrap()["boot_ms"], since);
+    ground.fine(&["vm", "restart", "db", "--force"]);
+    ground.agree("running", "running");
+
+    ground.fine(&["vm", "delete", "db", "--yes"]);
+    assert!(ground.vm("db").is_none());
+    assert_eq!(ground.daemon.virsh(&["list", "--all", "--name"]), "");
+    assert_eq!(ground.daemon.remains(), Vec::<String>::new());
+    let disks = std::fs::read_dir(ground.instance.path().join("vms/disks")).unwrap().count();
+    assert_eq!(disks, 0, "nothing stays behind");
+}
+
+#[test]
+fn real_a_host_that_was_switched_off_brings_its_vms_up() {
+    let mut ground = Ground::new();
+    ground.fine(&["vm", "create", "db", "--memory", "256MiB", "-q"]);
+    ground.fine(&["vm", "create", "off", "--memory", "256MiB", "--no-wait"]);
+    ground.until("off", "running");
+    ground.fine(&["vm", "stop", "off", "--force"]);
+    let journal = ground.instance.path().join("agent/journal/guests");
+    let of = |name: &str| ground.vm(name).unwrap()["id"].as_str().unwrap().to_owned();
+    let (db, off) = (of("db"), of("off"));
+
+    // Power is cut: everything ends at once, and of one guest's document half is left.
+    ground.instance.kill("perigee-agent");
+    ground.instance.kill("perigeed");
+    let qemu = ground.instance.pids("qemu-system-x86_64");
+    assert_eq!(qemu.len(), 1, "one runs");
+    ground.daemon.kill();
+    qemu.into_iter().for_each(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap());
+    let document = journal.join(format!("{off}.json"));
+    let whole = std::fs::read(&document).unwrap();
+    std::fs::write(&document, &whole[..whole.len() / 2]).unwrap();
+
+    ground.daemon.restart();
+    ground.up();
+    ground.until("db", "running");
+    ground.echo("again");
+    ground.until("off", "stopped");
+    assert!(journal.join(format!("{off}.damaged")).exists(), "what could not be read is kept");
+    assert!(document.exists(), "and made again");
+    assert_eq!(of("db"), db);
+    ground.fine(&["vm", "delete", "db", "--yes"]);
+    ground.fine(&["vm", "delete", "off", "--yes"]);
+    assert_eq!(ground.daemon.virsh(&["list", "--all", "--name"]), "");
+}
+
+#[test]
+fn real_acts_on_a_host_count_once_its_control_plane_is_back() {
+    let ground = Ground::new();
+    ground.fine(&["vm", "create", "db", "--memory", "256MiB", "-q"]);
+    ground.instance.kill("perigeed");
+
+    let local = |arguments: &[&str]| ground.instance.perigee(&[&["--agent", "vm"], arguments].concat());
+    let listed: Value = serde_json::from_str(&local(&["list", "-o", "json"]).fine()).unwrap();
+    assert_eq!((&listed[0]["name"], &listed[0]["status"]), (&"db".into(), &"running".into()));
+    local(&["stop", "db", "--force"]).fine();
+    assert!(ground.daemon.virsh(&["list", "--all"]).contains("shut off"));
+    local(&["create", "made-here", "--memory", "256MiB"]).fine();
+    let unknown = local(&["start", "nobody"]);
+    assert!(unknown.code != 0 && unknown.err.contains("PRG-3002"), "{}", unknown.err);
+    // The agent dies with its acts told to nobody.
+    ground.instance.kill("perigee-agent");
+
+    ground.up();
+    ground.until("made-here", "running");
+    ground.until("db", "stopped");
+    let events = ground.instance.json(&["event", "list", "--limit", "100"]);
+    let acts = |verb: &str| {
+        let by_user = |e: &&Value| e["actor"].as_str().is_some_and(|actor| actor.starts_with("uid:0@"));
+        events.as_array().unwrap().iter().filter(by_user).filter(|e| e["verb"] == verb).count()
+    };
+    assert_eq!((acts("guest.stop"), acts("guest.create")), (1, 1), "each once: {events}");
+    // Desired has moved with them: nothing is brought back.
+    ground.fine(&["vm", "start", "db"]);
+    ground.until("db", "running");
+    for name in ["db", "made-here"] {
+        ground.fine(&["vm", "delete", name, "--yes"]);
+    }
+    assert_eq!(ground.daemon.virsh(&["list", "--all", "--name"]), "");
+}
