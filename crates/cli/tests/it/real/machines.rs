@@ -33,6 +33,9 @@ impl Ground {
         let all = self.instance.json(&["vm", "list"]);
         all.as_array()?.iter().find(|vm| vm["name"] == name).cloned()
     }
+    fn id(&self, name: &str) -> String {
+        self.vm(name).unwrap()["id"].as_str().unwrap().to_owned()
+    }
     fn until(&self, name: &str, status: &str) -> Value {
         self.instance.until(&format!("{name} {status}"), || self.vm(name).filter(|vm| vm["status"] == status))
     }
@@ -105,8 +108,7 @@ fn real_a_host_that_was_switched_off_brings_its_vms_up() {
     ground.until("off", "running");
     ground.fine(&["vm", "stop", "off", "--force"]);
     let journal = ground.instance.path().join("agent/journal/guests");
-    let of = |name: &str| ground.vm(name).unwrap()["id"].as_str().unwrap().to_owned();
-    let (db, off) = (of("db"), of("off"));
+    let (db, off) = (ground.id("db"), ground.id("off"));
 
     // Power is cut: everything ends at once, and of one guest's document half is left.
     ground.instance.kill("perigee-agent");
@@ -126,7 +128,7 @@ fn real_a_host_that_was_switched_off_brings_its_vms_up() {
     ground.until("off", "stopped");
     assert!(journal.join(format!("{off}.damaged")).exists(), "what could not be read is kept");
     assert!(document.exists(), "and made again");
-    assert_eq!(of("db"), db);
+    assert_eq!(ground.id("db"), db);
     ground.fine(&["vm", "delete", "db", "--yes"]);
     ground.fine(&["vm", "delete", "off", "--yes"]);
     assert_eq!(ground.daemon.virsh(&["list", "--all", "--name"]), "");
