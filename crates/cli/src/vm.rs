@@ -24,7 +24,7 @@ use std::time::Duration;
 pub enum Verb {
     /// Make a virtual machine and wait until it runs
     #[command(
-        after_help = "Example:\n  perigee vm create db --image base --cpus 2 --memory 2GiB --disk 20GiB --network default \\\n    --ssh-key @$HOME/.ssh/id_ed25519.pub --user-data @cloud.yaml\n  perigee vm create db --dry-run"
+        after_help = "Example:\n  perigee vm create db --cpus 2 --memory 2GiB --disk 20GiB --network default\n  perigee vm create db --dry-run\n\nKeys and user-data come from files: --ssh-key @key.pub --user-data @cloud.yaml"
     )]
     Create(CreateOptions),
     /// List virtual machines: ours, and those of hosts' own libvirt

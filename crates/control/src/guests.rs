@@ -265,7 +265,7 @@ impl Control {
         let made_up = || Name::parse(&format!("{word}-{}", &id.short()[4..])).ok();
         let mut parts = image.parts.clone();
         parts.extend(wanted.vm.as_ref().and_then(|vm| vm.user_data.clone()));
-        let vm = wanted.vm.map(|vm| self.vm_spec(vm)).transpose()?;
+        let vm = wanted.vm.map(|vm| self.vm_spec(vm)).transpose()?.map(Box::new);
         Ok(Guest {
             id,
             name: wanted.name.or_else(made_up).unwrap_or_else(|| image.name.clone()),

@@ -254,7 +254,7 @@ impl Control {
                 env: BTreeMap::new(),
                 ttl_ms: None,
                 host_wanted: Some(foreign.host),
-                vm: Some(vm),
+                vm: Some(Box::new(vm)),
             },
             desired: Desired {
                 generation: 0,

@@ -45,7 +45,7 @@ pub struct GuestSpec {
     pub host_wanted: Option<HostId>,
     /// What only a full VM has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vm: Option<VmSpec>,
+    pub vm: Option<Box<VmSpec>>,
 }
 
 /// Which way the power switch points.

@@ -214,7 +214,7 @@ impl Actor {
             resources: self.document.order.spec.resources,
             parts: files.clone(),
             pace,
-            vm: self.document.order.spec.vm.clone(),
+            vm: self.document.order.spec.vm.as_deref().cloned(),
             memo: self.document.memo(),
         };
         self.fell = None;

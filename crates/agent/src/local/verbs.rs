@@ -196,7 +196,7 @@ impl Call {
             env: Default::default(),
             ttl_ms: None,
             host_wanted: Some(self.world.host),
-            vm: Some(vm),
+            vm: Some(Box::new(vm)),
         })
     }
 

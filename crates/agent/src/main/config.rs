@@ -4,6 +4,7 @@
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use perigee_agent::tls::ServerUrl;
+use perigee_hypervisor::libvirt::Target as LibvirtTarget;
 use perigee_model::InstanceId;
 use perigee_probe::node::{Protocol, Target};
 use serde::Deserialize;
@@ -83,6 +84,13 @@ struct RunFlags {
     /// Where libvirt listens, whose domains are shown (default: virtqemud's or libvirtd's, where there is one).
     #[arg(long, env = "PERIGEE_LIBVIRT_SOCKET")]
     libvirt_socket: Option<PathBuf>,
+    /// Which libvirt, where it is not this host's own: qemu+ssh://USER@HOST/system,
+    /// qemu+tls://HOST/system, qemu+unix:///system?socket=PATH.
+    #[arg(long, env = "PERIGEE_LIBVIRT_URI", conflicts_with = "libvirt_socket")]
+    libvirt_uri: Option<String>,
+    /// Allow qemu+tcp, which anybody on the way can read and change.
+    #[arg(long, env = "PERIGEE_LIBVIRT_PLAIN_TCP")]
+    libvirt_plain_tcp: bool,
     /// Where disks and sockets of full VMs are; QEMU's user must be able to pass (default:
     /// /var/lib/perigee-vm and /run/perigee-vm).
     #[arg(long, env = "PERIGEE_VM_DIR")]
@@ -149,6 +157,8 @@ struct File {
     interval_ms: Option<u64>,
     guest_interval_ms: Option<u64>,
     libvirt_socket: Option<PathBuf>,
+    libvirt_uri: Option<String>,
+    libvirt_plain_tcp: bool,
     vm_dir: Option<PathBuf>,
     local: Option<SocketAddr>,
     ping: Vec<String>,
@@ -198,6 +208,8 @@ pub struct Config {
     pub guest_interval: Duration,
     /// Where libvirt may listen, the best first.
     pub libvirt_sockets: Vec<PathBuf>,
+    /// Which libvirt, when it is named.
+    pub libvirt: Option<LibvirtTarget>,
     /// Where disks and sockets of full VMs are, when given.
     pub vm_dir: Option<PathBuf>,
     /// Address of this host's own API; port 0 takes a free one.
@@ -261,7 +273,11 @@ fn combine(flags: RunFlags, file: File) -> anyhow::Result<Config> {
         (None, Some(text)) => Some(text.parse().with_context(|| format!("server = {text:?}"))?),
         (None, None) => None,
     };
+    let plain_tcp = flags.libvirt_plain_tcp || file.libvirt_plain_tcp;
+    let libvirt =
+        flags.libvirt_uri.or(file.libvirt_uri).map(|uri| LibvirtTarget::parse(&uri, plain_tcp)).transpose()?;
     Ok(Config {
+        libvirt,
         data_dir: std::path::absolute(given_dir.clone().unwrap_or_else(|| PathBuf::from(SYSTEM_DIR)))?,
         server,
         stream_mode: flags.stream_mode.or(file.stream_mode).unwrap_or(StreamMode::Grpc),
@@ -356,6 +372,18 @@ mod tests {
         for bad in ["", "1234567", "DEADBEEF", "../../et"] {
             assert!(instance(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_far_libvirt_is_named_by_its_uri() {
+        let combined = |uri: &str, libvirt_plain_tcp| {
+            let flags = RunFlags { libvirt_uri: Some(uri.into()), libvirt_plain_tcp, ..RunFlags::default() };
+            combine(flags, File::default()).map(|config| config.libvirt)
+        };
+        assert!(combined("qemu+ssh://root@far/system", false).is_ok_and(|target| target.is_some()));
+        assert!(combined("qemu+tcp://far/system", false).is_err_and(|e| e.to_string().contains("qemu+tls")));
+        assert!(combined("qemu+tcp://far/system", true).is_ok());
+        assert!(combined("xen:///system", false).is_err());
     }
 
     #[test]

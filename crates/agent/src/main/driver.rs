@@ -7,7 +7,7 @@ use perigee_agent::Describe;
 use perigee_agent::home::Home;
 use perigee_clock::Clock;
 use perigee_hypervisor::Hypervisor;
-use perigee_hypervisor::libvirt::{Endpoint, Libvirt, LibvirtConfig};
+use perigee_hypervisor::libvirt::{Endpoint, Libvirt, LibvirtConfig, Target};
 use perigee_hypervisor::microvm::{Microvm, MicrovmConfig, UIDS};
 use perigee_hypervisor::simulated::{Knobs, Simulated, SimulatedConfig, SimulatedHost};
 use perigee_model::{Abilities, InstanceId, Inventory};
@@ -75,7 +75,12 @@ pub fn choose(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Cho
 
 /// libvirt's, where there is a libvirt. One that is installed later is taken up at the next start.
 fn libvirt(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Option<Arc<dyn Hypervisor>>> {
-    let Some(socket) = config.libvirt_sockets.iter().find(|socket| socket.exists()) else { return Ok(None) };
+    let near = config
+        .libvirt_sockets
+        .iter()
+        .find(|socket| socket.exists())
+        .map(|socket| Target { endpoint: Endpoint::Unix(socket.clone()), driver: LIBVIRT_URI.to_owned() });
+    let Some(target) = config.libvirt.clone().or(near) else { return Ok(None) };
     // QEMU runs as libvirt's user: what it opens lies where that user can pass, and ours is private.
     let of = |base: &str| Path::new(base).join(home.instance.as_str());
     let (dir, run_dir) = match &config.vm_dir {
@@ -87,8 +92,8 @@ fn libvirt(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Option
         instance: home.instance.clone(),
         dir,
         run_dir,
-        endpoint: Endpoint::Unix(socket.clone()),
-        uri: LIBVIRT_URI.to_owned(),
+        endpoint: target.endpoint,
+        uri: target.driver,
         deadline: LIBVIRT_WITHIN,
         clock: clock.clone(),
     });

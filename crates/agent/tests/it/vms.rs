@@ -26,7 +26,7 @@ fn vm(n: u128, change: impl FnOnce(&mut VmSpec)) -> DesiredGuest {
         adopted: false,
     };
     change(&mut spec);
-    order.spec.vm = Some(spec);
+    order.spec.vm = Some(Box::new(spec));
     // The simulated guests' boot image has our own initial RAM file system.
     let digest = Digest::parse(&"0".repeat(64)).unwrap();
     order.spec.parts = vec![Part { role: PartRole::Initrd, digest, bytes: 1 }];

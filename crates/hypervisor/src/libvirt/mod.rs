@@ -31,6 +31,7 @@ pub use breaker::BreakerState;
 pub use connections::LibvirtHealth;
 pub use domains::Domains;
 pub use perigee_libvirt::Endpoint;
+pub use perigee_libvirt::uri::Target;
 
 use crate::cpu::{CPU_FLAGS, virtualisation};
 use crate::session::{self, ChannelSession};

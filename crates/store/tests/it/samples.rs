@@ -96,7 +96,7 @@ pub fn guest(n: u64, called: &str) -> Guest {
             env: BTreeMap::from([("PATH".to_owned(), "/bin:/ü".to_owned())]),
             ttl_ms: Some(u64::MAX),
             host_wanted: Some(HostId::new(uuid(8))),
-            vm: Some(vm()),
+            vm: Some(Box::new(vm())),
         },
         desired: Desired {
             generation: u64::MAX,
