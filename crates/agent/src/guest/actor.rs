@@ -99,6 +99,7 @@ impl Actor {
     pub(crate) async fn run(mut self, known: bool) {
         let keep = if known { Keep::Process } else { Keep::Power };
         self.document.observed.sequence += 1;
+        self.lose();
         self.world.images.keep(&self.world, &self.document.order.spec).await;
         while !self.save(keep).await && !self.is_absent() {
             tokio::time::sleep(Duration::from_secs(1)).await;

@@ -259,7 +259,6 @@ impl Actor {
         };
         let kernel = session.as_ref().map(|s| bounded_word(&s.hello().kernel_release));
         let boot_ms = began.map(|b| u64::try_from(b.elapsed().as_millis()).unwrap_or(u64::MAX));
-        self.slot = None;
         self.connected(session);
         self.observe(Phase::Running, |o| {
             o.kernel_release = kernel;

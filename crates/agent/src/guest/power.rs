@@ -230,6 +230,20 @@ impl Actor {
         !self.alive && self.wants_running() && (again || on_its_way)
     }
 
+    /// One that ended while nobody looked, with its host perhaps, and is started again: what is told of
+    /// it first is no longer that it runs.
+    pub(super) fn lose(&mut self) {
+        let was_up = matches!(self.document.observed.phase, Phase::Running | Phase::Paused);
+        if was_up && self.will_start_again() {
+            let observed = &mut self.document.observed;
+            observed.phase = Phase::Waiting;
+            observed.since = self.world.clock.now();
+            observed.note =
+                Some("its host was switched off, or it ended while nobody looked; started again".to_owned());
+            observed.addresses.clear();
+        }
+    }
+
     /// What the driver says of its end. Its event may be a moment behind what made us look.
     pub(super) async fn last_words(&mut self) -> Fall {
         let handle = self.handle.clone();
