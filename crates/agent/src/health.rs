@@ -23,6 +23,7 @@ pub struct PartHealth {
 pub struct Health {
     parts: Mutex<BTreeMap<&'static str, PartHealth>>,
     unknown: Mutex<BTreeSet<GuestId>>,
+    heartbeat: Mutex<Option<bool>>,
 }
 
 impl Health {
@@ -48,6 +49,14 @@ impl Health {
         self.unknown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether the newest heartbeat left for the control plane; `None` before the first attempt.
+    pub fn heartbeat(&self) -> Option<bool> {
+        *self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_heartbeat(&self, success: bool) {
+        *self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = Some(success);
+    }
     pub(crate) fn add_unknown_guests(&self, guests: BTreeSet<GuestId>) {
         self.unknown.lock().unwrap_or_else(PoisonError::into_inner).extend(guests);
     }

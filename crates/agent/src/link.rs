@@ -66,6 +66,7 @@ pub(crate) async fn run(world: Arc<World>) {
         let end = converse(&world, &mut epoch, &mut up).await;
         let text = crate::chain(&end);
         world.health.set("link", false, text.clone());
+        world.health.set_heartbeat(false);
         failures = if up && began.elapsed() > STEADY_AFTER { 0 } else { failures.saturating_add(1) };
         let wait = wait_after(&world, &end, failures);
         if matches!(end, LinkEnd::Refused(_, None) | LinkEnd::Uplink(UplinkError::Refused(_))) {
@@ -136,6 +137,8 @@ async fn converse(world: &Arc<World>, epoch: &mut u64, up: &mut bool) -> LinkEnd
         Err(_) => return LinkEnd::NoAnswer,
     };
     *up = true;
+    // The hello is the first of them.
+    world.health.set_heartbeat(true);
     world.health.set("link", true, "connected");
     let Session { tx, rx } = session;
     // Each half owns its end: neither waits for the other, so two full queues cannot lock up.
@@ -165,6 +168,7 @@ async fn speak(world: &World, mut said: Inventory, every: Duration, tx: mpsc::Se
                 if tx.send(FromAgent::Heartbeat { inventory }).await.is_err() {
                     return LinkEnd::Ended;
                 }
+                world.health.set_heartbeat(true);
             }
             () = world.outbox.changed() => {}
         }

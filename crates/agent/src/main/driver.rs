@@ -33,6 +33,8 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 pub struct Chosen {
     /// The drivers: first the one that is part of this host.
     pub drivers: Vec<Arc<dyn Hypervisor>>,
+    /// libvirt's among them, for its health.
+    pub libvirt: Option<Libvirt>,
     /// For people; empty when nothing is missing.
     pub missing: Vec<String>,
 }
@@ -52,7 +54,7 @@ pub fn choose(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Cho
                 boots_in_flight_max: 16,
             };
             let hypervisor: Arc<dyn Hypervisor> = Arc::new(Simulated::new(simulated, SimulatedHost::new()));
-            Ok(Chosen { drivers: vec![hypervisor], missing: Vec::new() })
+            Ok(Chosen { drivers: vec![hypervisor], libvirt: None, missing: Vec::new() })
         }
         Driver::Auto => {
             let root = geteuid().is_root();
@@ -67,14 +69,15 @@ pub fn choose(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Cho
             let microvm = Microvm::new(microvm).context("guests cannot be run here; `perigee doctor` says why")?;
             let missing = microvm.reduced().to_vec();
             let mut drivers: Vec<Arc<dyn Hypervisor>> = vec![Arc::new(microvm)];
-            drivers.extend(libvirt(config, home, clock)?);
-            Ok(Chosen { drivers, missing })
+            let libvirt = libvirt(config, home, clock)?;
+            drivers.extend(libvirt.clone().map(|driver| -> Arc<dyn Hypervisor> { Arc::new(driver) }));
+            Ok(Chosen { drivers, libvirt, missing })
         }
     }
 }
 
 /// libvirt's, where there is a libvirt. One that is installed later is taken up at the next start.
-fn libvirt(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Option<Arc<dyn Hypervisor>>> {
+fn libvirt(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Option<Libvirt>> {
     let near = config
         .libvirt_sockets
         .iter()
@@ -97,7 +100,7 @@ fn libvirt(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Option
         deadline: LIBVIRT_WITHIN,
         clock: clock.clone(),
     });
-    Ok(Some(Arc::new(driver.context("full VMs cannot be run here")?)))
+    driver.context("full VMs cannot be run here").map(Some)
 }
 
 /// The first of the instance's users.

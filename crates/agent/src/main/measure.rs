@@ -1,14 +1,15 @@
 //! Measuring this host and its guests: a thread, a spool and a stream to the control plane for each.
 
 use crate::config::Config;
+use perigee_agent::Health;
 use perigee_agent::frames::{Caps, FrameSpool, FrameUplink, Pace, Sender};
 use perigee_agent::home::Home;
 use perigee_agent::usage::{Teller, Usages};
 use perigee_agent::watch::{Sampler, SharedSheet, Watch, about_spool};
 use perigee_clock::Clock;
 use perigee_hypervisor::Hypervisor;
-use perigee_hypervisor::libvirt::Domains;
-use perigee_model::frame::{Sheet, StreamName};
+use perigee_hypervisor::libvirt::{BreakerState, Domains, Libvirt, LibvirtHealth};
+use perigee_model::frame::{Series, Sheet, StreamName};
 use perigee_model::{HostId, RunId, Timestamp};
 use perigee_probe::node::{Node, Settings};
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub struct About<'a> {
     pub host: HostId,
     pub clock: &'a Clock,
     pub uplink: Arc<dyn FrameUplink>,
+    pub health: Arc<Health>,
+    pub libvirt: Option<Libvirt>,
 }
 
 impl About<'_> {
@@ -54,7 +57,12 @@ impl About<'_> {
         settings.targets.clone_from(&self.config.ping);
         settings.seed = u64::from_le_bytes(self.clock.random());
         let collectors = Node::new(&settings);
-        let node = self.stream(StreamName::Node, self.config.interval, node, |spool| Host { collectors, spool })?;
+        let node = self.stream(StreamName::Node, self.config.interval, node, |spool| Host {
+            collectors,
+            spool,
+            health: self.health.clone(),
+            libvirt: self.libvirt.clone(),
+        })?;
 
         let teller = |driver: &Arc<dyn Hypervisor>| (driver.abilities().driver, Teller::Driver(driver.clone()));
         let mut tellers: Vec<_> = drivers.iter().map(teller).collect();
@@ -89,15 +97,43 @@ impl About<'_> {
     }
 }
 
-/// The host's collectors, and how its frames fare.
+/// The host's collectors, and how the agent itself fares.
 struct Host {
     collectors: Node,
     spool: Arc<FrameSpool>,
+    health: Arc<Health>,
+    libvirt: Option<Libvirt>,
 }
 
 impl Sampler for Host {
     fn sample(&mut self, sheet: &mut Sheet, _: Timestamp) {
         self.collectors.collect(sheet);
         about_spool(StreamName::Node, &self.spool, sheet);
+        if let Some(success) = self.health.heartbeat() {
+            put(sheet, Series::gauge("perigee_heartbeat_success", 0), u64::from(success));
+        }
+        if let Some(libvirt) = &self.libvirt {
+            about_libvirt(&libvirt.health(), sheet);
+        }
+    }
+}
+
+/// How libvirt answers, and what its breaker does.
+fn about_libvirt(health: &LibvirtHealth, sheet: &mut Sheet) {
+    let open = u64::from(health.breaker != BreakerState::Closed);
+    put(sheet, Series::gauge("perigee_libvirt_breaker_open", 0), open);
+    for (name, total) in [
+        ("perigee_libvirt_breaker_opened_total", health.opened_total),
+        ("perigee_libvirt_breaker_refused_total", health.refused_total),
+        ("perigee_libvirt_connections_total", health.connected_total),
+        ("perigee_libvirt_failures_total", health.failures_total),
+    ] {
+        put(sheet, Series::counter(name, 0), total);
+    }
+}
+
+fn put(sheet: &mut Sheet, series: Series, value: u64) {
+    if let Some(slot) = sheet.define(series) {
+        sheet.set(slot, i64::try_from(value).unwrap_or(i64::MAX));
     }
 }

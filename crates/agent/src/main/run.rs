@@ -20,6 +20,7 @@ use perigee_model::Labels;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -65,12 +66,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let listener = web::bind(config.health).await?;
     let scraped = web::bind(config.metrics).await?;
     let local = local(&config, &home).await?;
-    home.tell_endpoints(&[
-        ("health", format!("http://{}", listener.local_addr()?)),
-        ("metrics", format!("http://{}/metrics", scraped.local_addr()?)),
-        ("local", local.address.clone()),
-        ("socket", local.socket.display().to_string()),
-    ])?;
+    tell(&home, &listener, &scraped, &local)?;
     let health_pages = web::health_pages(health.clone(), home.token.clone());
     let pages = tokio::spawn(web::serve(listener, health_pages, cancel.clone()));
     let sheets: [Arc<SharedSheet>; 2] = Default::default();
@@ -94,13 +90,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let chosen = driver::choose(&config, &home, &clock)?;
     let (uplink, frames) = uplinks(config.stream_mode, server, current);
-    let about = measure::About { config: &config, home: &home, host, clock: &clock, uplink: frames };
+    let about = measure::About {
+        config: &config,
+        home: &home,
+        host,
+        clock: &clock,
+        uplink: frames,
+        health: health.clone(),
+        libvirt: chosen.libvirt,
+    };
     let measuring = about.start(sheets, &chosen.drivers)?;
     let blobs = BlobDir::at(home.path().join("cache"))?;
-    let mut base = BaseBuild::new(home.path().join("build"), &config.guest_binary);
-    if let Some(package) = &config.kernel_deb {
-        base.kernel = KernelSource::Package(package.clone());
-    }
+    let base = base(&config, &home);
     let agent = Agent {
         host,
         clock,
@@ -123,6 +124,24 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     home.forget_endpoints();
     tracing::info!("stopped; guests live on");
     Ok(ended?)
+}
+
+/// How this host builds images.
+fn base(config: &Config, home: &Home) -> BaseBuild {
+    let mut base = BaseBuild::new(home.path().join("build"), &config.guest_binary);
+    if let Some(package) = &config.kernel_deb {
+        base.kernel = KernelSource::Package(package.clone());
+    }
+    base
+}
+
+fn tell(home: &Home, health: &TcpListener, metrics: &TcpListener, local: &Local) -> anyhow::Result<()> {
+    Ok(home.tell_endpoints(&[
+        ("health", format!("http://{}", health.local_addr()?)),
+        ("metrics", format!("http://{}/metrics", metrics.local_addr()?)),
+        ("local", local.address.clone()),
+        ("socket", local.socket.display().to_string()),
+    ])?)
 }
 
 /// Where this host's own users ask for guests.

@@ -81,6 +81,11 @@ fn real_a_vm_lives_a_whole_life() {
     let kib: u64 = memory.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(kib > 256 << 10, "its new size holds: {memory}");
 
+    let told = |name: &str| ground.instance.json(&["metrics", "query", name])[0]["value"].clone();
+    ground.instance.until("what is told of the agent's own links", || {
+        (told("perigee_heartbeat_success") == "1" && told("perigee_libvirt_breaker_open") == "0").then_some(())
+    });
+
     // The agent, and then libvirtd, killed and started again: the guest never noticed.
     let since = ground.vm("db").unwrap()["boot_ms"].clone();
     ground.instance.kill("perigee-agent");
