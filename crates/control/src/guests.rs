@@ -182,6 +182,10 @@ impl Control {
             return Err(Refusal::new(Code::NoSuchGuest, "the guest is already deleted"));
         }
         check_revision(revision, guest.revision)?;
+        if guest.is_adopted() && !guest.desired.release {
+            let text = "it was taken over, not made here: release it, and remove it where it was made";
+            return Err(Refusal::field("id", text));
+        }
         let under_way = {
             let rows = self.view().read();
             rows.open_tasks_of(guest.id).find(|t| matches!(t.kind, TaskKind::GuestDelete { .. })).cloned()

@@ -115,7 +115,11 @@ impl Actor {
             if std::mem::take(&mut self.forget) && gone && self.erase().await {
                 return;
             }
-            match self.document.next(self.seen()) {
+            let step = self.document.next(self.seen());
+            if !matches!(step, Step::Boot | Step::Fell) {
+                self.ticket = None; // others must not wait for who does not boot
+            }
+            match step {
                 Step::Boot => self.boot().await,
                 Step::Resume => self.resume().await,
                 Step::Connect => self.connect().await,

@@ -115,6 +115,7 @@ impl Actor {
                 }
                 Waited::Turned | Waited::Fell => return None,
             };
+            self.ticket = None; // nor for who waits for its image
             let note = bounded(&format!("its image cannot be fetched now: {why}"));
             if self.document.observed.note.as_ref() != Some(&note) {
                 self.observe(Phase::Fetching, |o| o.note = Some(note)).await;

@@ -123,6 +123,10 @@ impl Call {
     /// Deletes one, and waits until nothing of it is left.
     pub(super) async fn delete(&self, text: &str) -> Result<(), Refusal> {
         let (handle, document) = self.find(text)?;
+        if document.order.spec.vm.as_ref().is_some_and(|vm| vm.adopted) {
+            let text = "it was taken over, not made here: the control plane releases it";
+            return Err(Refusal::field("id", text));
+        }
         let act = self.act(document.id(), document.order.desired.generation, Act::Delete).await?;
         self.settled(&handle, Some(act), Duration::ZERO, |phase| phase == Phase::Gone).await.map(drop)
     }

@@ -173,3 +173,30 @@ fn real_acts_on_a_host_count_once_its_control_plane_is_back() {
     }
     assert_eq!(ground.daemon.virsh(&["list", "--all", "--name"]), "");
 }
+
+#[test]
+fn real_a_vm_that_was_there_before_is_taken_over_and_let_go() {
+    let ground = Ground::new();
+    ground.daemon.define("db");
+    ground.daemon.virsh(&["start", "db"]);
+    let before = ground.daemon.virsh(&["dumpxml", "--inactive", "db"]);
+    ground.until("db", "running");
+    ground.fine(&["vm", "adopt", "db", "--name", "taken"]);
+    let taken = ground.until("taken", "running");
+    assert_eq!((&taken["adopted"], &taken["id"]), (&true.into(), &ground.daemon.virsh(&["domuuid", "db"]).into()));
+    ground.instance.until("it is listed once", || ground.vm("db").is_none().then_some(()));
+
+    ground.fine(&["vm", "stop", "taken", "--force"]);
+    assert!(ground.daemon.virsh(&["list", "--all"]).contains("shut off"));
+    ground.fine(&["vm", "start", "taken"]);
+    assert!(ground.daemon.virsh(&["list", "--all"]).contains("running"));
+    let deleted = ground.instance.perigee(&["vm", "delete", "taken", "--yes"]);
+    assert!(deleted.code != 0 && deleted.err.contains("release it"), "{}", deleted.err);
+
+    ground.fine(&["vm", "release", "taken"]);
+    assert!(ground.vm("taken").is_none());
+    assert!(ground.daemon.virsh(&["list", "--all"]).contains("running"), "it goes on as it is");
+    assert_eq!(ground.daemon.virsh(&["dumpxml", "--inactive", "db"]), before, "and is defined as it was");
+    ground.until("db", "running");
+    ground.daemon.virsh(&["destroy", "db"]);
+}
