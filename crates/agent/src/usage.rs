@@ -84,8 +84,8 @@ impl Usages {
         for usage in told {
             let key = (place, usage.id);
             let driver = &self.sources[place].name;
-            // Renamed: another series.
-            if self.members.get(&key).is_some_and(|known| !known.is_named(usage.name.as_deref()))
+            // Renamed, taken over or let go: another series.
+            if self.members.get(&key).is_some_and(|known| !known.fits(&usage))
                 && let Some(old) = self.members.remove(&key)
             {
                 old.retire(sheet);

@@ -40,6 +40,7 @@ type Slots = Vec<Option<Slot>>;
 /// A guest on the sheet.
 pub struct Member {
     name: Option<String>,
+    ours: bool,
     base: Vec<(&'static str, String)>,
     info: Option<Slot>,
     own: Slots,
@@ -62,12 +63,21 @@ impl Member {
             sheet.set(info, 1);
         }
         let own = define(&GUEST, &base, sheet);
-        Self { name: usage.name.clone(), base, info, own, disks: Vec::new(), nics: Vec::new(), last: None }
+        Self {
+            name: usage.name.clone(),
+            ours: usage.ours,
+            base,
+            info,
+            own,
+            disks: Vec::new(),
+            nics: Vec::new(),
+            last: None,
+        }
     }
 
-    /// Whether its series carry this name.
-    pub fn is_named(&self, name: Option<&str>) -> bool {
-        self.name.as_deref() == name
+    /// Whether its series carry what is told of it now: its name, and whose it is.
+    pub fn fits(&self, usage: &GuestUsage) -> bool {
+        self.name == usage.name && self.ours == usage.ours
     }
     /// Whether the round at that time told of it.
     pub fn was_seen(&self, at: Instant) -> bool {

@@ -4,7 +4,7 @@
 use super::Watching;
 use crate::Span;
 use perigee_model::frame::{Columns, StreamId, StreamName};
-use perigee_model::{Code, HostId, Refusal, Tenant, Timestamp, Verb, Who};
+use perigee_model::{Code, GuestId, HostId, Refusal, Tenant, Timestamp, Verb, Who};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,7 +85,8 @@ impl Watching {
         let hosts: Vec<HostId> = self.0.control.view().read().hosts.keys().copied().collect();
         for host in hosts {
             let Some(columns) = self.0.database.latest(StreamId { host, name: StreamName::Vm }) else { continue };
-            for mut vm in told_by(host, &columns) {
+            let ours = |id| self.0.control.view().guest(GuestId::new(id)).is_some_and(|guest| !guest.is_gone());
+            for mut vm in told_by(host, &columns).into_iter().filter(|vm| !ours(vm.id)) {
                 if now.since(vm.measured_at) > FRESH_WITHIN || !self.0.control.links().is_connected(host) {
                     vm.state = None;
                 }
