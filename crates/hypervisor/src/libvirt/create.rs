@@ -26,6 +26,9 @@ use uuid::Uuid;
 /// Brings the guest up, or finds it up.
 pub async fn start(host: &Arc<Host>, plan: Plan) -> Result<Found, HypervisorError> {
     let guest = plan.guest;
+    if plan.vm.as_ref().is_some_and(|vm| vm.adopted) {
+        return start_adopted(host, plan).await;
+    }
     let (checked, plan) = off_thread(move || Ok((Checked::of(&plan)?, plan))).await?;
     let found = host.find(guest).await?;
     if let Some(ours) = found.as_ref().filter(|ours| ours.life.is_up()) {
@@ -33,6 +36,20 @@ pub async fn start(host: &Arc<Host>, plan: Plan) -> Result<Found, HypervisorErro
     }
     let work = Work::new(host.clone(), checked, found).await?;
     work.run().await?;
+    now_up(host, guest).await
+}
+
+/// One that was here before us is started by its owner's definition, and from where it was saved.
+async fn start_adopted(host: &Arc<Host>, plan: Plan) -> Result<Found, HypervisorError> {
+    let ours = host.find(plan.guest).await?.ok_or(HypervisorError::NotRunning)?;
+    if ours.life.is_up() {
+        return already_up(host, &ours, plan).await;
+    }
+    run(host, plan.guest.uuid(), 0).await?;
+    now_up(host, plan.guest).await
+}
+
+async fn now_up(host: &Arc<Host>, guest: GuestId) -> Result<Found, HypervisorError> {
     let ours = host.running(guest).await.map_err(|error| match error {
         HypervisorError::NotRunning => HypervisorError::DidNotStart("it ended at once".to_owned()),
         error => error,
@@ -247,21 +264,7 @@ impl Step for Running<'_> {
         Ok(self.0.host.find(self.0.guest()).await?.is_some_and(|ours| ours.life.is_up()))
     }
     async fn perform(&self) -> Result<(), HypervisorError> {
-        let started = self.0.host.control.ask(async |libvirt| {
-            let domain = libvirt.domain_by_uuid(self.0.machine.uuid).await?;
-            let libvirt = libvirt.within(VMM_WITHIN);
-            match libvirt.create(&domain, create::FORCE_BOOT).await {
-                // Somebody was faster.
-                Err(error) if error.code() == Some(codes::NOT_NOW) => libvirt.domain_state(&domain).await.map(Some),
-                started => started.map(|_| None),
-            }
-        });
-        match started.await {
-            Ok(None | Some((State::Running | State::Paused, _))) => Ok(()),
-            Ok(Some(_)) => Err(HypervisorError::DidNotStart("libvirt cannot start it now".to_owned())),
-            Err(Ask::Said(Error::Libvirt { message, code, .. })) => Err(refused(code, message)),
-            Err(ask) => Err(ask.told()),
-        }
+        run(&self.0.host, self.0.machine.uuid, create::FORCE_BOOT).await
     }
     async fn undo(&self) -> Result<(), HypervisorError> {
         match self.0.host.find(self.0.guest()).await? {
@@ -271,6 +274,25 @@ impl Step for Running<'_> {
                 Ok(())
             }
         }
+    }
+}
+
+/// Has libvirt start what is defined.
+async fn run(host: &Host, uuid: Uuid, flags: u32) -> Result<(), HypervisorError> {
+    let started = host.control.ask(async |libvirt| {
+        let domain = libvirt.domain_by_uuid(uuid).await?;
+        let libvirt = libvirt.within(VMM_WITHIN);
+        match libvirt.create(&domain, flags).await {
+            // Somebody was faster.
+            Err(error) if error.code() == Some(codes::NOT_NOW) => libvirt.domain_state(&domain).await.map(Some),
+            started => started.map(|_| None),
+        }
+    });
+    match started.await {
+        Ok(None | Some((State::Running | State::Paused, _))) => Ok(()),
+        Ok(Some(_)) => Err(HypervisorError::DidNotStart("libvirt cannot start it now".to_owned())),
+        Err(Ask::Said(Error::Libvirt { message, code, .. })) => Err(refused(code, message)),
+        Err(ask) => Err(ask.told()),
     }
 }
 
