@@ -137,27 +137,3 @@ async fn a_host_that_was_switched_off_brings_its_guests_up_in_their_order() {
     assert!(first.1 < second.0 && second.1 < third.0, "{story:?}");
     assert!(!living(&machine, stopped.id), "who was stopped stays stopped");
 }
-
-#[tokio::test(start_paused = true)]
-async fn who_is_not_to_boot_any_more_holds_up_nobody() {
-    let (machine, rig) = machine();
-    let agent = rig.start();
-    rig.plane.until("a link", |s| !s.hellos.is_empty()).await;
-    let (early, late) = (vm(1, |spec| spec.start_order = 1), vm(2, |spec| spec.start_order = 2));
-    for order in [&early, &late] {
-        rig.plane.want(order.clone());
-        rig.plane.until_phase(order.id, Phase::Running).await;
-    }
-    rig.crash(agent).await;
-    [&early, &late].into_iter().for_each(|order| assert!(machine.host.kill(order.id)));
-    // While the host was off its owner thought otherwise of the first.
-    rig.plane.with(|s| s.desired.insert(early.id, switched(&early, Switch::Stop { grace_ms: 0 })));
-    let _agent = rig.start();
-    rig.plane.until_phase(early.id, Phase::Stopped).await;
-    rig.plane
-        .until("the other up", |s| {
-            let observed = &s.observed[&late.id];
-            observed.phase == Phase::Running && machine.host.vmm_starts()[&late.id] == 2
-        })
-        .await;
-}
