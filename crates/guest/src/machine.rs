@@ -1,4 +1,5 @@
-//! What a full machine has beside a sandbox: a power button, a balloon, a network that tells addresses.
+//! What a full machine has beside a sandbox: a power button, a balloon, a network that tells addresses,
+//! somebody at its serial port.
 //!
 //! Owns: a thread that sees to them once the guest's port is open, so that hello waits for none of it.
 //! Refuses: to be needed. What fails is said on the console, and the guest goes on.
@@ -17,6 +18,8 @@ use crate::boot::{self, CommandLine, Console};
 const MODULES: &str = "/etc/perigee/modules-later";
 const INPUTS: &str = "/sys/class/input";
 const CARDS: &str = "/sys/class/net";
+/// A shell for whoever sits down at the serial port, and another one when that is left.
+const SEAT: &str = "while :; do /bin/getty -n -l /bin/sh -L 115200 ttyS0 vt100 || sleep 1; done";
 const LEASE_SCRIPT: &str = "/etc/perigee/lease";
 /// For a device to appear after its module, and for a card after boot.
 const APPEARS_WITHIN: Duration = Duration::from_secs(10);
@@ -43,6 +46,9 @@ pub fn begin(line: CommandLine) {
             console.say(&format!("no network: {error}"));
         }
         if line.is_full_machine {
+            if let Err(error) = quietly(Command::new("/bin/sh").args(["-c", SEAT])) {
+                console.say(&format!("nobody at the serial port: {error}"));
+            }
             boot::load_modules(MODULES, &mut console);
             let error = match wait_for_button() {
                 Ok(()) => turn_off(&line),
@@ -66,9 +72,14 @@ fn ask_for_lease() -> io::Result<()> {
     for card in cards {
         let mut client = Command::new("/bin/udhcpc");
         client.args(["-f", "-S", "-t", "5", "-T", "2", "-A", "5", "-i", &card, "-s", LEASE_SCRIPT]);
-        client.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        quietly(&mut client)?;
     }
     Ok(())
+}
+
+/// Starts it beside this process, which reaps it.
+fn quietly(command: &mut Command) -> io::Result<()> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().map(drop)
 }
 
 /// Returns when it was pressed.
@@ -112,8 +123,9 @@ fn appear<T>(look: impl Fn() -> Option<T>) -> io::Result<T> {
 
 /// Tells every process to end, and ends the machine. Returns only if the kernel refuses.
 fn turn_off(line: &CommandLine) -> io::Error {
-    // Everyone but the first process; none is fine.
+    // Everyone but the first process; none is fine. A shell that somebody sits at only ends by SIGHUP.
     let _ = kill(Pid::from_raw(-1), Signal::SIGTERM);
+    let _ = kill(Pid::from_raw(-1), Signal::SIGHUP);
     let until = Instant::now() + END_WITHIN;
     while others_live() && Instant::now() < until {
         std::thread::sleep(POLL);

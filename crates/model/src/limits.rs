@@ -29,6 +29,10 @@ pub const SANDBOX_TTL_MAX: Duration = Duration::from_secs(30 * 86_400);
 
 /// Longest description of a VM.
 pub const VM_DESCRIPTION_BYTES_MAX: usize = 4096;
+/// Most entries of a VM's metadata.
+pub const VM_METADATA_MAX: usize = 64;
+/// Most bytes of a VM's metadata, keys and values together.
+pub const VM_METADATA_BYTES_MAX: usize = 16 << 10;
 /// Smallest disk of a VM.
 pub const VM_DISK_BYTES_MIN: u64 = 1 << 20;
 /// Largest disk of a VM.

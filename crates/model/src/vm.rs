@@ -1,15 +1,23 @@
 //! What a full VM has beyond what every guest has.
 
 use crate::Name;
-use crate::limits::{SSH_KEY_BYTES_MAX, SSH_KEYS_MAX, VM_DESCRIPTION_BYTES_MAX, VM_DISK_BYTES_MAX, VM_DISK_BYTES_MIN};
+use crate::limits::{
+    LABEL_CHARS_MAX, SSH_KEY_BYTES_MAX, SSH_KEYS_MAX, VM_DESCRIPTION_BYTES_MAX, VM_DISK_BYTES_MAX, VM_DISK_BYTES_MIN,
+    VM_METADATA_BYTES_MAX, VM_METADATA_MAX,
+};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
-/// The wishes of a full VM. Fixed at creation but for `description`, `restart` and `start_order`.
+/// The wishes of a full VM. Fixed at creation but for `description`, `metadata`, `restart`
+/// and `start_order`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VmSpec {
     /// For people.
     pub description: String,
+    /// What its owner's own programs keep with it: kept and shown, never searched by, unlike labels.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
     /// Size of its disk: an overlay of the image's disk, or an empty one where the image has none.
     /// `None`: the image's own size, or no disk at all.
     pub disk_bytes: Option<u64>,
@@ -108,10 +116,19 @@ impl TryFrom<String> for Mac {
 }
 
 impl VmSpec {
+    /// It asks for what an image that brings its own kernel cannot have: such a kernel is entered past
+    /// the firmware (and QEMU 10 lays it over the tables that would tell of a TPM).
+    pub fn wants_firmware(&self) -> bool {
+        self.firmware == Firmware::Uefi || self.tpm
+    }
+
     /// Says what is wrong with the request itself, if anything is: (JSON field, text).
     pub fn fault(&self) -> Option<(&'static str, String)> {
         if let Some(fault) = description_fault(&self.description) {
             return Some(("description", fault));
+        }
+        if let Some(fault) = metadata_fault(&self.metadata) {
+            return Some(("metadata", fault));
         }
         let disks = VM_DISK_BYTES_MIN..=VM_DISK_BYTES_MAX;
         if let Some(bytes) = self.disk_bytes.filter(|b| !disks.contains(b) || !b.is_multiple_of(1 << 20)) {
@@ -139,6 +156,17 @@ pub fn description_fault(text: &str) -> Option<String> {
     }
     let bad = |c: char| c.is_control() && c != '\n' && c != '\t' || matches!(c, '\u{fffe}' | '\u{ffff}');
     text.contains(bad).then(|| "a description has no control characters".to_owned())
+}
+
+/// Says what is wrong with metadata.
+pub fn metadata_fault(metadata: &BTreeMap<String, String>) -> Option<String> {
+    let bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if metadata.len() > VM_METADATA_MAX || bytes > VM_METADATA_BYTES_MAX {
+        return Some(format!("at most {VM_METADATA_MAX} entries and {VM_METADATA_BYTES_MAX} bytes together"));
+    }
+    let key_fits = |key: &String| (1..=LABEL_CHARS_MAX).contains(&key.len()) && !key.chars().any(char::is_control);
+    let all_fit = metadata.keys().all(key_fits);
+    (!all_fit).then(|| format!("a key has 1 to {LABEL_CHARS_MAX} bytes and no control characters"))
 }
 
 /// `ssh-ed25519 AAAA… comment`; a key with options of its own is refused.
@@ -180,6 +208,7 @@ mod tests {
     fn what_cannot_be_a_vm_is_refused() {
         let good = VmSpec {
             description: "mail & <more>\nsecond line".into(),
+            metadata: [("ticket".to_owned(), "{\"id\": 7}\n".to_owned())].into(),
             disk_bytes: Some(20 << 30),
             network: None,
             mac: Mac::from_bits(1),
@@ -199,6 +228,11 @@ mod tests {
         assert_eq!(fault(|s| s.description = "\u{0}".into()), Some("description"));
         assert_eq!(fault(|s| s.description = "\u{1b}[2J".into()), Some("description"));
         assert_eq!(fault(|s| s.description = "x".repeat(5000)), Some("description"));
+        assert_eq!(fault(|s| s.metadata = [(String::new(), String::new())].into()), Some("metadata"));
+        assert_eq!(fault(|s| s.metadata = [("a\n".into(), String::new())].into()), Some("metadata"));
+        assert_eq!(fault(|s| s.metadata = [("k".into(), "x".repeat(17 << 10))].into()), Some("metadata"));
+        let many = |s: &mut VmSpec| s.metadata = (0..65).map(|i| (format!("k{i}"), String::new())).collect();
+        assert_eq!(fault(many), Some("metadata"));
         assert_eq!(fault(|s| s.disk_bytes = Some(1)), Some("disk_bytes"));
         assert_eq!(fault(|s| s.disk_bytes = Some(u64::MAX)), Some("disk_bytes"));
         assert_eq!(fault(|s| s.disk_bytes = Some((1 << 30) + 1)), Some("disk_bytes"));

@@ -15,6 +15,7 @@ fn vm(n: u128, change: impl FnOnce(&mut VmSpec)) -> DesiredGuest {
     order.kind = GuestKind::Vm;
     let mut spec = VmSpec {
         description: String::new(),
+        metadata: Default::default(),
         disk_bytes: None,
         network: None,
         mac: Mac::from_bits(1),

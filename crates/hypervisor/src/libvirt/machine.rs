@@ -128,6 +128,9 @@ impl Checked {
         domain: Option<&str>,
     ) -> Result<Machine, HypervisorError> {
         let (plan, spec, guest) = (&self.plan, &self.spec, self.plan.guest);
+        if part(plan, PartRole::Kernel).is_some() && spec.wants_firmware() {
+            return Err(bad("the image brings its own kernel, which no firmware boots: leave out uefi and tpm"));
+        }
         if spec.firmware == Firmware::Uefi && !facts.uefi {
             return Err(bad("this host has no UEFI firmware for guests: install the package `ovmf`"));
         }

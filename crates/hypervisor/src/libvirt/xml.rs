@@ -55,6 +55,13 @@ fn boot(out: &mut Out, machine: &Machine) -> io::Result<()> {
     }
     os.write_inner_content(|out| {
         with_text(out, "type", &[("arch", "x86_64"), ("machine", &machine.machine)], "hvm")?;
+        if machine.uefi {
+            // libvirt would take the first firmware it finds: often one that boots only what Microsoft signed.
+            out.create_element("firmware").write_inner_content(|out| {
+                empty(out, "feature", &[("enabled", "no"), ("name", "enrolled-keys")])?;
+                empty(out, "feature", &[("enabled", "no"), ("name", "secure-boot")])
+            })?;
+        }
         let Some(DirectBoot { kernel, initrd, options }) = &machine.kernel else { return Ok(()) };
         text(out, "kernel", kernel)?;
         if let Some(initrd) = initrd {

@@ -130,6 +130,7 @@ pub fn guest(n: u64, called: &str) -> Guest {
 fn vm() -> VmSpec {
     VmSpec {
         description: "mail & <more>\n\u{1f600}".into(),
+        metadata: Default::default(),
         disk_bytes: Some(20 << 30),
         network: Some(name("default")),
         mac: Mac::from_bits(7),

@@ -21,6 +21,7 @@ fn plan(folder: &Path) -> Plan {
     std::fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
     let vm = VmSpec {
         description: String::new(),
+        metadata: Default::default(),
         disk_bytes: Some(2 << 20),
         network: None,
         mac: Mac::from_bits(1),

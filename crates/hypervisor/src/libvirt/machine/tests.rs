@@ -21,14 +21,16 @@ fn plan(folder: &Path, roles: &[PartRole]) -> Plan {
         std::fs::write(&path, "bytes").unwrap();
         (*role, path)
     };
+    let kernel = roles.contains(&PartRole::Kernel);
     let vm = VmSpec {
         description: String::new(),
+        metadata: Default::default(),
         disk_bytes: None,
         network: Some(Name::parse("default").unwrap()),
         mac: Mac::from_bits(1),
         ssh_keys: Vec::new(),
-        firmware: Firmware::Uefi,
-        tpm: true,
+        firmware: if kernel { Firmware::Bios } else { Firmware::Uefi },
+        tpm: !kernel,
         restart: RestartPolicy::Never,
         start_order: 0,
         adopted: false,
@@ -70,7 +72,8 @@ fn what_the_host_lacks_is_named() {
 fn parts_decide_what_a_machine_has() {
     use PartRole::{Disk, Initrd, Iso, Kernel, UserData};
     let folder = tempfile::tempdir().unwrap();
-    let made = |roles: &[PartRole]| made(&plan(folder.path(), roles), folder.path(), &facts(true, true));
+    let of = |plan: &Plan| made(plan, folder.path(), &facts(true, true));
+    let made = |roles: &[PartRole]| of(&plan(folder.path(), roles));
     let cloud = made(&[Disk]).unwrap();
     assert!(cloud.disk.is_some() && cloud.seed.is_some() && cloud.kernel.is_none(), "a cloud image has a seed");
     let base = made(&[Kernel, Initrd]).unwrap();
@@ -78,6 +81,12 @@ fn parts_decide_what_a_machine_has() {
     assert!(base.seed.is_none() && options.contains("perigee.hostname=web-1 perigee.network=dhcp"), "{options}");
     assert!(made(&[Kernel, Disk]).unwrap().kernel.unwrap().options.ends_with("root=/dev/vda rw"));
     assert!(made(&[Iso, UserData]).unwrap().seed.is_some());
+    let changes: [fn(&mut VmSpec); 2] = [|vm| vm.firmware = Firmware::Uefi, |vm| vm.tpm = true];
+    for change in changes {
+        let mut plan = plan(folder.path(), &[Kernel, Initrd]);
+        change(plan.vm.as_mut().unwrap());
+        assert!(refused(of(&plan)).contains("its own kernel"));
+    }
     for roles in [&[][..], &[Initrd], &[UserData], &[Initrd, Disk], &[Disk, Disk], &[Kernel, Kernel]] {
         refused(made(roles));
     }

@@ -1,6 +1,7 @@
 //! The libvirt driver's lab: a libvirtd of its own in name spaces of its own, two instances.
 
 mod faults;
+mod firmware;
 mod foreign;
 mod networks;
 mod seats;
@@ -71,6 +72,7 @@ impl LibvirtLab {
 pub fn spec(clock: &Clock) -> VmSpec {
     VmSpec {
         description: "<b>for</b> people & others\nsecond line".to_owned(),
+        metadata: Default::default(),
         disk_bytes: Some(64 << 20),
         network: None,
         mac: Mac::from_bits(u32::from_le_bytes(clock.random())),

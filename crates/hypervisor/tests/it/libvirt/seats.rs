@@ -1,12 +1,11 @@
 //! Screens and serial ports.
 
 use super::LibvirtLab;
-use crate::cases::{open, run};
+use crate::cases::open;
 use crate::contract::Lab;
 use perigee_hypervisor::{HypervisorError, Seat, Stream};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use uuid::Uuid;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn real_the_screen_speaks_rfb() {
@@ -23,7 +22,7 @@ async fn real_the_screen_speaks_rfb() {
 }
 
 /// Reads until that was said.
-async fn heard(serial: &mut Box<dyn Stream>, wanted: &str) {
+pub async fn heard(serial: &mut Box<dyn Stream>, wanted: &str) {
     let mut said = Vec::new();
     let reading = async {
         while !String::from_utf8_lossy(&said).contains(wanted) {
@@ -38,16 +37,17 @@ async fn real_the_serial_port_takes_and_gives_bytes() {
     let lab = LibvirtLab::new().await;
     let (driver, plan) = (lab.driver(), lab.plan());
     driver.start(&plan).await.unwrap();
-    let session = open(&lab, &*driver, plan.guest).await;
+    open(&lab, &*driver, plan.guest).await;
     let mut serial = driver.console().unwrap().sit(plan.guest, Seat::Serial).await.unwrap();
-    let ask = "stty -echo < /dev/ttyS0; echo 'who is there?' > /dev/ttyS0; head -n 1 < /dev/ttyS0";
-    let script = ["sh", "-c", ask];
-    let answer = async {
-        heard(&mut serial, "who is there?").await;
-        serial.write_all(b"it is me\r").await.unwrap();
+    // A shell, and another one when it is left.
+    for (typed, answer) in [
+        ("PS1='here> '; echo six times seven is $((6 * 7))\r", "is 42"),
+        ("exit\r", "/ # "),
+        ("echo and again $((7 * 7))\r", "again 49"),
+    ] {
+        serial.write_all(typed.as_bytes()).await.unwrap();
         serial.flush().await.unwrap();
-    };
-    let (said, ()) = tokio::join!(run(&*session, Uuid::from_u128(1), &script), answer);
-    assert_eq!(said.0, "it is me\n");
+        heard(&mut serial, answer).await;
+    }
     driver.destroy(plan.guest).await.unwrap();
 }
