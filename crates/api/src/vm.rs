@@ -45,6 +45,10 @@ pub struct VmRequest {
     /// For people; at most 4 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// What your own programs keep with it: at most 64 entries, 16 KiB together. Kept and shown;
+    /// labels are what lists are filtered by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
     /// Size of its disk, a multiple of 1 MiB: an overlay of the image's disk, or an empty one where
     /// the image has none. The image's own size, or no disk, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,16 +79,23 @@ pub struct VmRequest {
     pub start_order: Option<u32>,
 }
 
-/// A merge patch (RFC 7396) of a VM: what is absent stays; labels given as `null` are removed.
+/// A merge patch (RFC 7396) of a VM: what is absent stays; labels and metadata
+/// given as `null` are removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VmPatch {
+    /// Another name. Its host name inside stays what it was at its first start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// Labels to set or remove.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, Option<String>>,
+    /// Metadata to set or remove.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, Option<String>>,
     /// From its next start on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<u32>,
@@ -134,6 +145,9 @@ pub struct VmView {
 pub struct VmPart {
     /// For people.
     pub description: String,
+    /// What its owner's own programs keep with it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
     /// Size of its disk, where one was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_bytes: Option<u64>,
@@ -226,6 +240,7 @@ impl VmPart {
         let booted = observed.filter(|o| o.phase == Phase::Running).and_then(|o| o.booted);
         Self {
             description: vm.description.clone(),
+            metadata: vm.metadata.clone(),
             disk_bytes: vm.disk_bytes,
             network: vm.network.as_ref().map(ToString::to_string),
             mac: vm.mac.to_string(),
@@ -265,6 +280,16 @@ fn name(field: &str, text: &str) -> Result<Name, Refusal> {
     Name::parse(text).map_err(|fault| Refusal::field(field, fault.to_string()))
 }
 
+impl VmPatch {
+    /// Its new name, when it has one.
+    ///
+    /// # Errors
+    /// `BadField`.
+    pub fn name(&self) -> Result<Option<Name>, Refusal> {
+        self.name.as_deref().map(|text| name("name", text)).transpose()
+    }
+}
+
 impl VmRequest {
     /// Its name, when it has one.
     ///
@@ -298,6 +323,7 @@ impl VmRequest {
         }
         let spec = VmSpec {
             description: self.description.clone().unwrap_or_default(),
+            metadata: self.metadata.clone(),
             disk_bytes: self.disk_bytes,
             network: self.network.as_deref().map(|text| name("network", text)).transpose()?,
             mac,

@@ -17,6 +17,7 @@ use create::CreateOptions;
 use line::VmLine;
 use perigee_api::{AdoptRequest, StopRequest, TaskView, VmPatch, VmView};
 use perigee_client::{Answer, ClientError, Switch};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What to do with virtual machines.
@@ -147,6 +148,9 @@ impl Policy {
 #[derive(Clone, Debug, Default, Args)]
 #[group(required = true, multiple = true)]
 pub struct UpdateOptions {
+    /// Call it so from now on
+    #[arg(long = "name", value_name = "NAME")]
+    called: Option<String>,
     /// For people
     #[arg(long)]
     description: Option<String>,
@@ -156,6 +160,12 @@ pub struct UpdateOptions {
     /// Remove a label
     #[arg(long, value_name = "KEY")]
     remove_label: Vec<String>,
+    /// Keep something with it that is yours to read
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    metadata: Vec<(String, String)>,
+    /// Keep that no longer
+    #[arg(long, value_name = "KEY")]
+    remove_metadata: Vec<String>,
     /// Virtual CPUs
     #[arg(long, value_name = "N")]
     cpus: Option<u32>,
@@ -244,12 +254,11 @@ async fn get(session: &Session, name: &str) -> Result<Exit, Failure> {
 async fn update(session: &Session, name: &str, change: UpdateOptions) -> Result<Exit, Failure> {
     let id = resolve(session, Kind::Vm, name).await?;
     let client = session.client()?;
-    let mut labels: std::collections::BTreeMap<_, _> =
-        change.label.into_iter().map(|(key, value)| (key, Some(value))).collect();
-    labels.extend(change.remove_label.into_iter().map(|key| (key, None)));
     let patch = VmPatch {
+        name: change.called,
         description: change.description,
-        labels,
+        labels: merge_patch(change.label, change.remove_label),
+        metadata: merge_patch(change.metadata, change.remove_metadata),
         cpus: change.cpus,
         memory_bytes: change.memory,
         restart: change.restart.map(Policy::word),
@@ -262,6 +271,11 @@ async fn update(session: &Session, name: &str, change: UpdateOptions) -> Result<
     }
     session.out.object(&VmLine::Ours(Box::new(vm)))?;
     Ok(Exit::OK)
+}
+
+fn merge_patch(set: Vec<(String, String)>, removed: Vec<String>) -> BTreeMap<String, Option<String>> {
+    let set = set.into_iter().map(|(key, value)| (key, Some(value)));
+    set.chain(removed.into_iter().map(|key| (key, None))).collect()
 }
 
 async fn switch(session: &Session, which: SwitchOptions, to: Switch, what: &str) -> Result<Exit, Failure> {

@@ -158,17 +158,24 @@ impl Rows {
     }
 
     fn put_guest(&mut self, guest: Guest) {
-        let name = (guest.tenant.clone(), guest.name.to_string());
-        if guest.is_gone() {
-            self.living.remove(&guest.id);
-            if self.living_names.get(&name) == Some(&guest.id) {
-                self.living_names.remove(&name);
+        let id = guest.id;
+        let name_of = |guest: &Guest| (guest.tenant.clone(), guest.name.to_string());
+        if let Some(known) = self.guests.get(&id) {
+            if known.revision >= guest.revision {
+                return;
             }
-        } else {
-            self.living.insert(guest.id);
-            self.living_names.insert(name, guest.id);
+            let before = name_of(known);
+            if self.living_names.get(&before) == Some(&id) {
+                self.living_names.remove(&before);
+            }
         }
-        keep_newer(&mut self.guests, guest.id, guest, |g| g.revision);
+        if guest.is_gone() {
+            self.living.remove(&id);
+        } else {
+            self.living.insert(id);
+            self.living_names.insert(name_of(&guest), id);
+        }
+        self.guests.insert(id, Arc::new(guest));
     }
 
     fn put_task(&mut self, task: Task) {

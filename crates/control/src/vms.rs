@@ -7,7 +7,6 @@ use perigee_agent_api::FromServer;
 use perigee_model::limits::{NAME_CHARS_MAX, VM_MEMORY_BYTES_DEFAULT, VM_STOP_GRACE_MAX};
 use perigee_model::name::labels_fault;
 use perigee_model::placement::Wanted;
-use perigee_model::vm::description_fault;
 use perigee_model::{
     Code, Desired, Firmware, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, ImageId, Labels, Mac, Name, Part,
     Power, Priority, Refusal, Resources, RestartPolicy, Switch, Task, TaskKind, Verb, VmSpec, Who,
@@ -33,10 +32,14 @@ pub struct NewVm {
 /// What may be changed of a VM; `None` leaves it.
 #[derive(Clone, Debug, Default)]
 pub struct VmChange {
+    /// What it is called.
+    pub name: Option<Name>,
     /// For people.
     pub description: Option<String>,
     /// Labels to set or remove.
     pub labels: BTreeMap<String, Option<String>>,
+    /// Metadata to set or remove.
+    pub metadata: BTreeMap<String, Option<String>>,
     /// From its next start on.
     pub cpus: Option<u32>,
     /// From its next start on.
@@ -73,8 +76,8 @@ impl Control {
     /// start on.
     ///
     /// # Errors
-    /// `Denied`, `NoSuchGuest`, `PreconditionFailed`, `BadField`, `NoRoom` when its host could never
-    /// take it.
+    /// `Denied`, `NoSuchGuest`, `PreconditionFailed`, `BadField`, `NameTaken`, `NoRoom` when its host
+    /// could never take it.
     pub async fn update_vm(
         &self,
         who: &Who,
@@ -90,7 +93,7 @@ impl Control {
         if next.spec.resources != guest.spec.resources {
             self.check_resize(&guest, next.spec.resources)?;
         }
-        if next.spec != guest.spec {
+        if next.spec != guest.spec || next.name != guest.name {
             next.desired.generation += 1;
         }
         next.revision += 1;
@@ -224,6 +227,7 @@ impl Control {
         };
         let vm = VmSpec {
             description: String::new(),
+            metadata: BTreeMap::new(),
             disk_bytes: None,
             network: None,
             mac: self.free_mac(None)?,
@@ -297,12 +301,8 @@ fn check_switch(switch: Switch, status: GuestStatus) -> Result<(), Refusal> {
 /// The guest as the change makes it.
 fn changed_by(guest: &Guest, change: &VmChange) -> Result<Guest, Refusal> {
     let mut next = guest.clone();
-    for (key, value) in &change.labels {
-        match value {
-            Some(value) => drop(next.labels.insert(key.clone(), value.clone())),
-            None => drop(next.labels.remove(key)),
-        }
-    }
+    next.name = change.name.clone().unwrap_or(next.name);
+    merge(&mut next.labels, &change.labels);
     if let Some(fault) = labels_fault(&next.labels) {
         return Err(Refusal::field("labels", fault));
     }
@@ -319,14 +319,25 @@ fn changed_by(guest: &Guest, change: &VmChange) -> Result<Guest, Refusal> {
         return Err(Refusal::field("memory_bytes", text));
     }
     if let Some(description) = &change.description {
-        if let Some(fault) = description_fault(description) {
-            return Err(Refusal::field("description", fault));
-        }
         vm.description.clone_from(description);
     }
+    merge(&mut vm.metadata, &change.metadata);
     vm.restart = change.restart.unwrap_or(vm.restart);
     vm.start_order = change.start_order.unwrap_or(vm.start_order);
-    Ok(next)
+    match vm.fault() {
+        None => Ok(next),
+        Some((field, text)) => Err(Refusal::field(field, text)),
+    }
+}
+
+/// A merge patch (RFC 7396) of one map.
+fn merge(map: &mut BTreeMap<String, String>, patch: &BTreeMap<String, Option<String>>) {
+    for (key, value) in patch {
+        match value {
+            Some(value) => drop(map.insert(key.clone(), value.clone())),
+            None => drop(map.remove(key)),
+        }
+    }
 }
 
 /// A foreign name as one of ours: what a name cannot have becomes a hyphen.

@@ -52,6 +52,9 @@ pub struct CreateOptions {
     /// For people
     #[arg(long)]
     description: Option<String>,
+    /// Keep something with it that is yours to read
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    metadata: Vec<(String, String)>,
     /// A mark
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
     label: Vec<(String, String)>,
@@ -101,6 +104,7 @@ impl CreateOptions {
             host: self.host,
             priority: None,
             description: self.description,
+            metadata: self.metadata.into_iter().collect(),
             disk_bytes: self.disk,
             network: self.network,
             mac: self.mac,

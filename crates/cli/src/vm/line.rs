@@ -45,6 +45,7 @@ impl Shown for VmLine {
         wide("NOTE"),
         wide("PROBLEM"),
         wide("DESCRIPTION"),
+        wide("METADATA"),
     ];
     fn cells(&self) -> Vec<Cell> {
         match self {
@@ -87,6 +88,7 @@ fn ours(line: &VmView) -> Vec<Cell> {
         Cell::text(note.as_ref()),
         problem(guest.problem.as_ref()),
         Cell::text(vm.map(|vm| &vm.description).filter(|text| !text.is_empty())),
+        vm.map_or(Cell::Missing, |vm| Cell::pairs(&vm.metadata)),
     ]
 }
 

@@ -107,8 +107,10 @@ pub async fn update(
     let revision = caller.require_match()?;
     let patch = body.value;
     let change = VmChange {
+        name: patch.name()?,
         description: patch.description,
         labels: patch.labels,
+        metadata: patch.metadata,
         cpus: patch.cpus,
         memory_bytes: patch.memory_bytes,
         restart: patch.restart.as_deref().map(restart_policy).transpose()?,

@@ -46,6 +46,73 @@ async fn absurd_sandboxes_are_refused_and_leave_nothing() {
 }
 
 #[tokio::test]
+async fn absurd_vms_are_refused_and_leave_nothing() {
+    let world = World::new().await;
+    let vm = json!({ "name": "there", "mac": "52:54:00:00:00:07", "metadata": { "ticket": "7" } });
+    assert_eq!(world.post("/api/v1/vms", &[], vm).await.status, 202);
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIF";
+    let rows = [
+        (json!({ "name": "<domain/>" }), 422, "/name"),
+        (json!({ "name": "../../etc" }), 422, "/name"),
+        (json!({ "name": "there" }), 409, ""),
+        (json!({ "description": "a\u{1b}]0;b" }), 422, "/description"),
+        (json!({ "description": "x".repeat(5000) }), 422, "/description"),
+        (json!({ "metadata": { "": "x" } }), 422, "/metadata"),
+        (json!({ "metadata": { "k": "x".repeat(20_000) } }), 422, "/metadata"),
+        (json!({ "network": "'/><disk" }), 422, "/network"),
+        (json!({ "mac": "52:54:00:00:00:07" }), 422, "/mac"),
+        (json!({ "mac": "01:00:5e:00:00:01" }), 422, "/mac"),
+        (json!({ "mac": "here" }), 422, "/mac"),
+        (json!({ "memory_bytes": 1u64 << 40 }), 409, ""),
+        (json!({ "memory_bytes": (1u64 << 30) + 1 }), 422, "/memory_bytes"),
+        (json!({ "disk_bytes": 1u64 << 60 }), 422, "/disk_bytes"),
+        (json!({ "user_data": "x".repeat((1 << 20) + 1) }), 422, "/user_data"),
+        (json!({ "ssh_keys": [format!("command=\"rm\" {key}")] }), 422, "/ssh_keys"),
+        (json!({ "ssh_keys": [format!("{key}\nssh-rsa AAAA")] }), 422, "/ssh_keys"),
+        (json!({ "firmware": "coreboot" }), 422, "/firmware"),
+        (json!({ "firmware": "uefi" }), 422, "/firmware"),
+        (json!({ "tpm": true }), 422, "/firmware"),
+        (json!({ "restart": "sometimes" }), 422, "/restart"),
+        (json!({ "ttl_ms": 1000 }), 422, "/kind"),
+        (json!({ "kind": "cat" }), 422, "/kind"),
+    ];
+    for (body, status, pointer) in rows {
+        let shown: String = body.to_string().chars().take(60).collect();
+        let answer = world.post("/api/v1/vms", &[], body).await;
+        assert_eq!(answer.status.as_u16(), status, "{shown}: {}", answer.json());
+        if !pointer.is_empty() {
+            assert_eq!(answer.json()["errors"][0]["pointer"], pointer, "{shown}");
+        }
+    }
+    let all = world.get("/api/v1/vms").await.json();
+    assert_eq!(all["items"].as_array().map(Vec::len), Some(1), "{all}");
+}
+
+#[tokio::test]
+async fn a_vm_is_called_otherwise_and_its_old_name_is_free() {
+    let world = World::new().await;
+    for name in ["a", "b"] {
+        assert_eq!(world.post("/api/v1/vms", &[], json!({ "name": name })).await.status, 202);
+    }
+    let patch = async |vm: &str, change: serde_json::Value| {
+        let path = format!("/api/v1/vms/{vm}");
+        world.send(Method::PATCH, &path, &world.admin, &[("if-match", "*")], change.to_string().as_bytes()).await
+    };
+    let taken = patch("a", json!({ "name": "b", "metadata": { "k": "v" } })).await;
+    assert_eq!((taken.status.as_u16(), taken.code().as_str()), (409, "PRG-4001"));
+    let kept = world.get("/api/v1/vms/a").await.json();
+    assert_eq!(kept["metadata"], json!(null), "nothing half-done");
+    assert_eq!(patch("a", json!({ "name": "A!" })).await.status, 422);
+
+    let renamed = patch("a", json!({ "name": "c", "metadata": { "k": "v", "gone": "x" } })).await;
+    assert_eq!((renamed.status.as_u16(), &renamed.json()["name"]), (200, &json!("c")));
+    let less = patch("c", json!({ "metadata": { "gone": null } })).await.json();
+    assert_eq!(less["metadata"], json!({ "k": "v" }));
+    assert_eq!(world.get("/api/v1/vms/a").await.status, 404);
+    assert_eq!(world.post("/api/v1/vms", &[], json!({ "name": "a" })).await.status, 202);
+}
+
+#[tokio::test]
 async fn names_are_taken_until_their_guest_is_gone() {
     let mut world = World::new().await;
     let guest = world.running("a").await;

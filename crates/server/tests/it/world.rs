@@ -10,8 +10,8 @@ use perigee_clock::Clock;
 use perigee_control::watch::Watching;
 use perigee_control::{Cause, Control, LinkEnd};
 use perigee_model::{
-    Abilities, Acceleration, Digest, GuestId, HostId, Image, ImageId, ImageState, InstanceId, Inventory, Name,
-    Observed, Part, PartRole, Phase, Role, RunId, Tenant, Who,
+    Abilities, Acceleration, Digest, GuestId, GuestKind, HostId, Image, ImageId, ImageState, InstanceId, Inventory,
+    Name, Observed, Part, PartRole, Phase, Role, RunId, Tenant, Who,
 };
 use perigee_server::ingest_token::IngestTokens;
 use perigee_server::rest::{Parts, Requests, Server, router};
@@ -78,7 +78,7 @@ pub fn inventory() -> Inventory {
         privileges: "root".into(),
         drivers: vec![Abilities {
             driver: "simulated".into(),
-            kinds: vec![perigee_model::GuestKind::Sandbox],
+            kinds: vec![GuestKind::Sandbox, GuestKind::Vm],
             version: "1".into(),
             acceleration: Acceleration::Simulated,
             channel: true,
