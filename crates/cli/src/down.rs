@@ -5,7 +5,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::instance::Program;
 use crate::progress::Line;
-use crate::removal::remove_all;
+use crate::removal::{remove_all, stop_vms};
 use crate::session::Session;
 use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
@@ -33,7 +33,7 @@ pub struct Options {
 pub enum Guests {
     /// They run on, and are found again by the next `up`
     Keep,
-    /// They are deleted first
+    /// Sandboxes are deleted, VMs turned off; they stay off until they are started
     Stop,
 }
 
@@ -57,6 +57,7 @@ pub async fn end(session: &Session, guests: Guests, force: bool) -> Result<(), F
             }
         }
         remove_all(session).await?;
+        stop_vms(session).await?;
     }
     let mut found = false;
     for program in [Program::Fleet, Program::Agent, Program::ControlPlane] {

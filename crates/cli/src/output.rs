@@ -6,7 +6,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::settings::Settings;
 use crate::table::{self, Shown};
-use perigee_model::Timestamp;
+use perigee_clock::Clock;
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -23,7 +23,7 @@ pub struct Output {
     terminal: bool,
     color_out: bool,
     color_err: bool,
-    now: Timestamp,
+    clock: Clock,
 }
 
 /// A list on its way out, page by page.
@@ -58,8 +58,8 @@ impl Grade {
 }
 
 impl Output {
-    /// By the settings; ages are seen from `now`.
-    pub fn new(settings: &Settings, now: Timestamp) -> Self {
+    /// By the settings; ages are seen from when they are printed.
+    pub fn new(settings: &Settings, clock: Clock) -> Self {
         Self {
             format: settings.format,
             talkative: !settings.quiet,
@@ -68,7 +68,7 @@ impl Output {
             terminal: settings.stdout_terminal,
             color_out: settings.color && settings.stdout_terminal,
             color_err: settings.color && settings.stderr_terminal,
-            now,
+            clock,
         }
     }
 
@@ -150,7 +150,7 @@ impl Output {
     }
 
     fn reader(&self) -> Reader {
-        table::reader(self.terminal, self.now)
+        table::reader(self.terminal, self.clock.now())
     }
 
     fn laid_out(&self, rows: &[Vec<String>]) -> String {

@@ -1,4 +1,4 @@
-//! `sandbox delete`, of one, of several and of all.
+//! `sandbox delete`, of one, of several and of all; and what `down --guests stop` does to VMs.
 
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -6,7 +6,8 @@ use crate::names::{Kind, resolve};
 use crate::progress::{self, Line};
 use crate::session::Session;
 use futures::StreamExt;
-use perigee_client::{Answer, ListQuery};
+use perigee_api::{Page, StopRequest, VmView};
+use perigee_client::{Answer, ClientError, ListQuery, Switch};
 
 /// Deletes in flight at once.
 const AT_ONCE: usize = 16;
@@ -60,6 +61,41 @@ pub async fn remove_all(session: &Session) -> Result<(), Failure> {
     }
 }
 
+/// Lets every VM of the instance turn itself off, and waits. They stay off until they are started.
+pub async fn stop_vms(session: &Session) -> Result<(), Failure> {
+    let running = running_vms(session).await?;
+    if running.is_empty() {
+        return Ok(());
+    }
+    let line = Line::begin(session, &format!("stopping {} virtual machines", running.len()));
+    let one = async |vm: VmView| {
+        let stopped = async {
+            let stop = Switch::Stop(StopRequest::default());
+            match session.client()?.switch_vm(&vm.guest.id, &stop, None).await? {
+                Answer::Done(_) => Ok(()),
+                Answer::Accepted(task) => progress::succeeded_on(session, *task, &line).await.map(drop),
+            }
+        };
+        (vm.guest.name, stopped.await)
+    };
+    let ends: Vec<_> = futures::stream::iter(running).map(one).buffer_unordered(AT_ONCE).collect().await;
+    drop(line);
+    let (done, failed): (Vec<_>, Vec<_>) = ends.into_iter().partition(|(_, end)| end.is_ok());
+    let failures = failed.into_iter().filter_map(|(name, end)| end.err().map(|failure| (name, failure))).collect();
+    match judged(session, done.len(), failures, &STOPPING)? {
+        Exit::OK => Ok(()),
+        exit => Err(Failure::new(exit, "Some virtual machines were not stopped")),
+    }
+}
+
+async fn running_vms(session: &Session) -> Result<Vec<VmView>, Failure> {
+    let client = session.client()?;
+    let query = ListQuery { limit: Some(PAGE), ..ListQuery::default() }.filter("kind", Some("vm".to_owned()));
+    let all = pages(query, async |query| client.vms(query).await).await?;
+    let off = ["stopped", "failed", "deleted"];
+    Ok(all.into_iter().filter(|vm| !off.contains(&vm.guest.status.as_str())).collect())
+}
+
 async fn remove_on(session: &Session, id: &str, line: &Line) -> Result<(), Failure> {
     match session.client()?.delete_sandbox(id, None).await? {
         Answer::Done(()) => Ok(()),
@@ -94,11 +130,26 @@ async fn several(session: &Session, names: Vec<String>, no_wait: bool) -> Result
     }
     drop(ends);
     drop(line);
-    judged(session, done, failures)
+    judged(session, done, failures, &DELETING)
 }
 
+/// What is done to many, in words.
+struct Doing {
+    nouns: &'static str,
+    done: &'static str,
+    look: &'static str,
+}
+
+const DELETING: Doing = Doing { nouns: "sandboxes", done: "deleted", look: "perigee sandbox list" };
+const STOPPING: Doing = Doing { nouns: "virtual machines", done: "stopped", look: "perigee vm list" };
+
 /// All, none or some.
-fn judged(session: &Session, done: usize, mut failures: Vec<(String, Failure)>) -> Result<Exit, Failure> {
+fn judged(
+    session: &Session,
+    done: usize,
+    mut failures: Vec<(String, Failure)>,
+    doing: &Doing,
+) -> Result<Exit, Failure> {
     let Some((name, last)) = failures.pop() else { return Ok(Exit::OK) };
     if done == 0 && failures.is_empty() {
         return Err(last);
@@ -106,13 +157,14 @@ fn judged(session: &Session, done: usize, mut failures: Vec<(String, Failure)>) 
     failures.push((name, last));
     let exit = if done == 0 { failures[0].1.exit } else { Exit::PARTIAL };
     let total = done + failures.len();
-    let mut failure = Failure::new(exit, format!("{} of {total} sandboxes were not deleted", failures.len()));
+    let mut failure =
+        Failure::new(exit, format!("{} of {total} {} were not {}", failures.len(), doing.nouns, doing.done));
     for (name, one) in &failures {
         let code = one.code.as_deref().unwrap_or_default();
         failure.causes.push(format!("{name}: {} {code}", one.what).trim_end().to_owned());
     }
-    session.out.note(&format!("{done} of {total} were deleted"));
-    Err(failure.hint("perigee sandbox list"))
+    session.out.note(&format!("{done} of {total} were {}", doing.done));
+    Err(failure.hint(doing.look))
 }
 
 async fn submit(session: &Session, id: &str) -> Result<(), Failure> {
@@ -125,15 +177,23 @@ async fn submit(session: &Session, id: &str) -> Result<(), Failure> {
 /// The ids of all sandboxes.
 async fn everything(session: &Session) -> Result<Vec<String>, Failure> {
     let client = session.client()?;
-    let mut query = ListQuery { limit: Some(PAGE), ..ListQuery::default() };
-    let mut ids = Vec::new();
+    let query = ListQuery { limit: Some(PAGE), ..ListQuery::default() };
+    let all = pages(query, async |query| client.sandboxes(query).await).await?;
+    Ok(all.into_iter().filter(|s| s.status != "deleted").map(|s| s.id).collect())
+}
+
+/// What is on all pages.
+async fn pages<T>(
+    mut query: ListQuery,
+    page: impl AsyncFn(&ListQuery) -> Result<Page<T>, ClientError>,
+) -> Result<Vec<T>, Failure> {
+    let mut all = Vec::new();
     loop {
-        let page = client.sandboxes(&query).await?;
-        let there = page.items.into_iter().filter(|s| s.status != "deleted");
-        ids.extend(there.map(|s| s.id));
-        if page.next_page_token.is_none() || page.next_page_token == query.page_token {
-            return Ok(ids);
+        let one = page(&query).await?;
+        all.extend(one.items);
+        if one.next_page_token.is_none() || one.next_page_token == query.page_token {
+            return Ok(all);
         }
-        query.page_token = page.next_page_token;
+        query.page_token = one.next_page_token;
     }
 }

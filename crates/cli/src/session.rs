@@ -27,7 +27,7 @@ impl Session {
     /// Opens nothing yet: `version` and `help` work without a control plane.
     pub fn new(settings: Settings) -> Self {
         let clock = Clock::real();
-        let out = Output::new(&settings, clock.now());
+        let out = Output::new(&settings, clock.clone());
         Self { settings, out, clock, client: OnceCell::new() }
     }
 

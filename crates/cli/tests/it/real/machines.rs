@@ -7,6 +7,8 @@ use super::libvirtd::Daemon;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use std::io::{Read, Write};
+use std::process::Stdio;
 
 /// An instance beside a libvirtd of its own, with the image `base`.
 struct Ground {
@@ -46,6 +48,22 @@ impl Ground {
         let lines: Vec<&str> = told.lines().filter(|line| !line.trim().is_empty()).collect();
         assert!(lines.len() == 1 && lines[0].trim_end().ends_with(theirs), "{ours}: virsh says {told:?}");
     }
+    /// Sits down at its serial port and types a line.
+    fn talk(&self) {
+        let mut command = self.instance.command(&["vm", "console", "db"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut sitter = command.spawn().unwrap();
+        let (mut keys, mut shown) = (sitter.stdin.take().unwrap(), sitter.stdout.take().unwrap());
+        keys.write_all(b"echo six times seven is $((6 * 7))\r").unwrap();
+        let mut said = Vec::new();
+        while !String::from_utf8_lossy(&said).contains("is 42") {
+            let mut byte = [0];
+            shown.read_exact(&mut byte).unwrap();
+            said.extend(byte);
+        }
+        drop(keys);
+        assert_eq!(sitter.wait().unwrap().code(), Some(0));
+    }
     fn echo(&self, word: &str) {
         assert_eq!(self.fine(&["vm", "exec", "db", "--", "echo", word]), format!("{word}\n"));
     }
@@ -61,6 +79,7 @@ fn real_a_vm_lives_a_whole_life() {
     ground.fine(&["vm", "create", "db", "--memory", "256MiB", "--disk", "1GiB", "--description", "a <b> & c", "-q"]);
     ground.agree("running", "running");
     ground.echo("up");
+    ground.talk();
     ground.fine(&["vm", "exec", "db", "--", "sh", "-c", "echo kept > /dev/vda; sync"]);
     ground.fine(&["vm", "pause", "db"]);
     ground.agree("suspended", "paused");
@@ -72,8 +91,13 @@ fn real_a_vm_lives_a_whole_life() {
     ground.agree("stopped", "shut off");
     let refused = ground.instance.perigee(&["vm", "pause", "db"]);
     assert!(refused.code != 0 && refused.err.contains("PRG-4002"), "{}", refused.err);
-    let larger = ground.fine(&["vm", "update", "db", "--memory", "320MiB", "-o", "json"]);
-    assert!(larger.contains("335544320"), "{larger}");
+    let larger = ["--memory", "320MiB", "--name", "store", "--metadata", "ticket=7", "-o", "json"];
+    let larger = ground.fine(&[&["vm", "update", "db"], &larger[..]].concat());
+    let larger: Value = serde_json::from_str(&larger).unwrap();
+    assert_eq!((&larger["memory_bytes"], &larger["name"]), (&(320u64 << 20).into(), &"store".into()));
+    assert_eq!(larger["metadata"]["ticket"], "7");
+    ground.until("store", "stopped");
+    ground.fine(&["vm", "update", "store", "--name", "db"]);
     ground.fine(&["vm", "start", "db"]);
     ground.agree("running", "running");
     assert!(ground.fine(&["vm", "exec", "db", "--", "head", "-c", "4", "/dev/vda"]).starts_with("kept"));
