@@ -80,10 +80,34 @@ export interface Guest {
   addresses?: string[];
   restart_needed?: boolean;
   adopted?: boolean;
+  metadata?: Record<string, string>;
+}
+
+/** A VM that is asked for; what is undefined is as the control plane likes. */
+export interface GuestRequest {
+  name: string | undefined;
+  image: string;
+  cpus: number;
+  memory_bytes: number;
+  disk_bytes: number | undefined;
+  network: string | undefined;
+  host: string | undefined;
+  description: string | undefined;
+  ssh_keys: string[] | undefined;
+  user_data: string | undefined;
+  firmware: string;
+  tpm: boolean | undefined;
+  restart: string;
+}
+
+export interface Image {
+  id: string;
+  name: string;
 }
 
 /** A merge patch: what is not there stays; labels given as `null` are removed. */
 export interface GuestPatch {
+  name?: string;
   description?: string;
   labels?: Record<string, string | null>;
   cpus?: number;

@@ -17,6 +17,28 @@ export interface Doing {
   refusal: string | undefined;
 }
 
+/** The task as it is at its end; what is not answered meanwhile is asked again. */
+export async function ended(api: Api, task: Task, pause = sleep): Promise<Task> {
+  let now = task;
+  while (!ENDED.includes(now.state)) {
+    await pause(TASK_EVERY_MS);
+    now = await asIs(api, now);
+  }
+  return now;
+}
+
+const sleep = (ms: number) => new Promise<void>((done) => setTimeout(done, ms));
+
+/** The task as it is now; as it was, while nobody answers. */
+async function asIs(api: Api, last: Task): Promise<Task> {
+  try {
+    return await api.get<Task>(`/api/v1/tasks/${last.id}`);
+  } catch (error) {
+    if (error instanceof ApiError && error.status === 0) return last;
+    throw error;
+  }
+}
+
 export class Machine {
   readonly guest = new Cell<Loaded<Guest>>({ value: undefined, error: undefined, at: 0 });
   readonly doing = new Cell<Doing | undefined>(undefined);
@@ -27,7 +49,7 @@ export class Machine {
   constructor(
     private readonly api: Api,
     readonly id: string,
-    private readonly pause: (ms: number) => Promise<void> = (ms) => new Promise((done) => setTimeout(done, ms)),
+    private readonly pause: (ms: number) => Promise<void> = sleep,
   ) {}
 
   /** Follows it from now on. */
@@ -56,7 +78,7 @@ export class Machine {
         told(task);
         await this.pause(TASK_EVERY_MS);
         if (this.ended) return false;
-        [task] = await Promise.all([this.task(task), this.read()]);
+        [task] = await Promise.all([asIs(this.api, task), this.read()]);
       }
       if (task && task.state !== "succeeded") {
         told(task, task.problem?.detail ?? task.note ?? `The task is ${task.state}.`);
@@ -76,21 +98,11 @@ export class Machine {
   /** Changes what is configured, if nobody changed it meanwhile. */
   async change(patch: GuestPatch): Promise<void> {
     await this.api.send<Guest>("PATCH", this.path, patch, this.tag);
-    await this.read();
+    if (patch.name === undefined) await this.read();
   }
 
   forget(): void {
     this.doing.set(undefined);
-  }
-
-  /** The task as it is now; as it was, while nobody answers. */
-  private async task(last: Task): Promise<Task> {
-    try {
-      return await this.api.get<Task>(`/api/v1/tasks/${last.id}`);
-    } catch (error) {
-      if (error instanceof ApiError && error.status === 0) return last;
-      throw error;
-    }
   }
 
   private async follow(): Promise<void> {

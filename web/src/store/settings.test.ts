@@ -8,5 +8,5 @@ test("only what changed is sent, and what is gone is null", () => {
   const form = settingsOf(guest);
   expect(patchOf(guest, form)).toEqual({});
   expect(patchOf(guest, { ...form, labels: "site = lund\n\nnew=\na.b/c=x=y\n" })).toEqual({ labels: { role: null, site: "lund", new: "" } });
-  expect(patchOf(guest, { ...form, memoryMib: "1024", cpus: "4", restart: "never", startOrder: "3", description: "Shop" })).toEqual({ memory_bytes: 1 << 30, cpus: 4, restart: "never", start_order: 3, description: "Shop" });
+  expect(patchOf(guest, { ...form, memoryMib: "1024", cpus: "4", restart: "never", startOrder: "3", description: "Shop", name: " shop" })).toEqual({ name: "shop", memory_bytes: 1 << 30, cpus: 4, restart: "never", start_order: 3, description: "Shop" });
 });

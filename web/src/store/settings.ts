@@ -10,6 +10,7 @@ export const RESTARTS: [string, string][] = [
 const MIB = 1 << 20;
 
 export interface Settings {
+  name: string;
   description: string;
   /** One `name=value` a line. */
   labels: string;
@@ -21,6 +22,7 @@ export interface Settings {
 
 export function settingsOf(guest: Guest): Settings {
   return {
+    name: guest.name,
     description: guest.description ?? "",
     labels: Object.entries(guest.labels)
       .map(([name, value]) => `${name}=${value}`)
@@ -41,6 +43,7 @@ function labels(text: string): Record<string, string> {
 export function patchOf(guest: Guest, form: Settings): GuestPatch {
   const was = settingsOf(guest);
   const patch: GuestPatch = {};
+  if (form.name !== was.name) patch.name = form.name.trim();
   if (form.description !== was.description) patch.description = form.description;
   if (form.cpus !== was.cpus) patch.cpus = Number(form.cpus);
   if (form.memoryMib !== was.memoryMib) patch.memory_bytes = Number(form.memoryMib) * MIB;

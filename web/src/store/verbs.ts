@@ -1,6 +1,8 @@
 // What can be asked of a guest, and why not now.
 
-export type Verb = "start" | "stop" | "restart" | "pause" | "resume" | "delete";
+import type { Guest } from "../protocol/types";
+
+export type Verb = "start" | "stop" | "restart" | "pause" | "resume" | "delete" | "release";
 
 export const VERBS: { verb: Verb; title: string; doing: string }[] = [
   { verb: "start", title: "Start", doing: "Starting" },
@@ -9,7 +11,14 @@ export const VERBS: { verb: Verb; title: string; doing: string }[] = [
   { verb: "restart", title: "Restart", doing: "Restarting" },
   { verb: "stop", title: "Stop", doing: "Stopping" },
   { verb: "delete", title: "Delete", doing: "Deleting" },
+  { verb: "release", title: "Release", doing: "Releasing" },
 ];
+
+/** What can be asked of this one at all: what was taken over is let go and not deleted. */
+export function verbsOf(guest: Guest): typeof VERBS {
+  const never: Verb = guest.adopted ? "delete" : "release";
+  return VERBS.filter(({ verb }) => (guest.kind === "vm" ? verb !== never : verb === "delete"));
+}
 
 /** In which states a guest takes a verb. A guest that will not stop can be told again, by force. */
 const TAKES: Record<Verb, string[]> = {
@@ -19,6 +28,7 @@ const TAKES: Record<Verb, string[]> = {
   restart: ["running"],
   stop: ["starting", "running", "suspended", "stopping"],
   delete: ["pending", "waiting", "starting", "running", "suspended", "stopping", "stopped", "failed", "unknown"],
+  release: ["running", "suspended", "stopped", "failed"],
 };
 
 const IS: Record<string, string> = {
