@@ -80,7 +80,10 @@ fn test() -> Result<()> {
 }
 
 fn nextest() -> crate::shell::Step {
-    cargo(["nextest", "run", "--workspace"]).env("PERIGEE_GUEST_BINARY", build::guest_path())
+    // What is played only in part is drawn from the seed, and says so when it fails.
+    cargo(["nextest", "run", "--workspace"])
+        .env("PERIGEE_GUEST_BINARY", build::guest_path())
+        .env("PERIGEE_SEED", first_seed().to_string())
 }
 
 fn simulate(seeds: &str) -> Result<()> {

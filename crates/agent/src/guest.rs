@@ -57,6 +57,9 @@ pub(crate) struct Document {
     /// That act is still to be brought about: what is observed is behind it.
     #[serde(default)]
     pub acting: bool,
+    /// It should be paused, and somebody else let it go on: that holds until the next order or act.
+    #[serde(default)]
+    pub let_go: bool,
 }
 
 impl Document {
@@ -82,7 +85,17 @@ impl Document {
             booted: None,
             addresses: Vec::new(),
         };
-        Self { epoch, order, observed, steady: false, falls: 0, taken_over: false, acted: None, acting: false }
+        Self {
+            epoch,
+            order,
+            observed,
+            steady: false,
+            falls: 0,
+            taken_over: false,
+            acted: None,
+            acting: false,
+            let_go: false,
+        }
     }
     /// As found by a new life of the agent.
     pub(crate) fn inherited(mut self) -> Self {
@@ -101,10 +114,14 @@ impl Document {
     pub(crate) fn report(&self) -> GuestReport {
         GuestReport { guest: self.order.id, observed: self.observed.clone() }
     }
-    /// Takes an act of this host's own into what is wanted. `false`: it was taken before, or knew
-    /// of another generation.
+    /// Takes an act of this host's own into what is wanted. `false`: it was taken before, knew of another
+    /// generation, or comes after the guest's end was asked for.
     fn take_act(&mut self, id: Uuid, base: u64, act: &Act) -> bool {
         if self.acted.is_some_and(|newest| id <= newest) || base != self.order.desired.generation {
+            return false;
+        }
+        // Nothing brings back what is on its way out.
+        if self.order.desired.power == Power::Absent && *act != Act::Delete {
             return false;
         }
         match act {
@@ -118,6 +135,7 @@ impl Document {
         }
         self.acted = Some(id);
         self.acting = true;
+        self.let_go = false;
         true
     }
     /// Whether an order is newer than what is known. One of an older reign never is.
@@ -227,6 +245,15 @@ impl Handle {
     /// Whether that is what was found.
     pub(crate) fn is_as_found(&self, found: &Found) -> bool {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) == (found.alive, found.paused)
+    }
+    /// Leaves an order for later, unless a newer one came.
+    fn keep(&self, epoch: u64, order: DesiredGuest) {
+        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        mail.order.get_or_insert((epoch, order));
+    }
+    /// What kept an order back may be over.
+    pub(crate) fn go_on(&self) {
+        self.wake.notify_one();
     }
     /// Something about it may not be as it was.
     pub(crate) fn look(&self) {

@@ -126,6 +126,9 @@ pub(crate) async fn taken(world: &Arc<World>, intent: Uuid) {
     if let Some(intent) = world.outbox.drop_intent(intent) {
         // What was said of a guest before the control plane knew it was not heard.
         world.outbox.repeat_guest(intent.guest);
+        if let Some(handle) = world.guests.get(intent.guest) {
+            handle.go_on();
+        }
     }
 }
 

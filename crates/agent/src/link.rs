@@ -162,6 +162,7 @@ async fn speak(world: &World, mut said: Inventory, every: Duration, tx: mpsc::Se
             biased;
             () = tx.closed() => return LinkEnd::Ended,
             _ = beat.tick() => {
+                world.outbox.repeat_intents();
                 let now = (world.describe)();
                 let inventory = (now != said).then(|| Box::new(now.clone()));
                 said = now;

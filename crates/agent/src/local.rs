@@ -19,8 +19,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::DuplexStream;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore, mpsc};
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 64;
@@ -45,6 +46,8 @@ pub enum Listener {
         /// What must be shown.
         token: String,
     },
+    /// Whoever has the other end, in this process: a user of a simulated host.
+    Within(Mutex<mpsc::Receiver<(DuplexStream, u32)>>),
 }
 
 impl Listener {
@@ -95,6 +98,10 @@ pub(crate) async fn serve(listener: Arc<Listener>, world: Arc<World>) {
             Listener::Tcp { listener, token } => {
                 listener.accept().await.map(|(stream, _)| http::Connection::with_token(stream, token.clone()))
             }
+            Listener::Within(asked) => match asked.lock().await.recv().await {
+                Some((stream, uid)) => Ok(http::Connection::of_user(stream, Some(uid))),
+                None => return, // nobody can ask any more
+            },
         };
         let Ok(connection) = accepted else {
             tokio::time::sleep(AGAIN).await;

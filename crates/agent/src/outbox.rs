@@ -76,6 +76,15 @@ impl Outbox {
         self.with(|s| s.intents.remove(&id))
     }
 
+    /// Whether something was done on this host to the guest of which the control plane has not heard.
+    pub(crate) fn has_act_on(&self, id: GuestId) -> bool {
+        self.with(|s| s.intents.values().any(|intent| intent.guest == id))
+    }
+    /// Says every act again: a receipt may have been lost.
+    pub(crate) fn repeat_intents(&self) {
+        self.with(|s| s.unsaid.extend(s.intents.keys().map(|id| Key::Intent(*id))));
+    }
+
     pub(crate) fn repeat_guest(&self, id: GuestId) {
         let known = self.with(|s| s.guests.contains_key(&id) && s.unsaid.insert(Key::Guest(id)));
         if known {

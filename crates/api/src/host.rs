@@ -1,5 +1,6 @@
 //! Hosts and join tokens.
 
+use crate::problem::ProblemView;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -20,6 +21,9 @@ pub struct HostView {
     /// When it last spoke, as far as this control plane heard it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heard_at: Option<String>,
+    /// What is wrong with it: two agents have its identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<ProblemView>,
     /// Marks.
     pub labels: BTreeMap<String, String>,
     /// What another agent says of the host: `primary_interface_speed_mbps`, …

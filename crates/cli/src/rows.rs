@@ -89,6 +89,7 @@ impl Shown for HostView {
         wide("LABELS"),
         wide("CREATED"),
         wide("ID"),
+        wide("PROBLEM"),
     ];
     fn cells(&self) -> Vec<Cell> {
         let inventory = self.inventory.as_ref();
@@ -117,6 +118,7 @@ impl Shown for HostView {
             Cell::pairs(&self.labels),
             moment(&self.created_at),
             words(&self.id),
+            problem(self.problem.as_ref()),
         ]
     }
     fn name(&self) -> String {

@@ -1,6 +1,7 @@
 //! Hosts: joining, linking, and what they say of themselves.
 
 use crate::guests::desired_of;
+use crate::links::{Return, Twins};
 use crate::{Cause, Control, LinkEnd, Span, refuse_store};
 use perigee_agent_api::{DesiredGuest, FromAgent, FromServer, Hello, VERSIONS, VersionRange};
 use perigee_model::limits::HEARTBEAT_EVERY;
@@ -80,13 +81,15 @@ impl Control {
     /// Takes a hello: the link is up, and the agent gets everything it should have.
     ///
     /// # Errors
-    /// `BadCertificate` when the hello names another host, `VersionRefused`, `HostRevoked`.
+    /// `BadCertificate` when the hello names another host, `VersionRefused`, `HostRevoked`, `TwinAgent`
+    /// when a process with the same identity that began later is linked.
     pub async fn host_hello(&self, host: HostId, hello: Hello) -> Result<LinkEnd, Refusal> {
         self.admit_host(host)?;
         if hello.host != host {
             return Err(Refusal::new(Code::BadCertificate, "the hello names another host than the certificate"));
         }
         let version = speak(hello.versions)?;
+        self.watch_for_twins(host, hello.run).await?;
         self.keep_inventory(host, &hello.inventory, Some(hello.run)).await?;
         let end = self.links().connect(host, hello.run);
         let heartbeat_ms = u64::try_from(HEARTBEAT_EVERY.as_millis()).unwrap_or(u64::MAX);
@@ -99,6 +102,28 @@ impl Control {
         self.0.queue_wake.notify_one();
         tracing::info!(%host, run = %hello.run, "host connected");
         Ok(end)
+    }
+
+    /// Two processes with one host's identity, a copied data directory perhaps, would fight over its
+    /// guests: the newest run wins, and it is told.
+    async fn watch_for_twins(&self, host: HostId, run: RunId) -> Result<(), Refusal> {
+        let Some(Return { twins, is_news, stays_out }) = self.links().returns(host, run) else { return Ok(()) };
+        if is_news {
+            let Twins { older, newer, .. } = twins;
+            tracing::warn!(%host, %older, %newer, "two agents have the identity of this host");
+            let (about, actor) = (("host", host.to_string()), format!("host:{host}"));
+            let detail = format!("two agents have its identity: run {newer} is served, run {older} is refused");
+            let mut batch = Batch::default();
+            let (tenant, cause) = (Tenant::first(), Cause::default());
+            batch.events.push(self.event((&tenant, &actor), "host.twins", about, &cause, detail));
+            self.commit(batch).await.map_err(refuse_store)?;
+        }
+        if !stays_out {
+            return Ok(());
+        }
+        let text =
+            "another agent, which was started later, has this host's identity; stop one of the two and join it anew";
+        Err(Refusal::new(Code::TwinAgent, text))
     }
 
     /// Takes any later message of a link.

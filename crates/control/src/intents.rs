@@ -46,7 +46,8 @@ impl Control {
         next.revision += 1;
         // What it deleted is gone by its own report.
         let deleted = guest.is_gone() && intent.act == Act::Delete;
-        if !deleted && (guest.is_gone() || !guest.allows_act(intent.id, intent.base_generation)) {
+        let ends = guest.is_gone() || (guest.desired.power == Power::Absent && intent.act != Act::Delete);
+        if !deleted && (ends || !guest.allows_act(intent.id, intent.base_generation)) {
             let why = "something else was asked for meanwhile; that holds";
             let mut batch = self.refused_act(host, intent, &guest.tenant, why);
             next.acted = Some(TakenAct { id: intent.id, base: 0, after: guest.desired.generation });

@@ -6,13 +6,15 @@
 
 use perigee_agent_api::{FromServer, Purpose, TunnelFrame, TunnelId};
 use perigee_clock::Clock;
-use perigee_model::limits::{LINK_QUEUE_MAX, TUNNEL_OPEN_TIMEOUT, TUNNELS_PER_HOST_MAX};
+use perigee_model::limits::{LINK_QUEUE_MAX, TUNNEL_OPEN_TIMEOUT, TUNNELS_PER_HOST_MAX, TWINS_SHOWN};
 use perigee_model::{Code, HostId, Refusal, RunId, Timestamp};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+/// Runs that are remembered of a host beside its newest link's.
+const RUNS_REMEMBERED: usize = 8;
 /// Frames that may wait in a tunnel, per direction.
 const TUNNEL_FRAMES_MAX: usize = 32;
 
@@ -33,6 +35,30 @@ struct Entry {
     link: Option<Link>,
     since: Option<Timestamp>,
     heard: Option<Timestamp>,
+    /// Whose link was the newest, and whose were before it.
+    run: Option<RunId>,
+    before: VecDeque<RunId>,
+    twins: Option<Twins>,
+}
+
+/// Two agent processes that have the identity of one host. Runs are numbered by when they began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Twins {
+    /// The one that began first; it is refused while the other is linked.
+    pub older: RunId,
+    /// The one that is served.
+    pub newer: RunId,
+    /// When this was seen last.
+    pub seen: Timestamp,
+}
+
+/// A run that came back after another run had taken its place.
+pub(crate) struct Return {
+    pub twins: Twins,
+    /// Nobody was told of it lately.
+    pub is_news: bool,
+    /// The other one is linked and began later.
+    pub stays_out: bool,
 }
 
 struct Link {
@@ -80,6 +106,8 @@ pub struct LinkState {
     pub since: Option<Timestamp>,
     /// When the host spoke last.
     pub heard: Option<Timestamp>,
+    /// Two agents have its identity, as was seen lately.
+    pub twins: Option<Twins>,
 }
 
 impl Links {
@@ -87,7 +115,7 @@ impl Links {
         Self { clock, state: Mutex::new(State::default()) }
     }
 
-    /// A link came up. An older one of the same host ends: the newest run wins.
+    /// A link came up. An older one of the same host ends.
     pub fn connect(&self, host: HostId, run: RunId) -> LinkEnd {
         let (to_agent, outgoing) = mpsc::channel(LINK_QUEUE_MAX);
         let ended = CancellationToken::new();
@@ -99,7 +127,25 @@ impl Links {
         }
         entry.since = Some(now);
         entry.heard = Some(now);
+        entry.before.retain(|old| *old != run);
+        entry.before.extend(entry.run.replace(run).filter(|old| *old != run));
+        if entry.before.len() > RUNS_REMEMBERED {
+            entry.before.pop_front();
+        }
         LinkEnd { outgoing, ended }
+    }
+
+    /// Whether this run is back although another one took its place: a process has one life, so two of
+    /// them have the host's identity.
+    pub(crate) fn returns(&self, host: HostId, run: RunId) -> Option<Return> {
+        let seen = self.clock.now();
+        let mut state = self.lock();
+        let entry = state.hosts.get_mut(&host).filter(|entry| entry.before.contains(&run))?;
+        let other = entry.run?;
+        let twins = Twins { older: run.min(other), newer: run.max(other), seen };
+        let told = entry.twins.replace(twins);
+        let is_news = told.is_none_or(|told| seen.since(told.seen) > TWINS_SHOWN);
+        Some(Return { twins, is_news, stays_out: entry.link.is_some() && run == twins.older })
     }
 
     /// A link went down. Nothing happens when a newer one (another run or stream) is up already.
@@ -137,8 +183,13 @@ impl Links {
     /// Whether the host has a link, and since when.
     pub fn state(&self, host: HostId) -> LinkState {
         match self.lock().hosts.get(&host) {
-            Some(entry) => LinkState { connected: entry.link.is_some(), since: entry.since, heard: entry.heard },
-            None => LinkState { connected: false, since: None, heard: None },
+            Some(entry) => LinkState {
+                connected: entry.link.is_some(),
+                since: entry.since,
+                heard: entry.heard,
+                twins: entry.twins.filter(|twins| self.clock.now().since(twins.seen) <= TWINS_SHOWN),
+            },
+            None => LinkState { connected: false, since: None, heard: None, twins: None },
         }
     }
 

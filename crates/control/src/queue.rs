@@ -198,10 +198,12 @@ impl Control {
         })
     }
 
-    /// Switches that a stop did not wait for are ended by it; other stops are done when it is.
+    /// Switches that a stop did not wait for, and those that were asked for before it and still wait, are
+    /// ended by it; other stops are done when it is.
     fn overtake(&self, task: &Task, guest: GuestId, batch: &mut Batch) {
         let rows = self.view().read();
-        let others = rows.open_tasks_of(guest).filter(|t| t.id != task.id && t.state == TaskState::Running);
+        let before = |t: &&Arc<Task>| t.state == TaskState::Running || t.id < task.id;
+        let others = rows.open_tasks_of(guest).filter(|t| t.id != task.id).filter(before);
         let switched = others.filter(|t| match t.kind {
             TaskKind::GuestPower { switch, .. } => !matches!(switch, Switch::Stop { .. }),
             TaskKind::GuestCreate { .. }

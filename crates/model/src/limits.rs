@@ -81,6 +81,8 @@ pub const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// Agents report that they live this often.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
+/// Two agents with one host's identity are shown for so long after the older one was last heard.
+pub const TWINS_SHOWN: Duration = Duration::from_secs(300);
 /// A host that was silent for this long is shown as `stale`; it is never called dead.
 pub const HOST_STALE_AFTER: Duration = Duration::from_secs(75);
 /// First wait of an agent that lost its link; doubles, with full jitter.

@@ -97,6 +97,7 @@ codes! {
     HostInUse "PRG-4006" Conflict "The host still has guests",
     WriteConflict "PRG-4007" Conflict "Another request changed the object first",
     DuplicateSequence "PRG-4008" Conflict "The sequence id was taken before",
+    TwinAgent "PRG-4009" Conflict "Two agents have the identity of one host",
     NoRoom "PRG-5001" Exhausted "No host has room for the guest",
     TooManyTasks "PRG-5002" Exhausted "Too many tasks are waiting",
     DiskFull "PRG-5003" Exhausted "The disk is full",

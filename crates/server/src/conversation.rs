@@ -77,8 +77,10 @@ async fn serve(
 }
 
 async fn refuse(tx: &mpsc::Sender<FromServer>, refusal: &Refusal) {
-    let final_word =
-        matches!(refusal.code, Code::HostRevoked | Code::VersionRefused | Code::BadCertificate | Code::NoSuchHost);
+    let final_word = matches!(
+        refusal.code,
+        Code::HostRevoked | Code::VersionRefused | Code::BadCertificate | Code::NoSuchHost | Code::TwinAgent
+    );
     let message = FromServer::Refused {
         problem: Problem::new(refusal.code, refusal.shown.clone()),
         retry_after_ms: (!final_word).then_some(500),

@@ -33,14 +33,14 @@ impl Chaos {
             let pause = self.draw.millis(100, pause_most);
             sleep(pause).await;
             while faults.try_join_next().is_some() {}
-            self.strike(&mut faults);
+            self.strike(&mut faults).await;
         }
         faults.abort_all();
         while faults.join_next().await.is_some() {}
         self.calm().await;
     }
 
-    fn strike(&mut self, faults: &mut JoinSet<()>) {
+    async fn strike(&mut self, faults: &mut JoinSet<()>) {
         let Some(host) = self.draw.pick(&self.hosts).cloned() else { return };
         let time = self.draw.millis(100, self.worst);
         match self.draw.below(100) {
@@ -56,7 +56,7 @@ impl Chaos {
                 let millis = self.draw.millis(5, 300).as_millis() as u64;
                 drop(faults.spawn(slow_store(self.scene.clone(), self.plane.clone(), millis, time)));
             }
-            59..72 => self.hit_guest(&host),
+            59..72 => self.hit_guest(&host).await,
             72..86 => {
                 let percent = 10 + self.draw.below(40) as u32;
                 let faulty = [
@@ -80,14 +80,14 @@ impl Chaos {
     }
 
     /// Something happens to one guest on a host.
-    fn hit_guest(&mut self, host: &Host) {
+    async fn hit_guest(&mut self, host: &Host) {
         let alive: Vec<GuestId> = host.machine.guests().into_iter().filter(|g| g.alive).map(|g| g.guest).collect();
         let Some(id) = self.draw.pick(&alive).copied() else { return };
         let name = self.scene.story.guest(id);
         match self.draw.below(3) {
             0 => {
                 self.scene.checks.fault("VMM crash", format!("the VMM of {name} on {} crashes", host.name));
-                host.machine.kill(id);
+                host.fell(id).await;
             }
             1 => {
                 self.scene.checks.fault("guest reboot", format!("guest {name} on {} reboots by itself", host.name));

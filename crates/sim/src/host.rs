@@ -3,18 +3,21 @@
 //! Owns: starting the agent, ending it politely or like `kill -9`, and starting it again when it
 //! ends by itself, as an init system would. Refuses: touching guests.
 
-use crate::driver::{Greeted, WatchedDriver};
+use crate::driver::{Falls, Greeted, WatchedDriver};
 use crate::images::Nothing;
 use crate::journal::WatchedJournal;
 use crate::network::{Line, Network, Wire};
 use crate::scene::{Sabotage, Scene};
+use perigee_agent::local::Listener;
 use perigee_agent::{Agent, Health, MemorySpool};
 use perigee_hypervisor::Hypervisor;
 use perigee_hypervisor::simulated::{Knobs, Simulated, SimulatedConfig, SimulatedHost};
 use perigee_model::limits::HOST_RESERVE_BYTES;
-use perigee_model::{HostId, Inventory};
+use perigee_model::{GuestId, HostId, Inventory};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +25,12 @@ use tokio_util::sync::CancellationToken;
 pub const BOOTS_MAX: u32 = 2;
 /// Memory of a machine that guests may take.
 pub const MEMORY_BYTES: u64 = 3 << 30;
+/// Of one host's users, what waits for its agent to listen.
+const ASKED_AT_ONCE: usize = 4;
+
+/// A way to the agent, with the number of the user who speaks.
+pub type Door = mpsc::Sender<(DuplexStream, u32)>;
+
 const BOOT: std::ops::RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_millis(1800);
 
 /// A host.
@@ -42,6 +51,8 @@ pub struct Host {
     /// Its line.
     pub line: Arc<Line>,
     greeted: Greeted,
+    falls: Falls,
+    door: Mutex<Option<Door>>,
     life: Mutex<Option<Life>>,
 }
 
@@ -65,6 +76,8 @@ impl Host {
             knobs: Arc::new(Knobs::default()),
             line: network.lay(id, name),
             greeted: Greeted::default(),
+            falls: Falls::default(),
+            door: Mutex::default(),
             life: Mutex::default(),
         })
     }
@@ -86,6 +99,22 @@ impl Host {
             }
         });
         *life = Some(Life { cancel, task });
+    }
+
+    /// Where this host's users speak to its agent.
+    pub fn door(&self) -> Option<Door> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A guest's VMM crashes. `false`: it had none.
+    pub async fn fell(&self, guest: GuestId) -> bool {
+        if !self.machine.kill(guest) {
+            return false;
+        }
+        if let Some(is) = self.journal.guest(guest).await {
+            self.falls.lock().unwrap_or_else(PoisonError::into_inner).insert(guest, is);
+        }
+        true
     }
 
     /// `kill -9` of the agent. `false`: none ran.
@@ -128,9 +157,12 @@ impl Host {
             inner: Simulated::new(config, self.machine.clone()),
             journal: self.journal.clone(),
             greeted: self.greeted.clone(),
+            falls: self.falls.clone(),
             boots_max: BOOTS_MAX as usize,
         };
         let inventory = inventory(&self.name, &driver);
+        let (door, asked) = mpsc::channel(ASKED_AT_ONCE);
+        *self.door.lock().unwrap_or_else(PoisonError::into_inner) = Some(door);
         let unbounded = self.scene.settings.sabotage == Sabotage::NoAdmission;
         Agent {
             host: self.id,
@@ -143,7 +175,7 @@ impl Host {
             builder: Arc::new(Nothing),
             describe: Arc::new(move || inventory.clone()),
             health: Arc::new(Health::default()),
-            local: Vec::new(),
+            local: vec![Arc::new(Listener::Within(tokio::sync::Mutex::new(asked)))],
             boots_in_flight_max: unbounded.then_some(u32::MAX),
         }
     }

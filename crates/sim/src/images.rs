@@ -1,6 +1,6 @@
 //! Images of nothing.
 //!
-//! Owns: a builder that makes one empty kernel, and hosts that have every part after a moment.
+//! Owns: a builder that makes a kernel and an initial RAM file system of nothing, and hosts that have every part after a moment.
 //! Refuses: bytes.
 
 use async_trait::async_trait;
@@ -23,9 +23,12 @@ impl Builder for Nothing {
     async fn build(&self, _: &Name, progress: watch::Sender<BuildProgress>) -> Result<Built, String> {
         progress.send_replace(Some(("a kernel of nothing".to_owned(), Some(50))));
         tokio::time::sleep(BUILD).await;
-        let digest = Digest::parse(&"0".repeat(64)).ok_or_else(|| "no digest".to_owned())?;
-        let part = Part { role: PartRole::Kernel, digest, bytes: 1 };
-        let parts = vec![(part, PathBuf::from("/sim/kernel"))];
+        // VMs have `perigee-guest` by our own initial RAM file system.
+        let mut parts = Vec::new();
+        for (role, digit) in [(PartRole::Kernel, "0"), (PartRole::Initrd, "1")] {
+            let digest = Digest::parse(&digit.repeat(64)).ok_or_else(|| "no digest".to_owned())?;
+            parts.push((Part { role, digest, bytes: 1 }, PathBuf::from("/sim/part")));
+        }
         Ok(Built { arch: "x86_64".to_owned(), kernel_release: "6.1.0-simulated".to_owned(), parts })
     }
 }
@@ -38,6 +41,6 @@ impl Parts for Nothing {
         _: watch::Sender<Option<Progress>>,
     ) -> Result<Vec<(PartRole, PathBuf)>, PartsError> {
         tokio::time::sleep(FETCH).await;
-        Ok(parts.iter().map(|part| (part.role, PathBuf::from("/sim/kernel"))).collect())
+        Ok(parts.iter().map(|part| (part.role, PathBuf::from("/sim/part"))).collect())
     }
 }

@@ -9,15 +9,47 @@ use crate::truth::Slowness;
 use async_trait::async_trait;
 use perigee_agent::journal::{JournalError, Keep};
 use perigee_agent::{Journal, MemoryJournal};
+use perigee_agent_api::{Act, Intent};
+use perigee_model::{Desired, GuestId, Observed, Phase, Power, RestartPolicy};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 const GUESTS: &str = "guests";
 const EXECUTIONS: &str = "executions";
+const INTENTS: &str = "intents";
 
 /// Generation, reign and sequence of a guest's document.
 type Fence = (u64, u64, u64);
+
+/// What an agent has written down about a guest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Written {
+    pub phase: Phase,
+    /// What it should be.
+    pub desired: Desired,
+    /// What was seen is what should be: nothing is to be brought about.
+    pub is_settled: bool,
+    /// The newest act of the host on it.
+    pub acted: Value,
+    /// When it ends by itself; of VMs.
+    pub restart: Option<RestartPolicy>,
+}
+
+impl Written {
+    fn read(document: &Value) -> Option<Self> {
+        let desired: Desired = serde_json::from_value(document["order"]["desired"].clone()).ok()?;
+        let observed: Observed = serde_json::from_value(document["observed"].clone()).ok()?;
+        let done = observed.generation >= desired.generation && observed.restarts >= desired.restarts;
+        Some(Self {
+            phase: observed.phase,
+            is_settled: done && document["acting"] != true,
+            acted: document["acted"].clone(),
+            restart: serde_json::from_value(document["order"]["spec"]["vm"]["restart"].clone()).ok(),
+            desired,
+        })
+    }
+}
 
 /// A journal that is looked over the shoulder.
 pub struct WatchedJournal {
@@ -41,11 +73,42 @@ impl WatchedJournal {
         self.inner.count(shelf)
     }
 
-    /// The phase in a guest's document.
-    pub async fn phase(&self, guest: &str) -> Option<String> {
-        let json = self.inner.get(GUESTS, guest).await.ok()??;
-        let value: Value = serde_json::from_slice(&json).ok()?;
-        value["observed"]["phase"].as_str().map(str::to_owned)
+    /// What a guest's document says of it.
+    pub async fn guest(&self, guest: GuestId) -> Option<Written> {
+        let json = self.inner.get(GUESTS, &guest.to_string()).await.ok()??;
+        Written::read(&serde_json::from_slice(&json).ok()?)
+    }
+
+    /// The newest act on a guest that the control plane has not taken yet.
+    pub async fn act_on(&self, guest: GuestId) -> Option<Intent> {
+        // Their names are in the order of their times.
+        for key in self.inner.list(INTENTS).await.ok()?.into_iter().rev() {
+            let json = self.inner.get(INTENTS, &key).await.ok()??;
+            let intent: Option<Intent> = serde_json::from_slice(&json).ok();
+            if let Some(intent) = intent.filter(|intent| intent.guest == guest) {
+                return Some(intent);
+            }
+        }
+        None
+    }
+
+    /// What was done last on the host holds there until the control plane has heard of it.
+    async fn watch_acts(&self, key: &str) {
+        let Ok(guest) = key.parse::<GuestId>() else { return };
+        let (Some(is), Some(intent)) = (self.guest(guest).await, self.act_on(guest).await) else { return };
+        if is.acted != intent.id.to_string() {
+            return; // not taken up yet
+        }
+        let mut then = is.desired.clone();
+        match intent.act {
+            Act::Switch(switch) => switch.apply(&mut then),
+            Act::Delete => then.power = Power::Absent,
+            Act::Create { .. } => return,
+        }
+        let name = self.scene.story.guest(guest);
+        self.scene.checks.that(then.power == is.desired.power, "an act on a host holds until it was heard", || {
+            format!("{} of {name} on {} was followed by {:?}", intent.act.verb(), self.host, is.desired.power)
+        });
     }
 
     /// Loses every document about executions.
@@ -84,6 +147,7 @@ impl Journal for WatchedJournal {
         // Only what is really there counts: a crash may have come before.
         if shelf == GUESTS {
             self.watch(key, &json);
+            self.watch_acts(key).await;
         }
         self.slowness.wait().await;
         Ok(())

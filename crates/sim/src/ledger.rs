@@ -15,6 +15,8 @@ pub struct MadeGuest {
     pub name: String,
     /// The task that makes it.
     pub task: TaskId,
+    /// It is a full VM.
+    pub vm: bool,
     /// It has a time to live.
     pub expires: bool,
     /// A delete was acknowledged; its task may have been cancelled since.
@@ -34,8 +36,18 @@ pub struct RanCommand {
     pub seen: Option<Outcome>,
 }
 
+/// What somebody did on a host itself.
+#[derive(Clone, Debug)]
+pub struct Act {
+    /// For the story.
+    pub what: String,
+    /// The host said that it is done: it was written down. Otherwise it may have been.
+    pub done: bool,
+}
+
 #[derive(Debug, Default)]
 struct State {
+    acts: BTreeMap<String, Act>,
     guests: BTreeMap<GuestId, MadeGuest>,
     commands: BTreeMap<ExecutionId, RanCommand>,
     tasks: BTreeMap<TaskId, Option<TaskState>>,
@@ -70,6 +82,14 @@ impl Ledger {
             s.guests.entry(id).and_modify(|g| g.deleted = Some(task));
         });
     }
+    /// Another task was acknowledged.
+    pub fn asked(&self, task: TaskId) {
+        self.with(|s| s.tasks.insert(task, None));
+    }
+    /// Somebody, `uid:N@HOST`, did something on a host itself; each act has a user of its own.
+    pub fn acted(&self, actor: String, act: Act) {
+        self.with(|s| s.acts.insert(actor, act));
+    }
     /// A command was acknowledged.
     pub fn ran(&self, id: ExecutionId, command: RanCommand) {
         self.with(|s| {
@@ -88,6 +108,10 @@ impl Ledger {
         self.with(|s| s.tasks.insert(id, Some(state)));
     }
 
+    /// Every act on a host, by who did it.
+    pub fn acts(&self) -> BTreeMap<String, Act> {
+        self.with(|s| s.acts.clone())
+    }
     /// Every guest.
     pub fn guests(&self) -> BTreeMap<GuestId, MadeGuest> {
         self.with(|s| s.guests.clone())

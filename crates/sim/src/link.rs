@@ -5,7 +5,7 @@
 //! Refuses: losing what only a new link would repeat.
 
 use crate::network::Line;
-use crate::pipe::{Fate, Pipe};
+use crate::pipe::{Fate, Pipe, Rough};
 use crate::scene::Sabotage;
 use perigee_agent_api::{DesiredGuest, FromAgent, FromServer, Hello};
 use perigee_control::Control;
@@ -96,7 +96,9 @@ async fn up(line: &Line, control: &Control, from_agent: &mut mpsc::Receiver<From
             }
             message = from_agent.recv(), if open => match message {
                 Some(message) => {
-                    let fate = line.with_draw(|d| pipe.push(message, line.rough(), false, d));
+                    // Of a host's acts the order counts, and one link keeps it.
+                    let late = if matches!(message, FromAgent::Intent(_)) { 0 } else { line.rough().late };
+                    let fate = line.with_draw(|d| pipe.push(message, Rough { late, ..line.rough() }, false, d));
                     count(line, fate);
                 }
                 None => open = false,

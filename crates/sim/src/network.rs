@@ -91,6 +91,10 @@ impl Line {
             state.severed = CancellationToken::new();
         }
     }
+    /// Whether it is cut.
+    pub fn is_cut(&self) -> bool {
+        self.lock().cut
+    }
     /// How rough it is from now on.
     pub fn set_rough(&self, rough: Rough) {
         self.lock().rough = rough;

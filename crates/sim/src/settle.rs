@@ -4,8 +4,8 @@
 
 use crate::host::Host;
 use crate::plane::Plane;
-use perigee_control::Control;
-use perigee_model::{Guest, GuestId, HostId, Phase, Power};
+use perigee_control::{Cause, Control};
+use perigee_model::{Guest, GuestId, GuestKind, HostId, Phase, Power, Switch, TaskKind, Who};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,19 +14,37 @@ use tokio::time::{Instant, sleep};
 /// A guest whose time to live is over within this is about to end.
 const ABOUT_TO_END: Duration = Duration::from_secs(2);
 
-/// Waits until all is as it should be, or the time is over. Gives what is still open.
-pub async fn settle(plane: &Plane, hosts: &[Arc<Host>], within: Duration, look_every: Duration) -> Vec<String> {
+/// Waits until all is as it should be, or the time is over. Gives what is still open. Whoever waits for a
+/// command in a paused VM lets it go on: a command stands still with its guest.
+pub async fn settle(plane: &Plane, hosts: &[Arc<Host>], who: &Who, within: Duration, look: Duration) -> Vec<String> {
     let deadline = Instant::now() + within;
     loop {
         let open = match plane.control() {
-            Some(control) => open_ends(&control, hosts),
+            Some(control) => {
+                for guest in standing(&control) {
+                    // Refused: it does not stand any more.
+                    drop(control.switch_vm(who, &guest.to_string(), Switch::Resume, &Cause::default()).await);
+                }
+                open_ends(&control, hosts)
+            }
             None => vec!["nobody reigns".to_owned()],
         };
         if open.is_empty() || Instant::now() >= deadline {
             return open;
         }
-        sleep(look_every).await;
+        sleep(look).await;
     }
+}
+
+/// Paused VMs in which a command has not ended, and which nobody switches.
+fn standing(control: &Control) -> BTreeSet<GuestId> {
+    let rows = control.view().read();
+    let paused = |id: &GuestId| {
+        let is = |g: &Arc<Guest>| g.is_caught_up() && g.desired.power == Power::Paused && !g.is_gone();
+        rows.guests.get(id).is_some_and(is)
+    };
+    let switched = |id: &GuestId| rows.open_tasks_of(*id).any(|t| matches!(t.kind, TaskKind::GuestPower { .. }));
+    rows.open_executions().map(|e| e.guest).filter(|id| paused(id) && !switched(id)).collect()
 }
 
 /// What is not as it should be yet, in words.
@@ -38,7 +56,9 @@ pub fn open_ends(control: &Control, hosts: &[Arc<Host>]) -> Vec<String> {
     for host in hosts {
         // A hint may be lost: the agent looks once a minute.
         let alive: BTreeSet<GuestId> = host.machine.copies().into_keys().collect();
-        if alive != running_on(control, host.id) || alive.len() != host.machine.guests().len() {
+        let off = off_on(control, host.id);
+        let stray = host.machine.guests().iter().any(|g| !g.alive && !off.contains(&g.guest));
+        if alive != running_on(control, host.id) || stray {
             open.push(format!("{} has other guests than are desired", host.name));
         }
     }
@@ -70,8 +90,18 @@ pub fn open_ends(control: &Control, hosts: &[Arc<Host>]) -> Vec<String> {
 pub fn running_on(control: &Control, host: HostId) -> BTreeSet<GuestId> {
     let rows = control.view().read();
     let runs = |g: &&Arc<Guest>| {
-        let running = g.observed.as_ref().is_some_and(|o| o.phase == Phase::Running);
-        g.desired.host == Some(host) && g.desired.power == Power::Running && running
+        let running = g.observed.as_ref().is_some_and(|o| matches!(o.phase, Phase::Running | Phase::Paused));
+        g.desired.host == Some(host) && matches!(g.desired.power, Power::Running | Power::Paused) && running
     };
     rows.living_guests().filter(runs).map(|g| g.id).collect()
+}
+
+/// The VMs that lie on a host, stopped or failed: their disks are kept.
+pub fn off_on(control: &Control, host: HostId) -> BTreeSet<GuestId> {
+    let rows = control.view().read();
+    let off = |g: &&Arc<Guest>| {
+        let ended = g.observed.as_ref().is_some_and(|o| matches!(o.phase, Phase::Stopped | Phase::Failed));
+        g.kind == GuestKind::Vm && g.desired.host == Some(host) && ended
+    };
+    rows.living_guests().filter(off).map(|g| g.id).collect()
 }

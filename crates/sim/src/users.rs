@@ -41,13 +41,14 @@ impl User {
             let pause = self.draw.millis(50, pause_most);
             tokio::time::sleep(pause).await;
             match self.draw.below(100) {
-                0..30 => {
+                0..24 => {
                     made += 1;
                     self.create(made).await;
                 }
-                30..62 => self.execute().await,
-                62..78 => self.execute_now().await,
-                78..92 => self.delete().await,
+                24..48 => self.execute().await,
+                48..60 => self.execute_now().await,
+                60..82 => self.switch().await,
+                82..92 => self.delete().await,
                 92..97 => self.cancel().await,
                 _ => self.wait().await,
             }
@@ -55,7 +56,11 @@ impl User {
     }
 
     /// Asks as this user. `None`: refused (which is told) or no answer.
-    async fn ask<T, F>(&self, what: &str, question: impl FnOnce(Control, Who) -> F + Send + 'static) -> Option<T>
+    pub(crate) async fn ask<T, F>(
+        &self,
+        what: &str,
+        question: impl FnOnce(Control, Who) -> F + Send + 'static,
+    ) -> Option<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Refusal>> + Send + 'static,
@@ -85,11 +90,12 @@ impl User {
         let name = format!("{stem}-{}{number:02}", self.number);
         let memory_mib = [128, 256, 512, 1024][self.draw.below(if self.modest { 1 } else { 4 })];
         let ttl_most = if self.modest { 5_000 } else { 90_000 };
-        let ttl = self.draw.chance(35).then(|| self.draw.millis(3_000, ttl_most));
+        let vm = self.draw.chance(40).then(|| self.some_vm());
+        let ttl = (vm.is_none() && self.draw.chance(40)).then(|| self.draw.millis(3_000, ttl_most));
         let host = if self.draw.chance(15) { self.draw.pick(&self.hosts).cloned() } else { None };
         let wanted = NewGuest {
             name: Name::parse(&name).ok(),
-            kind: GuestKind::Sandbox,
+            kind: if vm.is_some() { GuestKind::Vm } else { GuestKind::Sandbox },
             image: "base".to_owned(),
             resources: Resources { cpus: 1, memory_bytes: memory_mib << 20 },
             ttl,
@@ -97,8 +103,9 @@ impl User {
             labels: Labels::new(),
             host,
             priority: PRIORITIES[self.draw.below(4)],
-            vm: None,
+            vm,
         };
+        let is_vm = wanted.vm.is_some();
         let what = format!("create {name}");
         let made = self.ask(&what, async move |c: Control, who| c.create_guest(&who, wanted, &Cause::default()).await);
         let Some((guest, task)) = made.await else { return };
@@ -106,10 +113,18 @@ impl User {
         self.scene.checks.deed("creates");
         self.ledger.made(
             guest.id,
-            MadeGuest { name: name.clone(), task: task.id, expires: ttl.is_some(), deleted: None, touched: false },
+            MadeGuest {
+                name: name.clone(),
+                task: task.id,
+                vm: is_vm,
+                expires: ttl.is_some(),
+                deleted: None,
+                touched: false,
+            },
         );
         let life = ttl.map_or_else(String::new, |t| format!(", to live {:.1} s", t.as_secs_f64()));
-        self.scene.story.tell(format!("user {}: creates {name} ({memory_mib} MiB{life})", self.number));
+        let kind = if is_vm { "the VM " } else { "" };
+        self.scene.story.tell(format!("user {}: creates {kind}{name} ({memory_mib} MiB{life})", self.number));
     }
 
     fn some_guest(&mut self) -> Option<(GuestId, MadeGuest)> {

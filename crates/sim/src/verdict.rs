@@ -6,7 +6,7 @@
 use crate::host::Host;
 use crate::ledger::{Ledger, MadeGuest, RanCommand};
 use crate::scene::Scene;
-use crate::settle::running_on;
+use crate::settle::{off_on, running_on};
 use perigee_control::{Control, View};
 use perigee_model::limits::TASK_DEADLINE;
 use perigee_model::{Code, Execution, ExecutionId, Guest, GuestId, Outcome, Phase, Task, TaskState};
@@ -28,7 +28,7 @@ pub struct Verdict<'a> {
 }
 
 impl Verdict<'_> {
-    fn that(&self, holds: bool, law: &str, why: impl FnOnce() -> String) {
+    pub(crate) fn that(&self, holds: bool, law: &str, why: impl FnOnce() -> String) {
         self.scene.checks.that(holds, law, why);
     }
 
@@ -39,6 +39,8 @@ impl Verdict<'_> {
         self.hosts_have_what_is_desired();
         self.guests_are_as_told();
         self.commands_are_as_told();
+        self.pauses_are_told();
+        self.acts_count_once().await;
         self.view_is_the_truth().await;
     }
 
@@ -78,7 +80,8 @@ impl Verdict<'_> {
             let desired = running_on(self.control, host.id);
             let found = host.machine.guests();
             let alive: BTreeSet<GuestId> = found.iter().filter(|f| f.alive).map(|f| f.guest).collect();
-            let left = found.len() - alive.len();
+            let off = off_on(self.control, host.id);
+            let left = found.iter().filter(|f| !f.alive && !off.contains(&f.guest)).count();
             self.that(left == 0, "nothing is left over", || format!("{left} dead guests' leftovers on {}", host.name));
             let names = |ids: BTreeSet<&GuestId>| ids.into_iter().map(|g| self.scene.story.guest(*g)).collect();
             let more: Vec<String> = names(alive.difference(&desired).collect());
@@ -209,7 +212,7 @@ impl Verdict<'_> {
         for host in self.hosts {
             let guests = host.machine.guests().len();
             self.that(guests == 0, "nothing is left over", || format!("{guests} guests on {}", host.name));
-            for shelf in ["guests", "executions", "builds"] {
+            for shelf in ["guests", "executions", "builds", "intents"] {
                 let count = host.journal.count(shelf);
                 self.that(count == 0, "documents end with their retention", || {
                     format!("{count} of {shelf} on {}", host.name)

@@ -6,6 +6,7 @@
 use crate::checks::Tally;
 use crate::draw::Draw;
 use crate::faults::Chaos;
+use crate::hands::Hand;
 use crate::host::Host;
 use crate::ledger::Ledger;
 use crate::network::Network;
@@ -131,6 +132,16 @@ impl World {
             };
             acts.spawn(user.live(until, self.plan.user_pause));
         }
+        for (place, host) in self.hosts.iter().enumerate() {
+            let hand = Hand {
+                scene: self.scene.clone(),
+                host: host.clone(),
+                ledger: self.ledger.clone(),
+                draw: Draw::new(seed, &format!("hand {}", host.name)),
+                first_uid: 1000 * (place as u32 + 1),
+            };
+            acts.spawn(hand.live(until, self.plan.user_pause));
+        }
         let chaos = Chaos {
             scene: self.scene.clone(),
             plane: self.plane.clone(),
@@ -146,7 +157,11 @@ impl World {
     }
 
     async fn judge(&self) {
-        let open = settle(&self.plane, &self.hosts, self.plan.settle, self.plan.look).await;
+        let who = self.plane.reigning().await.authenticate(&self.token);
+        let open = match who {
+            Ok(who) => settle(&self.plane, &self.hosts, &who, self.plan.settle, self.plan.look).await,
+            Err(refusal) => vec![refusal.to_string()],
+        };
         for text in &open {
             self.scene.checks.that(false, "all settles once faults have ended", || text.clone());
         }

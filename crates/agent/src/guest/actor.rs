@@ -189,11 +189,17 @@ impl Actor {
             }
         }
         let Some((epoch, order)) = mail.order else { return };
+        // What follows from this host's own acts comes with their receipts; until then an order knows of
+        // some of them at most, and would undo the others.
+        if self.world.outbox.has_act_on(self.id()) {
+            return self.handle.keep(epoch, order);
+        }
         if self.document.is_newer(&order, epoch) {
             let before = self.document.clone();
             self.document.order = order;
             self.document.epoch = epoch;
             self.document.acting = false;
+            self.document.let_go = false;
             // What is only removed needs no room in the journal.
             if !self.save(Keep::Power).await && !self.is_absent() {
                 let refused = std::mem::replace(&mut self.document, before);

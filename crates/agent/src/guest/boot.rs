@@ -200,6 +200,7 @@ impl Actor {
 
     async fn attempt(&mut self, files: &Files, pace: Pace) -> Attempt {
         self.document.steady = pace == Pace::Steady;
+        self.document.let_go = false;
         let note = self.document.steady.then(|| "once more, with a slower clock".to_owned());
         let (restarts, resources) = (self.document.order.desired.restarts, self.document.order.spec.resources);
         self.observe(Phase::Booting, |o| {

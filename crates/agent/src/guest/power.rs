@@ -166,6 +166,7 @@ impl Actor {
     /// Somebody else switched it.
     pub(super) async fn notice(&mut self, phase: Phase) {
         let asked = self.document.order.desired.power;
+        self.document.let_go = phase == Phase::Running && asked == Power::Paused;
         let note = match phase {
             Phase::Paused if asked != Power::Paused => {
                 Some("paused, and not by Perigee: by its hypervisor for want of disk space, or by somebody on the host")

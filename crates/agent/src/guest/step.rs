@@ -106,6 +106,8 @@ impl Document {
             (_, true) if !pause && self.is_behind() => Step::Unpause,
             (true, true) => self.settled(),
             (_, false) if pause && self.is_behind() => Step::Pause,
+            // Up again after it fell.
+            (false, false) if pause && !self.let_go => Step::Pause,
             (true, false) => Step::Notice(Phase::Running),
             (false, false) if seen.connected => self.settled(),
             (false, _) => Step::Connect,
@@ -187,7 +189,11 @@ mod tests {
         assert_eq!(up(Power::Paused, Phase::Running, true, true), Step::Notice(Phase::Paused), "it was paused already");
         assert_eq!(up(Power::Paused, Phase::Paused, true, false), rest);
         assert_eq!(up(Power::Paused, Phase::Paused, false, false), Step::Notice(Phase::Running), "let go on by others");
-        assert_eq!(up(Power::Paused, Phase::Running, false, false), rest);
+        assert_eq!(up(Power::Paused, Phase::Running, false, false), Step::Pause, "it fell and was started again");
+        let mut let_go = document(Power::Paused, Phase::Running, false);
+        let_go.let_go = true;
+        let seen = Seen { alive: true, paused: false, connected: true, now: Timestamp::from_micros(1) };
+        assert_eq!(let_go.next(seen), rest);
         assert_eq!(up(Power::Running, Phase::Paused, true, true), Step::Unpause);
         assert_eq!(up(Power::Running, Phase::Running, true, false), Step::Notice(Phase::Paused), "paused by others");
         assert_eq!(up(Power::Running, Phase::Paused, true, false), rest, "a full disk pauses it again and again");

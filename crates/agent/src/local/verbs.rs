@@ -104,6 +104,9 @@ impl Call {
     /// Moves one's switch, and waits until it is there.
     pub(super) async fn switch(&self, text: &str, to: Switch) -> Result<VmView, Refusal> {
         let (handle, document) = self.find(text)?;
+        if document.order.desired.power == Power::Absent {
+            return Err(Refusal::new(Code::NoSuchGuest, "the VM is being deleted"));
+        }
         let off = matches!(document.observed.phase, Phase::Stopped | Phase::Failed);
         if off && matches!(to, Switch::Pause | Switch::Resume) {
             return Err(Refusal::new(Code::GuestNotRunning, "the VM does not run: start it instead"));
@@ -134,10 +137,19 @@ impl Call {
     async fn act(&self, guest: GuestId, base_generation: u64, act: Act) -> Result<Uuid, Refusal> {
         let (id, at): (Uuid, _) = (self.world.clock.uuid(), self.world.clock.now());
         let intent = Intent { id, uid: self.uid, at, guest, base_generation, act };
-        let done = intents::act(&self.world, intent).await;
-        done.map(|()| id).map_err(|error| {
-            Refusal::new(Code::DiskFull, "it cannot be written down on this host, so it was not done").because(error)
-        })
+        // To its end, though nobody may wait for it any more: what is written down is done, and told.
+        let of = self.world.clone();
+        let mut done = self.world.nursery.effect(async move { intents::act(&of, intent).await });
+        match done.wait().await {
+            Some(Ok(())) => Ok(id),
+            Some(Err(error)) => {
+                let text = "it cannot be written down on this host, so it was not done";
+                Err(Refusal::new(Code::DiskFull, text).because(error))
+            }
+            None => {
+                Err(Refusal::new(Code::ShuttingDown, "the agent ends; whether it was done is told by its next life"))
+            }
+        }
     }
 
     /// The document once its guest is there and this act has nothing left to bring about.

@@ -25,6 +25,7 @@ use perigee_model::*;
 use plane::Plane;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -38,6 +39,22 @@ impl Parts for Instant {
         _: watch::Sender<Option<Progress>>,
     ) -> Result<Vec<(PartRole, PathBuf)>, PartsError> {
         Ok(vec![(PartRole::Kernel, PathBuf::from("kernel"))])
+    }
+}
+/// Parts of one byte are here; larger ones never come while they are held back.
+#[derive(Default)]
+struct Held(AtomicBool);
+#[async_trait]
+impl Parts for Held {
+    async fn ensure(
+        &self,
+        parts: &[Part],
+        progress: watch::Sender<Option<Progress>>,
+    ) -> Result<Vec<(PartRole, PathBuf)>, PartsError> {
+        if self.0.load(Ordering::SeqCst) && parts.iter().any(|part| part.bytes > 1) {
+            std::future::pending::<()>().await;
+        }
+        Instant.ensure(parts, progress).await
     }
 }
 #[async_trait]
@@ -59,6 +76,7 @@ struct Rig {
     clock: Clock,
     boots: Option<u32>,
     health: Arc<Health>,
+    parts: Arc<dyn Parts>,
     /// The driver of simulations instead of the fake.
     simulated: Option<simulated::Machine>,
 }
@@ -81,6 +99,7 @@ impl Rig {
             clock: Clock::simulated(7),
             boots: None,
             health: Arc::default(),
+            parts: Arc::new(Instant),
             simulated: None,
         }
     }
@@ -109,7 +128,7 @@ impl Rig {
             journal: Arc::new(self.journal.clone()),
             spool: Arc::new(self.spool.clone()),
             uplink: Arc::new(self.plane.clone()),
-            parts: Arc::new(Instant),
+            parts: self.parts.clone(),
             builder: Arc::new(Instant),
             describe: Arc::new(move || inventory.clone()),
             health: self.health.clone(),

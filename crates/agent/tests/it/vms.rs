@@ -138,3 +138,59 @@ async fn a_host_that_was_switched_off_brings_its_guests_up_in_their_order() {
     assert!(first.1 < second.0 && second.1 < third.0, "{story:?}");
     assert!(!living(&machine, stopped.id), "who was stopped stays stopped");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_stopped_while_it_waits_for_its_image_lets_those_behind_it_boot() {
+    let (machine, rig) = machine();
+    let held = Arc::new(Held::default());
+    let rig = Rig { parts: held.clone(), ..rig };
+    let agent = rig.start();
+    rig.plane.until("a link", |s| !s.hellos.is_empty()).await;
+    let mut first = vm(1, |spec| spec.start_order = 1);
+    first.spec.parts[0].bytes = 2;
+    let second = vm(2, |spec| spec.start_order = 2);
+    for order in [&first, &second] {
+        rig.plane.want(order.clone());
+        rig.plane.until_phase(order.id, Phase::Running).await;
+    }
+
+    // Its host is switched off, and then the first one's image does not come.
+    rig.plane.cut();
+    rig.crash(agent).await;
+    for order in [&first, &second] {
+        assert!(machine.host.kill(order.id));
+    }
+    held.0.store(true, Ordering::SeqCst);
+    rig.plane.with(|s| s.up = true);
+    let _agent = rig.start();
+    let waits = |s: &plane::State| s.observed[&second.id].note.as_ref().is_some_and(|n| n.contains("1 before it"));
+    rig.plane.until("the second one's wait", waits).await;
+    assert!(!living(&machine, second.id), "the first has its turn");
+
+    rig.plane.want(switched(&first, Switch::Stop { grace_ms: 0 }));
+    rig.plane.until_phase(first.id, Phase::Stopped).await;
+    rig.plane.until_phase(second.id, Phase::Running).await;
+    assert_eq!(machine.host.vmm_starts()[&first.id], 1, "the first is not started again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_one_that_fell_is_paused_again_and_one_that_others_let_go_on_is_not() {
+    let (machine, rig) = machine();
+    let _agent = rig.start();
+    rig.plane.until("a link", |s| !s.hellos.is_empty()).await;
+    let order = vm(1, |_| {});
+    let id = order.id;
+    rig.plane.want(order.clone());
+    rig.plane.until_phase(id, Phase::Running).await;
+    rig.plane.want(switched(&order, Switch::Pause));
+    rig.plane.until_phase(id, Phase::Paused).await;
+    assert!(machine.host.kill(id));
+    rig.plane.until("its fall", |s| s.observed[&id].phase != Phase::Paused).await;
+    rig.plane.until_phase(id, Phase::Paused).await;
+    assert!(machine.host.guests()[0].paused && machine.host.vmm_starts()[&id] == 2);
+
+    machine.driver(&rig.clock).pause().unwrap().resume(id).await.unwrap();
+    rig.plane.until_phase(id, Phase::Running).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert!(!machine.host.guests()[0].paused, "somebody on the host wants it so");
+}

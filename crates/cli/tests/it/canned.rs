@@ -79,6 +79,7 @@ pub fn host() -> HostView {
         status: "connected".to_owned(),
         status_since: some(AT),
         heard_at: some(AT),
+        problem: None,
         labels: BTreeMap::new(),
         tags: BTreeMap::new(),
         guests: 2,

@@ -55,6 +55,11 @@ impl Daemon {
     /// Ends it the hard way and starts another in the same place.
     pub fn restart(&mut self) {
         self.kill();
+        self.start_again();
+    }
+
+    /// Starts another in the place of one that was killed.
+    pub fn start_again(&mut self) {
         self.child = spawn(&self.folder, self.user, &self.conf);
         self.await_socket();
     }
@@ -133,6 +138,13 @@ impl Daemon {
     pub fn guest(&self, name: &str) -> Option<Pid> {
         let file = self.folder.path().join(format!("run/libvirt/qemu/{name}.pid"));
         std::fs::read_to_string(file).ok()?.trim().parse().ok().map(Pid::from_raw)
+    }
+
+    /// How often libvirt has started a domain's QEMU, by its log.
+    #[allow(dead_code, reason = "of use to those who share this file")]
+    pub fn starts(&self, name: &str) -> usize {
+        let log = std::fs::read_to_string(self.folder.path().join(format!("log/qemu/{name}.log"))).unwrap_or_default();
+        log.lines().filter(|line| line.contains(": starting up libvirt version")).count()
     }
 
     /// Processes of guests, and what libvirt keeps of them beside their definitions.

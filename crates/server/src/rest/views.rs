@@ -12,7 +12,7 @@ use perigee_control::watch::ForeignVm;
 use perigee_model::execution::Excerpt;
 use perigee_model::guest::Problem;
 use perigee_model::{
-    Event, Execution, ExecutionState, Guest, Host, Image, Inventory, Outcome, Task, TaskKind, Timestamp,
+    Code, Event, Execution, ExecutionState, Guest, Host, Image, Inventory, Outcome, Task, TaskKind, Timestamp,
 };
 
 fn time(at: Timestamp) -> String {
@@ -156,12 +156,17 @@ pub fn host(server: &Server, host: &Host) -> HostView {
         (false, false) if server.watch.is_reporting(host.id) => "reporting",
         (false, false) => "disconnected",
     };
+    let twins = link.twins.map(|twins| {
+        let text = format!("run {} is served, run {} is refused: stop one of the two", twins.newer, twins.older);
+        ProblemView::from(&Problem::new(Code::TwinAgent, format!("two agents have its identity; {text}")))
+    });
     HostView {
         id: host.id.to_string(),
         name: host.name.to_string(),
         status: status.to_owned(),
         status_since: link.since.map(time),
         heard_at: link.heard.map(time),
+        problem: twins,
         labels: host.labels.clone(),
         tags: host.reporting.tags.clone(),
         guests,

@@ -213,6 +213,51 @@ async fn blobs_are_fetched_and_pushed(plane: &Plane, uplink: &impl Uplink) {
 }
 
 #[tokio::test]
+async fn two_agents_with_one_identity_are_told_and_the_newer_is_served() {
+    let plane = Plane::new().await;
+    let uplink = GrpcUplink::new(plane.server.clone(), plane.identity.clone());
+    let hello = |run| Hello { run: RunId::new(Uuid::from_u128(run)), ..plane.hello() };
+    let host = || async { plane.world.get(&format!("/api/v1/hosts/{}", plane.host)).await.json() };
+    let _first = soon("a link", uplink.open(hello(1))).await.unwrap();
+    let mut second = soon("a link", uplink.open(hello(2))).await.unwrap();
+    assert!(matches!(heard(&mut second).await, FromServer::Welcome { .. }));
+    assert!(host().await["problem"].is_null(), "an agent that was started again is no news");
+
+    // The first is alive all the same, and comes back twice.
+    for _ in 0..2 {
+        let mut back = soon("an answer", uplink.open(hello(1))).await.unwrap();
+        let FromServer::Refused { problem, retry_after_ms } = heard(&mut back).await else { panic!("it was let in") };
+        assert_eq!((problem.code.as_str(), retry_after_ms), ("PRG-4009", None), "it does not ask again at once");
+    }
+    let alarms = || async {
+        let events = plane.world.get("/api/v1/events?limit=200").await.json();
+        let of_twins = |event: &&serde_json::Value| event["verb"] == "host.twins";
+        events["items"].as_array().unwrap().iter().filter(of_twins).cloned().collect::<Vec<_>>()
+    };
+    let told = alarms().await;
+    assert_eq!(told.len(), 1, "once: {told:?}");
+    assert_eq!(told[0]["subject_id"], plane.host.to_string());
+    let shown = host().await;
+    assert_eq!((&shown["problem"]["code"], &shown["status"]), (&"PRG-4009".into(), &"connected".into()));
+    assert!(shown["problem"]["detail"].as_str().unwrap().contains(&RunId::new(Uuid::from_u128(2)).to_string()));
+    assert!(plane.world.control.links().is_connected(plane.host), "the newer one goes on");
+
+    // Whoever is left is served.
+    drop(second);
+    soon("the newer one's end", async {
+        while plane.world.control.links().is_connected(plane.host) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let mut left = soon("a link", uplink.open(hello(1))).await.unwrap();
+    assert!(matches!(heard(&mut left).await, FromServer::Welcome { .. }));
+    let _newer = soon("a link", uplink.open(hello(2))).await.unwrap();
+    assert_eq!(refusal(&mut left).await, "PRG-4007", "the newer one takes its place back");
+    assert_eq!(alarms().await.len(), 1);
+}
+
+#[tokio::test]
 async fn grpc_keeps_the_contract() {
     contract(GrpcUplink::new).await;
 }

@@ -105,15 +105,8 @@ impl Instance {
     }
 
     /// Waits for a condition.
-    pub fn until<T>(&self, what: &str, mut is_so: impl FnMut() -> Option<T>) -> T {
-        let begun = Instant::now();
-        loop {
-            if let Some(found) = is_so() {
-                return found;
-            }
-            assert!(begun.elapsed() < PATIENCE, "{what} did not come to be; {}", self.logs());
-            std::thread::park_timeout(Duration::from_millis(50));
-        }
+    pub fn until<T>(&self, what: &str, is_so: impl FnMut() -> Option<T>) -> T {
+        in_time(is_so).unwrap_or_else(|| panic!("{what} did not come to be; {}", self.logs()))
     }
 
     /// Processes of this instance whose program has this name.
@@ -164,6 +157,18 @@ impl Drop for Instance {
                 let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
             }
         }
+    }
+}
+
+/// Waits for a condition; `None`: it did not come to be.
+pub fn in_time<T>(mut is_so: impl FnMut() -> Option<T>) -> Option<T> {
+    let begun = Instant::now();
+    loop {
+        let found = is_so();
+        if found.is_some() || begun.elapsed() >= PATIENCE {
+            return found;
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
     }
 }
 

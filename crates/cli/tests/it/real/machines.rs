@@ -1,46 +1,14 @@
 //! Full VMs on a real libvirtd: a whole life, a host that is switched off, and a control plane that is
 //! away.
 
-use super::Instance;
-use super::instance::Said;
-use super::libvirtd::Daemon;
+use super::ground::Ground;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::process::Stdio;
 
-/// An instance beside a libvirtd of its own, with the image `base`.
-struct Ground {
-    daemon: Daemon,
-    instance: Instance,
-}
-
 impl Ground {
-    fn new() -> Self {
-        let ground = Self { daemon: Daemon::start(), instance: Instance::empty() };
-        ground.up();
-        ground.fine(&["image", "build", "base"]);
-        ground
-    }
-    fn up(&self) {
-        let mut up = self.instance.command(&["up", "--detach"]);
-        up.env("PERIGEE_LIBVIRT_SOCKET", self.daemon.socket()).env("PERIGEE_VM_DIR", self.instance.path().join("vms"));
-        Said::from(up.output().unwrap()).fine();
-    }
-    fn fine(&self, arguments: &[&str]) -> String {
-        self.instance.perigee(arguments).fine()
-    }
-    fn vm(&self, name: &str) -> Option<Value> {
-        let all = self.instance.json(&["vm", "list"]);
-        all.as_array()?.iter().find(|vm| vm["name"] == name).cloned()
-    }
-    fn id(&self, name: &str) -> String {
-        self.vm(name).unwrap()["id"].as_str().unwrap().to_owned()
-    }
-    fn until(&self, name: &str, status: &str) -> Value {
-        self.instance.until(&format!("{name} {status}"), || self.vm(name).filter(|vm| vm["status"] == status))
-    }
     /// Both tell the same of the one machine there is.
     fn agree(&self, ours: &str, theirs: &str) {
         self.until("db", ours);

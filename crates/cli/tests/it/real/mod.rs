@@ -5,6 +5,7 @@
 mod console;
 mod dashboard;
 mod fleet;
+mod ground;
 mod ingest;
 mod instance;
 mod kills;
@@ -14,6 +15,7 @@ mod leftovers;
 mod libvirtd;
 mod life;
 mod machines;
+mod matrix;
 mod namespace;
 mod vms;
 mod watch;

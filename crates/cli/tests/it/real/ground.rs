@@ -1,0 +1,40 @@
+//! An instance beside a libvirtd of its own.
+
+use super::Instance;
+use super::instance::Said;
+use super::libvirtd::Daemon;
+use serde_json::Value;
+
+/// Both, with the image `base`.
+pub struct Ground {
+    pub daemon: Daemon,
+    pub instance: Instance,
+}
+
+impl Ground {
+    pub fn new() -> Self {
+        let ground = Self { daemon: Daemon::start(), instance: Instance::empty() };
+        ground.up();
+        ground.fine(&["image", "build", "base"]);
+        ground
+    }
+    /// Starts what of the instance does not run.
+    pub fn up(&self) {
+        let mut up = self.instance.command(&["up", "--detach"]);
+        up.env("PERIGEE_LIBVIRT_SOCKET", self.daemon.socket()).env("PERIGEE_VM_DIR", self.instance.path().join("vms"));
+        Said::from(up.output().unwrap()).fine();
+    }
+    pub fn fine(&self, arguments: &[&str]) -> String {
+        self.instance.perigee(arguments).fine()
+    }
+    pub fn vm(&self, name: &str) -> Option<Value> {
+        let all = self.instance.json(&["vm", "list"]);
+        all.as_array()?.iter().find(|vm| vm["name"] == name).cloned()
+    }
+    pub fn id(&self, name: &str) -> String {
+        self.vm(name).unwrap()["id"].as_str().unwrap().to_owned()
+    }
+    pub fn until(&self, name: &str, status: &str) -> Value {
+        self.instance.until(&format!("{name} {status}"), || self.vm(name).filter(|vm| vm["status"] == status))
+    }
+}
