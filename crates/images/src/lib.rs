@@ -15,6 +15,7 @@ pub mod base;
 pub mod cpio;
 mod error;
 mod initramfs;
+pub mod inspect;
 mod kernel;
 mod payload;
 

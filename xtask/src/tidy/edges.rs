@@ -17,6 +17,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("guest",      &[]),
     ("libvirt",    &[]),
     ("blobs",      &["model"]),
+    ("outbound",   &[]),
     ("images",     &["model", "blobs"]),
     ("hypervisor", &["model", "clock", "guest", "libvirt"]),
     ("probe",      &["model"]),
