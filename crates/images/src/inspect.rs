@@ -17,7 +17,7 @@ mod window;
 pub use error::InspectError;
 
 use foreign::Foreign;
-use std::fmt;
+use perigee_model::DiskFormat as Format;
 use std::io::{Read, Seek};
 use window::Window;
 
@@ -25,38 +25,6 @@ use window::Window;
 pub const READ_BYTES_MAX: u64 = 256 << 20;
 /// Sectors as disks count them.
 const SECTOR_BYTES: u64 = 512;
-
-/// How a disk's bytes are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// As they are.
-    Raw,
-    /// QEMU's format, version 2 or 3, in one file.
-    Qcow2,
-    /// ISO 9660: a medium to install from.
-    Iso,
-}
-
-impl Format {
-    /// `raw`, `qcow2` or `iso`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Raw => "raw",
-            Self::Qcow2 => "qcow2",
-            Self::Iso => "iso",
-        }
-    }
-    /// Back from [`Format::name`].
-    pub fn parse(name: &str) -> Option<Self> {
-        [Self::Raw, Self::Qcow2, Self::Iso].into_iter().find(|format| format.name() == name)
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// What lies on a raw disk, as far as its first bytes tell. For people: nothing is decided by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
