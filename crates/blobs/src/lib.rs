@@ -216,6 +216,12 @@ impl BlobDir {
         Ok(())
     }
 
+    /// How many fetches were begun and not finished.
+    pub fn partials(&self) -> Result<usize, BlobError> {
+        let dir = self.root.join("partial");
+        Ok(std::fs::read_dir(&dir).map_err(|e| BlobError::io(&dir, e))?.count())
+    }
+
     /// How many bytes of a fetch are here; `None` when none was begun.
     pub fn partial_bytes(&self, digest: &Digest) -> Option<u64> {
         std::fs::metadata(self.partial_path(digest)).map(|found| found.len()).ok()

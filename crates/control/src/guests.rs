@@ -8,8 +8,8 @@ use perigee_model::limits::{ENV_MAX, SANDBOX_TTL_MAX, SANDBOX_TTL_MIN, TASK_ATTE
 use perigee_model::name::labels_fault;
 use perigee_model::placement::{Candidate, Placement, Wanted, place};
 use perigee_model::{
-    Code, Desired, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, HostId, Image, ImageState, Labels, Name, Power,
-    Priority, Refusal, Resources, Task, TaskId, TaskKind, TaskState, Verb, Who,
+    Code, Desired, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, HostId, Image, ImageState, Labels, Name,
+    PartRole, Power, Priority, Refusal, Resources, Task, TaskId, TaskKind, TaskState, Verb, Who,
 };
 use perigee_store::{Batch, Record, StoreError};
 use std::collections::BTreeMap;
@@ -91,6 +91,9 @@ impl Control {
         check(wanted)?;
         let image = self.find_image(who, &wanted.image)?;
         check_ready(&image)?;
+        if wanted.kind == GuestKind::Sandbox && !image.parts.iter().any(|part| part.role == PartRole::Kernel) {
+            return Err(Refusal::field("image", "the image has no kernel of its own: it starts VMs, not sandboxes"));
+        }
         let host = wanted.host.as_deref().map(|h| self.find_host(who, h)).transpose()?.map(|h| h.id);
         let room = Wanted { resources: wanted.resources, arch: image.arch.clone(), host };
         self.check_room(wanted.kind, &room)?;

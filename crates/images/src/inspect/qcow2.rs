@@ -85,11 +85,11 @@ fn read_header<R: Read + Seek>(window: &mut Window<R>) -> Result<Header, Inspect
     if read < least {
         return Err(InspectError::Truncated { what: "the end of its header" });
     }
-    let features = if version == 2 { 0 } else { long(72) };
-    refuse_features(features)?;
     if long(8) != 0 || word(16) != 0 {
         return Err(InspectError::BackingFile { name: name_at(window, long(8), u64::from(word(16)))? });
     }
+    let features = if version == 2 { 0 } else { long(72) };
+    refuse_features(features)?;
     match word(32) {
         0 => {}
         1 => return Err(InspectError::Encrypted { method: "AES" }),

@@ -5,6 +5,7 @@
 mod console;
 mod dashboard;
 mod fleet;
+mod images;
 mod ingest;
 mod instance;
 mod kills;
