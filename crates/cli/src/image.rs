@@ -27,9 +27,9 @@ pub enum Verb {
         no_wait: bool,
     },
     /// Take in a disk that was made elsewhere: raw, qcow2 or ISO
-    #[command(after_help = "Examples:
+    #[command(after_help = "Example:
   perigee image import db --file disk.qcow2
-  perigee image import db --url https://example.org/disk.qcow2 --sha256 HEX
+  perigee image import db --from https://example.org/disk.qcow2 --sha256 HEX
   perigee image import --catalog debian-12")]
     Import(import::Line),
     /// List images by name that others publish

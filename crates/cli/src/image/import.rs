@@ -58,8 +58,8 @@ struct Source {
     #[arg(long)]
     file: Option<PathBuf>,
     /// Have the control plane fetch it from this address
-    #[arg(long)]
-    url: Option<String>,
+    #[arg(long, value_name = "URL")]
+    from: Option<String>,
     /// Have it fetch what the catalogue has under this name
     #[arg(long, visible_alias = "catalogue", value_name = "NAME")]
     catalog: Option<String>,
@@ -75,7 +75,7 @@ pub async fn request(session: &Session, line: Line) -> Result<ImageRequest, Fail
         Some(file) => Some(send(session, file).await?),
         None => None,
     };
-    let Source { url, catalog, .. } = line.source;
+    let Source { from: url, catalog, .. } = line.source;
     let (format, arch) = (line.format, line.arch);
     Ok(ImageRequest { name, recipe: None, url, upload, catalogue: catalog, checksum, format, arch })
 }

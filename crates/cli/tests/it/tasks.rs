@@ -97,7 +97,7 @@ fn images_are_imported_from_one_place() {
     std::fs::write(&disk, "hello from inside").unwrap();
     let sum = "8b6f8a5ad2e3b8a28ba7c5f1c4ee3d22ad4b6dbe2c1f2c6b3dd9b9d0a6b9a0aa";
     let url =
-        fake.run(&["image", "import", "base", "--url", "http://a.example/d", "--sha256", sum, "--arch", "aarch64"]);
+        fake.run(&["image", "import", "base", "--from", "http://a.example/d", "--sha256", sum, "--arch", "aarch64"]);
     assert_eq!(url.code, 0, "{}", url.err);
     let body: serde_json::Value =
         serde_json::from_slice(&fake.seen().iter().rfind(|s| s.method == "POST").unwrap().body).unwrap();
@@ -117,10 +117,10 @@ fn images_are_imported_from_one_place() {
     assert_eq!(sent.body, b" from inside".as_slice());
     for wrong in [
         &["image", "import", "base"][..],
-        &["image", "import", "--url", "https://a.example/d"],
-        &["image", "import", "base", "--url", "https://a.example/d", "--file", "d"],
+        &["image", "import", "--from", "https://a.example/d"],
+        &["image", "import", "base", "--from", "https://a.example/d", "--file", "d"],
         &["image", "import", "base", "--catalog", "debian-12", "--sha256", sum],
-        &["image", "import", "base", "--url", "https://a.example/d", "--format", "vmdk"],
+        &["image", "import", "base", "--from", "https://a.example/d", "--format", "vmdk"],
     ] {
         assert_eq!(fake.run(wrong).code, 2, "{wrong:?}");
     }

@@ -99,7 +99,7 @@ fn real_a_disk_from_elsewhere_boots() {
 
     instance.perigee(&["image", "import", "filed", "--file", &at("disk.qcow2")]).fine();
     let (url, raw) = (serve(disk()), sum(&folder.join("disk.raw")));
-    instance.perigee(&["image", "import", "fetched", "--url", &url, "--sha256", &raw, "--format", "raw"]).fine();
+    instance.perigee(&["image", "import", "fetched", "--from", &url, "--sha256", &raw, "--format", "raw"]).fine();
     assert_eq!(instance.json(&["image", "get", "fetched"])["parts"][0]["digest"], raw.as_str());
     let sandbox = instance.perigee(&["sandbox", "create", "--name", "s", "--image", "filed"]);
     assert!(sandbox.code != 0 && sandbox.err.contains("no kernel of its own"), "{}", sandbox.err);
