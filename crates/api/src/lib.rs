@@ -24,7 +24,7 @@ pub use console::{ConsoleRequest, ConsoleSeat, ConsoleView};
 pub use event::EventView;
 pub use execution::{ExecuteRequest, ExecutionView};
 pub use host::{AbilitiesView, HostView, InventoryView, JoinTokenRequest, JoinTokenView, LoadView};
-pub use image::{ImageRequest, ImageView, PartView};
+pub use image::{CatalogueEntryView, ImageRequest, ImageView, PartView, UploadView};
 pub use ingest::{
     CommandResultReport, EventReport, EventsReport, IngestTokenRequest, IngestTokenView, MetricSample, MetricsBatch,
     ReceiptView, RegisterRequest, SampleKind, TagValue,

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 pub struct TaskView {
     /// UUIDv7.
     pub id: String,
-    /// `vm:create`, `vm:delete`, `vm:execute`, `image:build`.
+    /// `vm:create`, `vm:delete`, `vm:execute`, `image:build`, `image:import`.
     pub kind: String,
     /// `pending`, `running`, `succeeded`, `failed`, `cancelled` or `dead`.
     pub state: String,

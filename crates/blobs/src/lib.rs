@@ -17,6 +17,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 const CHUNK: usize = 256 << 10;
@@ -151,6 +152,12 @@ impl BlobDir {
         Err(BlobError::WrongDigest { expected: digest.clone(), found: found.digest })
     }
 
+    /// Begins a blob whose digest is not known yet. Blocks.
+    pub fn stage(&self) -> Result<Staged, BlobError> {
+        let temp = Temp::make(&self.root.join("temp"))?;
+        Ok(Staged { blobs: self.clone(), temp, bytes: 0 })
+    }
+
     /// Stores a stream to its end. With `expected`, other bytes are refused and not kept.
     pub async fn put_stream<R>(&self, expected: Option<&Digest>, mut reader: R) -> Result<Blob, BlobError>
     where
@@ -192,6 +199,32 @@ impl BlobDir {
     pub async fn partial(&self, digest: &Digest) -> Result<Partial, BlobError> {
         let (blobs, digest) = (self.clone(), digest.clone());
         blocking(move || Partial::resume(blobs, digest)).await
+    }
+
+    /// Removes what was begun and not gone on with since `before`. One that is being appended to stays.
+    pub fn remove_partials(&self, before: SystemTime) -> Result<(), BlobError> {
+        let dir = self.root.join("partial");
+        for entry in std::fs::read_dir(&dir).map_err(|e| BlobError::io(&dir, e))?.flatten() {
+            let is_old = entry.metadata().and_then(|found| found.modified()).is_ok_and(|at| at < before);
+            if is_old
+                && let Ok(file) = File::open(entry.path())
+                && file.try_lock().is_ok()
+            {
+                _ = std::fs::remove_file(entry.path());
+            }
+        }
+        Ok(())
+    }
+
+    /// How many fetches were begun and not finished.
+    pub fn partials(&self) -> Result<usize, BlobError> {
+        let dir = self.root.join("partial");
+        Ok(std::fs::read_dir(&dir).map_err(|e| BlobError::io(&dir, e))?.count())
+    }
+
+    /// How many bytes of a fetch are here; `None` when none was begun.
+    pub fn partial_bytes(&self, digest: &Digest) -> Option<u64> {
+        std::fs::metadata(self.partial_path(digest)).map(|found| found.len()).ok()
     }
 
     fn partial_path(&self, digest: &Digest) -> PathBuf {
@@ -263,6 +296,16 @@ impl Partial {
         self.offset
     }
 
+    /// Where they are, for those who look at them before they are kept.
+    pub fn path(&self) -> PathBuf {
+        self.blobs.partial_path(&self.digest)
+    }
+
+    /// What the bytes that are here come to.
+    pub fn digest(&self) -> Digest {
+        digest_of(self.hash.clone())
+    }
+
     /// Adds the bytes that follow.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
         let path = self.blobs.partial_path(&self.digest);
@@ -294,6 +337,34 @@ impl Partial {
     pub fn discard(self) -> Result<(), BlobError> {
         let path = self.blobs.partial_path(&self.digest);
         std::fs::remove_file(&path).map_err(|e| BlobError::io(&path, e))
+    }
+}
+
+/// A blob on its way in whose digest is known at its end. Gone when dropped, unless it was kept.
+pub struct Staged {
+    blobs: BlobDir,
+    temp: Temp,
+    bytes: u64,
+}
+
+impl Staged {
+    /// Adds the bytes that follow. Blocks.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), BlobError> {
+        self.temp.append(bytes)?;
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+    /// Where they are, for those who look at them before they are kept.
+    pub fn path(&self) -> &Path {
+        &self.temp.path
+    }
+    /// What is there by now.
+    pub fn blob(&self) -> Blob {
+        Blob { digest: self.temp.digest(), bytes: self.bytes }
+    }
+    /// Gives the blob its name. Blocks until it is on the disk.
+    pub fn keep(self) -> Result<Blob, BlobError> {
+        self.blobs.keep(&self.temp.file, &self.temp.path, self.temp.digest())
     }
 }
 

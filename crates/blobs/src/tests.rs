@@ -133,6 +133,37 @@ fn a_full_disk_has_its_own_name() {
     assert!(matches!(full, BlobError::NoSpace(_)));
 }
 
+#[test]
+fn a_staged_blob_is_kept_or_gone() {
+    let (_home, blobs) = dir();
+    let mut staged = blobs.stage().unwrap();
+    staged.append(&HELLO[..5]).unwrap();
+    staged.append(&HELLO[5..]).unwrap();
+    assert_eq!(std::fs::read(staged.path()).unwrap(), HELLO);
+    let blob = staged.blob();
+    assert_eq!(blob, Blob { digest: digest_bytes(HELLO), bytes: HELLO.len() as u64 });
+    drop(staged);
+    assert!(names(blobs.root.join("temp")).is_empty() && !blobs.has(&blob.digest));
+    let mut staged = blobs.stage().unwrap();
+    staged.append(HELLO).unwrap();
+    assert_eq!(staged.keep().unwrap(), blob);
+    assert!(names(blobs.root.join("temp")).is_empty() && blobs.has(&blob.digest));
+}
+
+#[tokio::test]
+async fn a_fetch_that_nobody_goes_on_with_is_removed() {
+    let (_home, blobs) = dir();
+    let (old, busy) = (digest_bytes(b"old"), digest_bytes(b"busy"));
+    blobs.partial(&old).await.unwrap().append(b"o").unwrap();
+    let mut living = blobs.partial(&busy).await.unwrap();
+    living.append(b"bu").unwrap();
+    let after = SystemTime::now() + std::time::Duration::from_secs(60);
+    blobs.remove_partials(after - std::time::Duration::from_secs(3600)).unwrap();
+    assert_eq!((blobs.partial_bytes(&old), blobs.partial_bytes(&busy)), (Some(1), Some(2)));
+    blobs.remove_partials(after).unwrap();
+    assert_eq!((blobs.partial_bytes(&old), blobs.partial_bytes(&busy)), (None, Some(2)));
+}
+
 proptest! {
     /// However a fetch is cut, the whole arrives.
     #[test]

@@ -146,6 +146,7 @@ fn next_step(code: Code) -> Option<&'static str> {
         Code::NoSuchExecution => Some("perigee execution list"),
         Code::BootFailed | Code::ImageBuildFailed | Code::DiskFull => Some("perigee doctor"),
         Code::NameTaken => Some("perigee sandbox list"),
+        Code::ImageRefused => Some("perigee image import --help"),
         Code::TaskDeadline | Code::WaitTimedOut => Some("perigee task list"),
         _ => None,
     }

@@ -1,5 +1,7 @@
 //! `perigee image …`: what guests start from.
 
+mod import;
+
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::names::{Kind, resolve};
@@ -24,6 +26,15 @@ pub enum Verb {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Take in a disk that was made elsewhere: raw, qcow2 or ISO
+    #[command(after_help = "Example:
+  perigee image import db --file disk.qcow2
+  perigee image import db --from https://example.org/disk.qcow2 --sha256 HEX
+  perigee image import --catalog debian-12")]
+    Import(import::Line),
+    /// List images by name that others publish
+    #[command(alias = "catalogue", after_help = "Example:\n  perigee image catalog -o wide")]
+    Catalog,
     /// List images
     #[command(visible_alias = "ls", after_help = "Example:\n  perigee image list")]
     List {
@@ -50,11 +61,21 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
     let client = session.client()?;
     match verb {
         Verb::Build { recipe, name, no_wait } => {
-            let request = ImageRequest { name: name.unwrap_or_else(|| recipe.clone()), recipe };
-            return build(session, &request, no_wait).await;
+            let name = name.unwrap_or_else(|| recipe.clone());
+            let request = ImageRequest { name, recipe: Some(recipe), ..ImageRequest::default() };
+            return create(session, &request, "building", no_wait).await;
+        }
+        Verb::Import(line) => {
+            let no_wait = line.no_wait;
+            let request = import::request(session, line).await?;
+            return create(session, &request, "importing", no_wait).await;
+        }
+        Verb::Catalog => {
+            let none = "The catalogue is empty";
+            return listing::all(session, ListQuery::default(), None, none, async |_| client.catalogue().await).await;
         }
         Verb::List { limit } => {
-            let hint = "No images; build one: perigee image build base";
+            let hint = "No images; build one: perigee image build base, or import one: perigee image import --help";
             return listing::all(session, ListQuery::default(), limit, hint, async |q| client.images(q).await).await;
         }
         Verb::Get { name } => {
@@ -70,16 +91,16 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::OK)
 }
 
-async fn build(session: &Session, request: &ImageRequest, no_wait: bool) -> Result<Exit, Failure> {
+async fn create(session: &Session, request: &ImageRequest, what: &str, no_wait: bool) -> Result<Exit, Failure> {
     let client = session.client()?;
-    let image = match client.build_image(request, None).await? {
+    let image = match client.create_image(request, None).await? {
         Answer::Done(image) => image,
         Answer::Accepted(task) if no_wait => {
             session.out.text(&format!("{}\n", task.id))?;
             return Ok(Exit::OK);
         }
         Answer::Accepted(task) => {
-            let task = progress::succeeded(session, *task, &format!("building {}", request.name)).await?;
+            let task = progress::succeeded(session, *task, &format!("{what} {}", request.name)).await?;
             client.image(task.image_id.as_deref().unwrap_or(&request.name)).await?
         }
     };

@@ -3,7 +3,7 @@
 use crate::cell::Cell;
 use crate::table::{Column, Shown, column, wide};
 use perigee_api::problem::ProblemView;
-use perigee_api::{EventView, ExecutionView, HostView, ImageView, SandboxView, TaskView};
+use perigee_api::{CatalogueEntryView, EventView, ExecutionView, HostView, ImageView, SandboxView, TaskView};
 
 /// A text as it is.
 pub fn words(text: &str) -> Cell {
@@ -148,6 +148,24 @@ impl Shown for ImageView {
             moment(&self.created_at),
             words(&self.parts.iter().map(part).collect::<Vec<_>>().join(",")),
             words(&self.id),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+}
+
+impl Shown for CatalogueEntryView {
+    const COLUMNS: &'static [Column] =
+        &[column("NAME"), column("ARCH"), column("FORMAT"), column("TITLE"), wide("URL"), wide("CHECKSUM")];
+    fn cells(&self) -> Vec<Cell> {
+        vec![
+            words(&self.name),
+            words(&self.arch),
+            words(&self.format),
+            words(&self.title),
+            words(&self.url),
+            Cell::text(self.checksum.as_ref().or(self.checksums_url.as_ref())),
         ]
     }
     fn name(&self) -> String {

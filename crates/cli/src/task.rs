@@ -19,7 +19,7 @@ pub enum Verb {
         /// pending, running, succeeded, failed, cancelled or dead
         #[arg(long)]
         state: Option<String>,
-        /// vm:create, vm:delete, vm:execute or image:build
+        /// vm:create, vm:delete, vm:execute, image:build or image:import
         #[arg(long)]
         kind: Option<String>,
         /// At most this many

@@ -225,7 +225,8 @@ pub(crate) fn unsendable(fault: http::Error) -> ClientError {
     ClientError::BadAnswer(format!("the request cannot be sent: {fault}"))
 }
 
-fn decoded<T: DeserializeOwned>(body: &[u8]) -> Result<T, ClientError> {
+/// The value of an answer's body.
+pub(crate) fn decoded<T: DeserializeOwned>(body: &[u8]) -> Result<T, ClientError> {
     serde_json::from_slice(body).map_err(|e| ClientError::BadAnswer(e.to_string()))
 }
 

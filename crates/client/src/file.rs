@@ -7,7 +7,7 @@ use crate::sandbox::path;
 use crate::{Client, ClientError};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Method, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -68,6 +68,20 @@ impl Client {
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
     {
         let at = format!("{}?path={}&mode={mode}", path(sandbox, "/files"), encoded(file));
+        self.put_stream(&at, None, content).await.map(drop)
+    }
+
+    /// Sends a body of any length; gives the answer when it is 2xx. It may take any time as long as bytes
+    /// move.
+    pub(crate) async fn put_stream<S>(
+        &self,
+        at: &str,
+        length: Option<u64>,
+        content: S,
+    ) -> Result<Response<Incoming>, ClientError>
+    where
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+    {
         let moved = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&moved);
         let frames = content.map(move |piece| {
@@ -77,16 +91,15 @@ impl Client {
             })
         });
         let body: Body = StreamBody::new(frames).boxed_unsync();
-        let request = self
-            .builder(&Method::PUT, &at)
-            .header(CONTENT_TYPE, "application/octet-stream")
-            .body(body)
-            .map_err(unsendable)?;
-        let mut sent = Box::pin(self.send_streamed(request));
+        let mut request = self.builder(&Method::PUT, at).header(CONTENT_TYPE, "application/octet-stream");
+        if let Some(length) = length {
+            request = request.header(CONTENT_LENGTH, length);
+        }
+        let mut sent = Box::pin(self.send_streamed(request.body(body).map_err(unsendable)?));
         loop {
             let before = moved.load(Ordering::Relaxed);
             match timeout(PATIENCE, &mut sent).await {
-                Ok(answer) => return self.judged(answer?).await.map(drop),
+                Ok(answer) => return self.judged(answer?).await,
                 Err(_) if moved.load(Ordering::Relaxed) != before => {}
                 Err(_) => return Err(self.timed_out(PATIENCE)),
             }

@@ -91,11 +91,7 @@ impl Control {
         check(wanted)?;
         let image = self.find_image(who, &wanted.image)?;
         check_ready(&image)?;
-        let brings_kernel = image.parts.iter().any(|part| part.role == PartRole::Kernel);
-        if brings_kernel && wanted.vm.as_ref().is_some_and(|vm| vm.spec.wants_firmware()) {
-            let text = format!("{} brings its own kernel, which no firmware boots: leave out uefi and tpm", image.name);
-            return Err(Refusal::field("firmware", text));
-        }
+        check_fits(wanted, &image)?;
         let host = wanted.host.as_deref().map(|h| self.find_host(who, h)).transpose()?.map(|h| h.id);
         let room = Wanted { resources: wanted.resources, arch: image.arch.clone(), host };
         self.check_room(wanted.kind, &room)?;
@@ -390,6 +386,19 @@ fn check(wanted: &NewGuest) -> Result<(), Refusal> {
     }
     if let Some(fault) = labels_fault(&wanted.labels) {
         return Err(Refusal::field("labels", fault));
+    }
+    Ok(())
+}
+
+/// Whether such a guest can be made of this image.
+fn check_fits(wanted: &NewGuest, image: &Image) -> Result<(), Refusal> {
+    let brings_kernel = image.parts.iter().any(|part| part.role == PartRole::Kernel);
+    if wanted.kind == GuestKind::Sandbox && !brings_kernel {
+        return Err(Refusal::field("image", "the image has no kernel of its own: it starts VMs, not sandboxes"));
+    }
+    if brings_kernel && wanted.vm.as_ref().is_some_and(|vm| vm.spec.wants_firmware()) {
+        let text = format!("{} brings its own kernel, which no firmware boots: leave out uefi and tpm", image.name);
+        return Err(Refusal::field("firmware", text));
     }
     Ok(())
 }

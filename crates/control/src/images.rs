@@ -2,7 +2,9 @@
 
 use crate::guests::check_revision;
 use crate::{Cause, Control, Span, refuse_store};
-use perigee_model::{Code, Digest, Image, ImageId, ImageState, Name, Priority, Refusal, Task, TaskKind, Verb, Who};
+use perigee_model::{
+    Code, Digest, Image, ImageId, ImageState, Import, ImportFrom, Name, Priority, Refusal, Task, TaskKind, Verb, Who,
+};
 use perigee_store::{Batch, Change, Noun, Record};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,33 +25,84 @@ impl Control {
         if recipe != "base" {
             return Err(Refusal::field("recipe", "the only recipe of this release is \"base\""));
         }
+        self.new_image(who, name, String::new(), format!("by recipe {recipe}"), cause, |image| TaskKind::ImageBuild {
+            image,
+        })
+        .await
+    }
+
+    /// Records an image whose disk is made elsewhere, and the task that takes it in.
+    ///
+    /// # Errors
+    /// `Denied`, `NameTaken`, `TooManyTasks`.
+    pub async fn import_image(
+        &self,
+        who: &Who,
+        name: Name,
+        import: Import,
+        cause: &Cause,
+    ) -> Result<(Arc<Image>, Arc<Task>), Refusal> {
+        who.authorize(Verb::Operate)?;
+        let source = match &import.from {
+            ImportFrom::Url(address) => format!("from {address}"),
+            ImportFrom::Upload(digest) => format!("from the upload {digest}"),
+        };
+        let arch = import.arch.clone();
+        let made = self.new_image(who, name, arch, source, cause, |image| TaskKind::ImageImport { image, import });
+        let made = made.await?;
+        self.0.import_wake.notify_one();
+        Ok(made)
+    }
+
+    async fn new_image(
+        &self,
+        who: &Who,
+        name: Name,
+        arch: String,
+        source: String,
+        cause: &Cause,
+        kind: impl FnOnce(ImageId) -> TaskKind,
+    ) -> Result<(Arc<Image>, Arc<Task>), Refusal> {
         self.check_queue(who)?;
         let image = Image {
             id: ImageId::new(self.clock().uuid()),
             name,
             tenant: who.tenant.clone(),
             owner: who.actor.clone(),
-            arch: String::new(),
+            arch,
             parts: Vec::new(),
             kernel_release: None,
             state: ImageState::Building,
             created_at: self.clock().now(),
             revision: 1,
         };
-        let task = self.new_task(who, TaskKind::ImageBuild { image: image.id }, Priority::Default);
+        let task = self.new_task(who, kind(image.id), Priority::Default);
         let mut batch = Batch { idempotency: cause.row(task.id), ..Batch::default() };
         let failed = self.find_image(who, image.name.as_str()).ok().filter(|i| i.state == ImageState::Failed);
         if let Some(failed) = failed {
             batch.changes.push(Change::Delete(Noun::Image, failed.id.to_string()));
         }
         let about = ("image", image.id.to_string());
-        let detail = format!("{} by recipe {recipe}", image.name);
-        batch.events.push(self.event((&who.tenant, &who.actor), "image.build", about, cause, detail));
+        let verb = task.kind.text().replace(':', ".");
+        let detail = format!("{} {source}", image.name);
+        batch.events.push(self.event((&who.tenant, &who.actor), &verb, about, cause, detail));
         batch.insert(Record::Image(image.clone()));
         batch.insert(Record::Task(task.clone()));
         self.commit(batch).await.map_err(refuse_store)?;
         self.0.queue_wake.notify_one();
         Ok((Arc::new(image), Arc::new(task)))
+    }
+
+    /// An image whose task ended before it was ready: nothing of it is needed any more.
+    pub(crate) fn fail_image(&self, task: &Task, batch: &mut Batch) {
+        let image = task.kind.image().and_then(|image| self.view().image(image));
+        if let Some(image) = image.filter(|image| image.state == ImageState::Building) {
+            let mut next = image.as_ref().clone();
+            next.state = ImageState::Failed;
+            next.parts.clear();
+            next.revision += 1;
+            batch.update(Record::Image(next));
+        }
     }
 
     /// Images of the caller's tenant, oldest first.

@@ -17,6 +17,7 @@ pub mod executions;
 pub mod guests;
 pub mod hosts;
 pub mod images;
+pub mod imports;
 pub mod ingest;
 mod intents;
 pub mod keys;
@@ -57,6 +58,7 @@ struct Parts {
     worker: String,
     epoch: u64,
     queue_wake: Notify,
+    import_wake: Notify,
     /// Tells that the view has something new.
     shown: Notify,
     tasks_done: tasks::Waiters,
@@ -87,6 +89,7 @@ impl Control {
             worker,
             epoch,
             queue_wake: Notify::new(),
+            import_wake: Notify::new(),
             shown: Notify::new(),
             tasks_done: tasks::Waiters::default(),
             report_rates: ingest::Rates::default(),

@@ -122,6 +122,8 @@ impl Control {
             TaskKind::GuestExecute { guest, execution } => self.claim_execute(task, guest, execution),
             TaskKind::GuestPower { guest, switch } => self.claim_power(task, guest, switch),
             TaskKind::ImageBuild { image } => self.claim_build(task, image),
+            // Whoever imports takes it itself.
+            TaskKind::ImageImport { .. } => None,
         }
     }
 
@@ -194,7 +196,7 @@ impl Control {
             TaskKind::GuestPower { switch: before, .. } => {
                 Some(before.text()).filter(|_| switch != Switch::Stop { grace_ms: 0 })
             }
-            TaskKind::GuestExecute { .. } | TaskKind::ImageBuild { .. } => None,
+            TaskKind::GuestExecute { .. } | TaskKind::ImageBuild { .. } | TaskKind::ImageImport { .. } => None,
         })
     }
 
@@ -209,7 +211,8 @@ impl Control {
             TaskKind::GuestCreate { .. }
             | TaskKind::GuestDelete { .. }
             | TaskKind::GuestExecute { .. }
-            | TaskKind::ImageBuild { .. } => false,
+            | TaskKind::ImageBuild { .. }
+            | TaskKind::ImageImport { .. } => false,
         });
         for other in switched {
             if let TaskVerdict::Go(mut next) = other.step(&TaskEvent::CancelDone, self.clock().now()) {
@@ -333,7 +336,10 @@ impl Control {
     /// What a running task's host is to do, for a resync.
     pub(crate) fn orders_of(&self, rows: &crate::view::Rows, task: &Task) -> Vec<FromServer> {
         match task.kind {
-            TaskKind::GuestCreate { .. } | TaskKind::GuestDelete { .. } | TaskKind::GuestPower { .. } => Vec::new(),
+            TaskKind::GuestCreate { .. }
+            | TaskKind::GuestDelete { .. }
+            | TaskKind::GuestPower { .. }
+            | TaskKind::ImageImport { .. } => Vec::new(),
             TaskKind::GuestExecute { guest, execution } => {
                 let found = rows.guests.get(&guest).zip(rows.executions.get(&execution));
                 let cancel = task.cancel_asked.then_some(FromServer::CancelExecution { execution });

@@ -70,7 +70,8 @@ impl Control {
             TaskKind::GuestDelete { .. }
             | TaskKind::GuestExecute { .. }
             | TaskKind::GuestPower { .. }
-            | TaskKind::ImageBuild { .. } => None,
+            | TaskKind::ImageBuild { .. }
+            | TaskKind::ImageImport { .. } => None,
         };
         let mut next = guest.as_ref().map(|g| self.abandon(g));
         self.step_task(&task, &TaskEvent::Tick, None, &mut batch);
@@ -80,6 +81,7 @@ impl Control {
         if let TaskKind::GuestExecute { execution, .. } = task.kind {
             self.lose_execution(execution, "not done before its task's deadline", &mut batch);
         }
+        self.fail_image(&task, &mut batch);
         if let Some(guest) = &next {
             batch.update(Record::Guest(guest.clone()));
         }

@@ -254,7 +254,8 @@ fn event_of(task: &Task, guest: &Guest, observed: &Observed) -> Option<TaskEvent
             TaskKind::GuestCreate { .. }
             | TaskKind::GuestDelete { .. }
             | TaskKind::GuestExecute { .. }
-            | TaskKind::ImageBuild { .. },
+            | TaskKind::ImageBuild { .. }
+            | TaskKind::ImageImport { .. },
             _,
         ) => None,
     }

@@ -142,13 +142,8 @@ impl Control {
                 }
                 Ok(task.host.map(|h| (h, FromServer::CancelExecution { execution })))
             }
-            TaskKind::ImageBuild { image } => {
-                if let Some(image) = self.view().image(image) {
-                    let mut next = image.as_ref().clone();
-                    next.state = perigee_model::ImageState::Failed;
-                    next.revision += 1;
-                    batch.update(Record::Image(next));
-                }
+            TaskKind::ImageBuild { .. } | TaskKind::ImageImport { .. } => {
+                self.fail_image(task, batch);
                 if let TaskVerdict::Go(next) = task.step(&TaskEvent::CancelDone, self.clock().now()) {
                     *task = *next;
                 }

@@ -13,6 +13,7 @@ pub mod guest;
 pub mod host;
 pub mod id;
 pub mod image;
+pub mod import;
 pub mod limits;
 pub mod name;
 pub mod placement;
@@ -30,6 +31,7 @@ pub use guest::{Desired, Guest, GuestKind, GuestSpec, GuestStatus, Observed, Pha
 pub use host::{Abilities, Acceleration, Host, Inventory, Reporting};
 pub use id::{EventId, ExecutionId, GuestId, HostId, ImageId, InstanceId, RunId, TaskId};
 pub use image::{Digest, Image, ImageState, Part, PartRole};
+pub use import::{Checksum, DiskFormat, Import, ImportFrom};
 pub use name::{Labels, Name};
 pub use refusal::{Code, Kind, Refusal};
 pub use resources::Resources;

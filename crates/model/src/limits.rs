@@ -141,6 +141,14 @@ pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 128;
 pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(86_400);
 /// One file sent into or out of a guest.
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
+/// One image's disk on its way in.
+pub const IMAGE_BYTES_MAX: u64 = 256 << 30;
+/// Images that are imported at once; the others wait.
+pub const IMPORTS_MAX: usize = 2;
+/// Uploads that are under way or were left.
+pub const UPLOADS_MAX: usize = 64;
+/// An upload that nobody goes on with is removed after this long.
+pub const UPLOAD_KEPT: Duration = Duration::from_secs(86_400);
 /// A shutdown drains requests for at most this long.
 pub const DRAIN: Duration = Duration::from_secs(30);
 

@@ -119,6 +119,8 @@ codes! {
     GuestExpired "PRG-7008" Conflict "The sandbox reached its time to live",
     FrameRefused "PRG-7009" Invalid "Measurements were refused",
     SeriesDown "PRG-7010" Unavailable "Measurements cannot be read or written",
+    ImageRefused "PRG-7011" Invalid "The image is not taken",
+    ImageUnreachable "PRG-7012" Unavailable "The image cannot be fetched",
     Bug "PRG-9001" Bug "Something is broken in Perigee",
 }
 

@@ -10,7 +10,7 @@
 
 use crate::guest::{Desired, Power, Problem};
 use crate::limits::{TASK_AGEING, TASK_DEADLINE};
-use crate::{Code, ExecutionId, GuestId, HostId, ImageId, TaskId, Tenant, Timestamp};
+use crate::{Code, ExecutionId, GuestId, HostId, ImageId, Import, TaskId, Tenant, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -52,6 +52,14 @@ pub enum TaskKind {
         /// Which.
         image: ImageId,
     },
+    /// Take in a disk that was made elsewhere. The control plane does it itself.
+    #[serde(rename = "image:import")]
+    ImageImport {
+        /// Which.
+        image: ImageId,
+        /// From where, and what it must be.
+        import: Import,
+    },
 }
 
 impl TaskKind {
@@ -63,6 +71,7 @@ impl TaskKind {
             Self::GuestExecute { .. } => "vm:execute",
             Self::GuestPower { switch, .. } => switch.text(),
             Self::ImageBuild { .. } => "image:build",
+            Self::ImageImport { .. } => "image:import",
         }
     }
     /// The guest it is about.
@@ -72,7 +81,17 @@ impl TaskKind {
             | Self::GuestDelete { guest }
             | Self::GuestExecute { guest, .. }
             | Self::GuestPower { guest, .. } => Some(*guest),
-            Self::ImageBuild { .. } => None,
+            Self::ImageBuild { .. } | Self::ImageImport { .. } => None,
+        }
+    }
+    /// The image it makes.
+    pub fn image(&self) -> Option<ImageId> {
+        match self {
+            Self::ImageBuild { image } | Self::ImageImport { image, .. } => Some(*image),
+            Self::GuestCreate { .. }
+            | Self::GuestDelete { .. }
+            | Self::GuestExecute { .. }
+            | Self::GuestPower { .. } => None,
         }
     }
 }

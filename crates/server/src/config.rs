@@ -3,6 +3,7 @@
 
 use anyhow::Context;
 use clap::{Args, Parser};
+use perigee_outbound::Network;
 use perigee_series::Settings;
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -31,6 +32,9 @@ pub struct Flags {
     /// Host names, beside the loopback ones, under which the API is called.
     #[arg(long = "host-name", env = "PERIGEE_HOST_NAMES", value_delimiter = ',')]
     pub host_names: Vec<String>,
+    /// Private networks that images may be fetched from: 10.0.0.0/8, or one address.
+    #[arg(long, env = "PERIGEE_OUTBOUND_ALLOW", value_name = "NETWORK", value_delimiter = ',')]
+    pub outbound_allow: Vec<Network>,
     /// How long measurements are kept.
     #[command(flatten)]
     pub keep: Keep,
@@ -94,6 +98,7 @@ struct File {
     agents: Option<SocketAddr>,
     store: Option<String>,
     host_names: Vec<String>,
+    outbound_allow: Vec<String>,
     keep: Keep,
 }
 
@@ -110,6 +115,8 @@ pub struct Config {
     pub store: Option<String>,
     /// Names under which the API is called.
     pub host_names: Vec<String>,
+    /// Networks that are called though they are not public.
+    pub outbound_allow: Vec<Network>,
     /// Whether to work on the queue here.
     pub workers: bool,
     /// How long measurements are kept.
@@ -131,6 +138,11 @@ pub fn load(flags: Flags) -> anyhow::Result<Config> {
         agents: flags.agents.or(file.agents).unwrap_or_else(|| port(8443)),
         store: flags.store.or(file.store),
         host_names: if flags.host_names.is_empty() { file.host_names } else { flags.host_names },
+        outbound_allow: if flags.outbound_allow.is_empty() {
+            networks(&file.outbound_allow)?
+        } else {
+            flags.outbound_allow
+        },
         workers: !flags.no_workers,
         keep: flags.keep.or(file.keep),
     };
@@ -152,6 +164,10 @@ pub fn load(flags: Flags) -> anyhow::Result<Config> {
         );
     }
     Ok(config)
+}
+
+fn networks(texts: &[String]) -> anyhow::Result<Vec<Network>> {
+    texts.iter().map(|text| text.parse().map_err(|fault: String| anyhow::anyhow!("outbound_allow: {fault}"))).collect()
 }
 
 fn read(path: Option<&Path>) -> anyhow::Result<File> {
@@ -206,5 +222,16 @@ mod tests {
     fn unknown_entries_of_the_file_are_refused() {
         assert!(toml::from_str::<File>("listne = \"127.0.0.1:1\"").is_err());
         assert!(toml::from_str::<File>("listen = \"127.0.0.1:1\"").is_ok());
+    }
+
+    #[test]
+    fn private_networks_are_called_where_they_are_allowed() {
+        let config = load(flags(&["--data-dir", "/tmp/x", "--outbound-allow", "10.0.0.0/8,127.0.0.1"])).unwrap();
+        let allowed: Vec<_> = config.outbound_allow.iter().map(ToString::to_string).collect();
+        assert_eq!(allowed, ["10.0.0.0/8", "127.0.0.1/32"]);
+        assert!(load(flags(&["--data-dir", "/tmp/x"])).unwrap().outbound_allow.is_empty());
+        assert!(Flags::try_parse_from(["perigeed", "--outbound-allow", "all"]).is_err());
+        assert_eq!(networks(&["fd00::/8".to_owned()]).unwrap()[0].to_string(), "fd00::/8");
+        assert!(networks(&["fd00::/200".to_owned()]).is_err());
     }
 }

@@ -9,6 +9,7 @@ pub mod authority;
 pub mod config;
 mod conversation;
 pub mod grpc;
+pub mod imports;
 pub mod ingest_token;
 pub mod place;
 mod process;

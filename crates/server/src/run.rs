@@ -3,6 +3,7 @@
 use crate::authority::Authority;
 use crate::config::Config;
 use crate::grpc;
+use crate::imports::Imports;
 use crate::ingest_token::IngestTokens;
 use crate::place::Place;
 use crate::rest::{self, Parts, Requests, Server};
@@ -12,8 +13,9 @@ use perigee_blobs::BlobDir;
 use perigee_clock::Clock;
 use perigee_control::watch::Watching;
 use perigee_control::{Cause, Control};
-use perigee_model::limits::DRAIN;
+use perigee_model::limits::{DRAIN, IMAGE_BYTES_MAX};
 use perigee_model::{Role, Tenant, Who};
+use perigee_outbound::{Guard, Limits, Outbound};
 use perigee_store::{SqlStore, Store};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -48,6 +50,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         control: control.clone(),
         watch: watching.clone(),
         blobs: blobs.clone(),
+        catalogue: place.path("catalogue.toml"),
         hosts: config.host_names.clone(),
         agents_url: agents_url.clone(),
         authority_sha256: authority.sha256(),
@@ -57,10 +60,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     });
     rest::sweep_blobs(&server);
     let cancel = CancellationToken::new();
-    let brain = tokio::spawn({
-        let (control, watching, cancel) = (control.clone(), watching.clone(), cancel.clone());
-        async move { tokio::join!(control.run(config.workers, cancel.clone()), watching.run(cancel)) }
-    });
+    let brain = tokio::spawn(think(config.clone(), control.clone(), watching.clone(), blobs.clone(), cancel.clone()));
     let addresses: Vec<IpAddr> = vec![agents_at.ip(), IpAddr::from([127, 0, 0, 1])];
     let link =
         tokio::spawn(grpc::serve(agents, (control.clone(), watching), blobs, authority, addresses, cancel.clone()));
@@ -118,6 +118,19 @@ async fn bind_again(address: SocketAddr, port: u16) -> std::io::Result<TcpListen
         }
     }
     TcpListener::bind(address).await
+}
+
+/// Works on the queue, on imports and on what is measured, until cancelled.
+async fn think(config: Config, control: Control, watching: Watching, blobs: BlobDir, cancel: CancellationToken) {
+    let guard = Guard { allowed: config.outbound_allow };
+    let outbound = Outbound::new(guard, Limits { bytes_max: IMAGE_BYTES_MAX, ..Limits::default() });
+    let imports = Imports { control: control.clone(), blobs, outbound };
+    let imports = async {
+        if config.workers {
+            imports.run(cancel.clone()).await;
+        }
+    };
+    tokio::join!(control.run(config.workers, cancel.clone()), watching.run(cancel.clone()), imports);
 }
 
 async fn open_series(config: &Config, control: &Control, place: &Place) -> anyhow::Result<Watching> {

@@ -16,6 +16,7 @@ impl User {
     pub(crate) fn some_vm(&mut self) -> NewVm {
         let spec = VmSpec {
             description: String::new(),
+            metadata: Default::default(),
             disk_bytes: None,
             network: None,
             mac: Mac::from_bits(0),

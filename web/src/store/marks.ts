@@ -20,7 +20,7 @@ const PITCH = 3;
 /** Deeds that a mark tells one by one. */
 const TOLD = 5;
 
-const TASKS: Record<string, string> = { "vm:create": "create", "vm:delete": "delete", "vm:execute": "command", "image:build": "build image" };
+const TASKS: Record<string, string> = { "vm:create": "create", "vm:delete": "delete", "vm:execute": "command", "image:build": "build image", "image:import": "import image" };
 
 export function taskWord(kind: string): string {
   return TASKS[kind] ?? kind.replace(/^vm:/, "").replace(":", " ");

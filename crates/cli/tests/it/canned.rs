@@ -3,8 +3,8 @@
 use crate::fake::{Reply, Seen, json, refusal};
 use perigee_api::problem::ProblemView;
 use perigee_api::{
-    AbilitiesView, EventView, ExecutionView, HostView, ImageView, InventoryView, JoinTokenView, LoadView, Page,
-    PartView, ReadyPart, ReadyView, SandboxView, TaskView,
+    AbilitiesView, CatalogueEntryView, EventView, ExecutionView, HostView, ImageView, InventoryView, JoinTokenView,
+    LoadView, Page, PartView, ReadyPart, ReadyView, SandboxView, TaskView, UploadView,
 };
 use perigee_model::Code;
 use std::collections::BTreeMap;
@@ -229,6 +229,9 @@ pub fn answers(seen: &Seen) -> Reply {
         ("POST", ["images"]) => json(202, &TaskView { image_id: some(&id(0xc1)), ..running("image:build") }),
         ("GET", ["images", _]) => json(200, &image()),
         ("DELETE", ["images", "base"]) => refusal(Code::ImageInUse, 409, "web uses it"),
+        ("GET", ["catalogue"]) => json(200, &page(vec![entry()])),
+        ("GET", ["uploads", sum]) => json(200, &UploadView { sha256: (*sum).to_owned(), bytes: 5 }),
+        ("PUT", ["uploads", sum]) => json(200, &UploadView { sha256: (*sum).to_owned(), bytes: 17 }),
         ("GET", ["tasks"]) => {
             json(200, &page(vec![task(0xd1, "vm:create", "running"), task(0xd2, "vm:delete", "pending")]))
         }
@@ -246,6 +249,18 @@ pub fn answers(seen: &Seen) -> Reply {
         }
         ("GET", ["", "health", "ready"]) => json(200, &ready()),
         _ => refusal(Code::NoSuchTask, 404, "nothing of that id is known"),
+    }
+}
+
+fn entry() -> CatalogueEntryView {
+    CatalogueEntryView {
+        name: "debian-12".to_owned(),
+        title: "Debian 12".to_owned(),
+        url: "https://a.example/d".to_owned(),
+        checksum: None,
+        checksums_url: some("https://a.example/SUMS"),
+        format: "qcow2".to_owned(),
+        arch: "x86_64".to_owned(),
     }
 }
 

@@ -91,6 +91,50 @@ fn images_are_built_and_kept_in_use() {
 }
 
 #[test]
+fn images_are_imported_from_one_place() {
+    let fake = Fake::start(answers);
+    let disk = fake.dir.path().join("disk");
+    std::fs::write(&disk, "hello from inside").unwrap();
+    let sum = "8b6f8a5ad2e3b8a28ba7c5f1c4ee3d22ad4b6dbe2c1f2c6b3dd9b9d0a6b9a0aa";
+    let url =
+        fake.run(&["image", "import", "base", "--from", "http://a.example/d", "--sha256", sum, "--arch", "aarch64"]);
+    assert_eq!(url.code, 0, "{}", url.err);
+    let body: serde_json::Value =
+        serde_json::from_slice(&fake.seen().iter().rfind(|s| s.method == "POST").unwrap().body).unwrap();
+    let wanted = serde_json::json!({
+        "name": "base", "url": "http://a.example/d", "checksum": format!("sha256:{sum}"), "arch": "aarch64",
+    });
+    assert_eq!(body, wanted);
+    assert_eq!(fake.run(&["image", "import", "--catalog", "ubuntu-22.04"]).code, 0);
+    let body: serde_json::Value =
+        serde_json::from_slice(&fake.seen().iter().rfind(|s| s.method == "POST").unwrap().body).unwrap();
+    assert_eq!(body, serde_json::json!({ "name": "ubuntu-22-04", "catalogue": "ubuntu-22.04" }));
+    // Half of it is there: the rest is sent, and what was sent is named by its sum.
+    let ran = fake.run(&["image", "import", "base", "--file", disk.to_str().unwrap(), "--format", "raw"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let sent = fake.seen().into_iter().rfind(|s| s.method == "PUT").unwrap();
+    assert!(sent.path.starts_with("/api/v1/uploads/") && sent.path.ends_with("?offset=5"), "{}", sent.path);
+    assert_eq!(sent.body, b" from inside".as_slice());
+    for wrong in [
+        &["image", "import", "base"][..],
+        &["image", "import", "--from", "https://a.example/d"],
+        &["image", "import", "base", "--from", "https://a.example/d", "--file", "d"],
+        &["image", "import", "base", "--catalog", "debian-12", "--sha256", sum],
+        &["image", "import", "base", "--from", "https://a.example/d", "--format", "vmdk"],
+    ] {
+        assert_eq!(fake.run(wrong).code, 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn the_catalogue_is_a_list() {
+    let fake = Fake::start(answers);
+    let ran = fake.run(&["image", "catalog", "-o", "csv"]);
+    let told = "NAME,ARCH,FORMAT,TITLE,URL,CHECKSUM\ndebian-12,x86_64,qcow2,Debian 12,https://a.example/d,https://a.example/SUMS\n";
+    assert_eq!((ran.code, ran.out.as_str()), (0, told));
+}
+
+#[test]
 fn join_tokens_go_into_private_files() {
     use std::os::unix::fs::PermissionsExt;
     let fake = Fake::start(answers);

@@ -5,13 +5,13 @@ use super::once::once;
 use super::page::Paging;
 use super::refuse::Answer;
 use super::sandboxes::fell;
-use super::{Server, tasks, views};
+use super::{Server, catalogue, tasks, views};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Method, StatusCode, header};
 use perigee_api::{ImageRequest, ImageView, Page, ProblemDocument, TaskView};
-use perigee_model::{Image, Name, Refusal, TaskState};
+use perigee_model::{Checksum, Digest, DiskFormat, Image, Import, ImportFrom, Name, Refusal, TaskState, Verb};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -39,15 +39,19 @@ pub async fn list(
     Ok(Json(paging.page(images, |i| i.id, |i| views::image(i))))
 }
 
-/// Builds an image: 202 with the task, or, with `Prefer: wait`, 201 with the ready image.
+/// Makes an image: 202 with the task, or, with `Prefer: wait`, 201 with the ready image.
 #[utoipa::path(post, path = "/api/v1/images", tag = "images", request_body = ImageRequest,
     responses((status = 201, body = ImageView), (status = 202, body = TaskView),
         (status = "4XX", body = ProblemDocument), (status = 503, body = ProblemDocument)))]
-pub async fn build(State(server): State<Server>, caller: Caller, body: Body<ImageRequest>) -> Answer {
+pub async fn create(State(server): State<Server>, caller: Caller, body: Body<ImageRequest>) -> Answer {
+    caller.who.authorize(Verb::Operate)?;
     let name = Name::parse(&body.value.name).map_err(|fault| Refusal::field("name", fault.to_string()))?;
-    let recipe = body.value.recipe;
+    let wanted = wanted(&server, body.value).await?;
     once(&server, &caller, (Method::POST, "/api/v1/images"), &body.bytes, async |cause| {
-        let (image, task) = server.control.build_image(&caller.who, name, &recipe, &cause).await?;
+        let (image, task) = match wanted {
+            Wanted::Recipe(recipe) => server.control.build_image(&caller.who, name, &recipe, &cause).await?,
+            Wanted::Import(import) => server.control.import_image(&caller.who, name, *import, &cause).await?,
+        };
         let Some(wait) = caller.wait else { return Ok(tasks::accepted(&task)) };
         let task = server.control.wait_task(task.id, wait).await?;
         match task.state {
@@ -60,6 +64,50 @@ pub async fn build(State(server): State<Server>, caller: Caller, body: Body<Imag
         }
     })
     .await
+}
+
+enum Wanted {
+    Recipe(String),
+    Import(Box<Import>),
+}
+
+/// Where the image comes from; exactly one of the four.
+async fn wanted(server: &Server, request: ImageRequest) -> Result<Wanted, Refusal> {
+    let from = match (&request.recipe, &request.url, &request.upload, &request.catalogue) {
+        (Some(recipe), None, None, None) => return Ok(Wanted::Recipe(recipe.clone())),
+        (None, Some(url), None, None) => ImportFrom::Url(url.clone()),
+        (None, None, Some(sha256), None) => {
+            let digest = Digest::parse(sha256);
+            ImportFrom::Upload(digest.ok_or_else(|| Refusal::field("upload", "64 lower-case hex digits"))?)
+        }
+        (None, None, None, Some(name)) => {
+            let entry = catalogue::read(server).await?.remove(name);
+            let unknown = || Refusal::field("catalogue", "the catalogue has no such name; see /api/v1/catalogue");
+            let entry = entry.ok_or_else(unknown)?;
+            return Ok(Wanted::Import(Box::new(entry.import())));
+        }
+        _ => return Err(Refusal::field("recipe", "say one of recipe, url, upload and catalogue")),
+    };
+    let sum = |text: &str| {
+        let fault = "a checksum is sha256: and 64 hex digits, or sha512: and 128";
+        Checksum::parse(text).ok_or_else(|| Refusal::field("checksum", fault))
+    };
+    let format = |text: &str| DiskFormat::parse(text).ok_or_else(|| Refusal::field("format", "raw, qcow2 or iso"));
+    let arch = request.arch.unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    if !matches!(arch.as_str(), "x86_64" | "aarch64") {
+        return Err(Refusal::field("arch", "x86_64 or aarch64"));
+    }
+    let import = Import {
+        from,
+        checksum: request.checksum.as_deref().map(sum).transpose()?,
+        checksums_at: None,
+        format: request.format.as_deref().map(format).transpose()?,
+        arch,
+    };
+    match perigee_images::import::fault(&import) {
+        Some(fault) => Err(Refusal::field("url", fault)),
+        None => Ok(Wanted::Import(Box::new(import))),
+    }
 }
 
 /// One image by id or name.

@@ -1,6 +1,7 @@
 //! REST `/api/v1`: one file per noun. Handlers are plain calls: authenticate, call one verb, shape
 //! the answer. The OpenAPI document is made from the same declarations.
 
+mod catalogue;
 mod console;
 mod events;
 mod exec_stream;
@@ -23,6 +24,7 @@ mod prometheus;
 pub mod refuse;
 mod sandboxes;
 mod tasks;
+mod uploads;
 mod views;
 mod vms;
 
@@ -41,6 +43,7 @@ use perigee_control::watch::Watching;
 use perigee_model::{Code, Refusal};
 use refuse::Refused;
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -60,6 +63,8 @@ pub struct Parts {
     pub watch: Watching,
     /// Images' bytes.
     pub blobs: BlobDir,
+    /// The file that adds to the catalogue of images.
+    pub catalogue: PathBuf,
     /// Host names beside the loopback ones under which we are spoken to.
     pub hosts: Vec<String>,
     /// The agent link's URL, for join tokens.
@@ -112,8 +117,10 @@ pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(executions::list))
         .routes(routes!(executions::get))
         .routes(routes!(executions::output))
-        .routes(routes!(images::list, images::build))
+        .routes(routes!(images::list, images::create))
         .routes(routes!(images::get, images::delete))
+        .routes(routes!(uploads::get, uploads::put, uploads::delete))
+        .routes(routes!(catalogue::list))
         .routes(routes!(tasks::list))
         .routes(routes!(tasks::get))
         .routes(routes!(tasks::cancel))

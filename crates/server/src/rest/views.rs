@@ -41,10 +41,13 @@ pub fn sandbox_tag(server: &Server, guest: &Guest) -> String {
 }
 
 pub fn task(task: &Task) -> TaskView {
-    let (execution_id, image_id) = match &task.kind {
-        TaskKind::GuestCreate { .. } | TaskKind::GuestDelete { .. } | TaskKind::GuestPower { .. } => (None, None),
-        TaskKind::GuestExecute { execution, .. } => (Some(execution.to_string()), None),
-        TaskKind::ImageBuild { image } => (None, Some(image.to_string())),
+    let execution_id = match &task.kind {
+        TaskKind::GuestExecute { execution, .. } => Some(execution.to_string()),
+        TaskKind::GuestCreate { .. }
+        | TaskKind::GuestDelete { .. }
+        | TaskKind::GuestPower { .. }
+        | TaskKind::ImageBuild { .. }
+        | TaskKind::ImageImport { .. } => None,
     };
     TaskView {
         id: task.id.to_string(),
@@ -54,7 +57,7 @@ pub fn task(task: &Task) -> TaskView {
         tenant: task.tenant.to_string(),
         owner: task.owner.clone(),
         sandbox_id: task.kind.guest().map(|g| g.to_string()),
-        image_id,
+        image_id: task.kind.image().map(|image| image.to_string()),
         execution_id,
         attempts: task.attempts,
         attempts_max: task.attempts_max,

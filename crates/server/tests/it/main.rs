@@ -5,6 +5,7 @@ mod conformance;
 mod console;
 mod hostile;
 mod idempotency;
+mod images;
 mod ingest;
 mod link;
 mod refusals;

@@ -13,12 +13,15 @@ use perigee_model::{
     Abilities, Acceleration, Digest, GuestId, GuestKind, HostId, Image, ImageId, ImageState, InstanceId, Inventory,
     Name, Observed, Part, PartRole, Phase, Role, RunId, Tenant, Who,
 };
+use perigee_outbound::{Guard, Limits, Outbound};
+use perigee_server::imports::Imports;
 use perigee_server::ingest_token::IngestTokens;
 use perigee_server::rest::{Parts, Requests, Server, router};
 use perigee_store::{Batch, MemoryStore, Record, Store};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -35,7 +38,8 @@ pub struct World {
     pub stranger: String,
     /// The ingest token of a host without our agent.
     pub silent: String,
-    _dir: tempfile::TempDir,
+    pub blobs: BlobDir,
+    pub dir: tempfile::TempDir,
     stop: CancellationToken,
 }
 
@@ -139,10 +143,12 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let watch =
             Watching::open(control.clone(), &dir.path().join("series"), perigee_series::Settings::default()).unwrap();
+        let blobs = BlobDir::at(dir.path().join("blobs")).unwrap();
         let server = Server::new(Parts {
             watch: watch.clone(),
             control: control.clone(),
-            blobs: BlobDir::at(dir.path().join("blobs")).unwrap(),
+            blobs: blobs.clone(),
+            catalogue: dir.path().join("catalogue.toml"),
             hosts: Vec::new(),
             agents_url: "https://127.0.0.1:1".into(),
             authority_sha256: "0".repeat(64),
@@ -156,10 +162,33 @@ impl World {
         tokio::spawn(async move { brain.run(true, cancel).await });
         let document = serde_json::to_value(document).unwrap();
         let silent = String::new();
-        let mut world =
-            Self { app, document, control, watch, store, host, link, admin, viewer, stranger, silent, _dir: dir, stop };
+        let mut world = Self {
+            app,
+            document,
+            control,
+            watch,
+            store,
+            host,
+            link,
+            admin,
+            viewer,
+            stranger,
+            silent,
+            blobs,
+            dir,
+            stop,
+        };
         world.silent = world.ingest_token("silent", serde_json::json!({ "create": true })).await;
         world
+    }
+
+    /// Has imports done, from loopback addresses only.
+    pub fn import(&self) {
+        let guard = Guard { allowed: vec!["127.0.0.1".parse().unwrap()] };
+        let limits = Limits { retry_after: Duration::from_millis(1), ..Limits::default() };
+        let outbound = Outbound::new(guard, limits);
+        let imports = Imports { control: self.control.clone(), blobs: self.blobs.clone(), outbound };
+        tokio::spawn(imports.run(self.stop.clone()));
     }
 
     /// A new ingest token of a host.

@@ -12,7 +12,7 @@
 use super::engine::Value;
 use super::fault::engine;
 use crate::{Key, Noun, Record, StoreError};
-use perigee_model::{Event, Execution, Guest, Host, Image, ImageId, Task, TaskKind, Timestamp};
+use perigee_model::{Event, Execution, Guest, Host, Image, Task, TaskKind, Timestamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -177,10 +177,13 @@ fn image(r: &Image) -> Columns {
 }
 
 fn task(r: &Task) -> Columns {
-    let (image, execution): (Option<ImageId>, _) = match &r.kind {
-        TaskKind::GuestExecute { execution, .. } => (None, Some(*execution)),
-        TaskKind::ImageBuild { image } => (Some(*image), None),
-        TaskKind::GuestCreate { .. } | TaskKind::GuestDelete { .. } | TaskKind::GuestPower { .. } => (None, None),
+    let execution = match &r.kind {
+        TaskKind::GuestExecute { execution, .. } => Some(*execution),
+        TaskKind::GuestCreate { .. }
+        | TaskKind::GuestDelete { .. }
+        | TaskKind::GuestPower { .. }
+        | TaskKind::ImageBuild { .. }
+        | TaskKind::ImageImport { .. } => None,
     };
     Ok(vec![
         ("id", r.id.to_string().into()),
@@ -188,7 +191,7 @@ fn task(r: &Task) -> Columns {
         ("owner", r.owner.as_str().into()),
         ("kind", r.kind.text().into()),
         ("guest_id", r.kind.guest().map(|i| i.to_string()).into()),
-        ("image_id", image.map(|i| i.to_string()).into()),
+        ("image_id", r.kind.image().map(|i| i.to_string()).into()),
         ("execution_id", execution.map(|i| i.to_string()).into()),
         ("priority", word(&r.priority)?.into()),
         ("state", word(&r.state)?.into()),

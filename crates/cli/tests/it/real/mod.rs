@@ -6,6 +6,7 @@ mod console;
 mod dashboard;
 mod fleet;
 mod ground;
+mod images;
 mod ingest;
 mod instance;
 mod kills;

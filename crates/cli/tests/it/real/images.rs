@@ -1,0 +1,120 @@
+//! A disk that was made elsewhere, from a file and from an address to a machine that boots from it.
+
+use super::Instance;
+use super::instance::Said;
+use super::libvirtd::Daemon;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const WORDS: &str = "booted from a disk that came from elsewhere";
+
+/// A disk of 1 MiB whose boot sector says [`WORDS`] on the serial port at each tick of the clock.
+fn disk() -> Vec<u8> {
+    #[rustfmt::skip]
+    let code = [
+        0x31, 0xc0,             // xor ax, ax
+        0x8e, 0xd8,             // mov ds, ax
+        0xfc,                   // cld
+        0xbe, 0x17, 0x7c,       // again: mov si, words
+        0xba, 0xf8, 0x03,       // mov dx, 0x3f8
+        0xac,                   // next: lodsb
+        0x84, 0xc0,             // test al, al
+        0x74, 0x03,             // jz pause
+        0xee,                   // out dx, al
+        0xeb, 0xf8,             // jmp next
+        0xfb, 0xf4,             // pause: sti; hlt
+        0xeb, 0xee,             // jmp again
+    ];
+    let mut disk = vec![0; 1 << 20];
+    disk[..code.len()].copy_from_slice(&code);
+    disk[code.len()..code.len() + WORDS.len()].copy_from_slice(WORDS.as_bytes());
+    disk[code.len() + WORDS.len()] = b'\n';
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk
+}
+
+fn qemu_img(folder: &Path, arguments: &[&str]) {
+    let done = Command::new("qemu-img").args(arguments).current_dir(folder).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Serves these bytes to the first who asks.
+fn serve(bytes: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let head = BufReader::new(socket.try_clone().unwrap())
+            .lines()
+            .take_while(|line| line.as_ref().is_ok_and(|l| !l.is_empty()));
+        assert!(head.count() > 0);
+        write!(socket, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", bytes.len()).unwrap();
+        socket.write_all(&bytes).unwrap();
+    });
+    format!("http://{at}/disk.raw")
+}
+
+fn sum(path: &Path) -> String {
+    let said = Command::new("sha256sum").arg(path).output().unwrap();
+    String::from_utf8(said.stdout).unwrap()[..64].to_owned()
+}
+
+/// What its serial port says until it says `words`.
+fn hears(instance: &Instance, name: &str, words: &str) {
+    let mut console = instance.command(&["vm", "console", name]);
+    let mut console = console.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let (mut shown, mut heard) = (console.stdout.take().unwrap(), Vec::new());
+    let mut piece = [0; 4096];
+    while !String::from_utf8_lossy(&heard).contains(words) {
+        let read = shown.read(&mut piece).unwrap();
+        assert!(read > 0, "the console ended after {:?}", String::from_utf8_lossy(&heard));
+        heard.extend_from_slice(&piece[..read]);
+        assert!(heard.len() < 1 << 20, "{:?}", String::from_utf8_lossy(&heard));
+    }
+    console.kill().unwrap();
+    console.wait().unwrap();
+}
+
+#[test]
+fn real_a_disk_from_elsewhere_boots() {
+    let daemon = Daemon::start();
+    let instance = Instance::empty();
+    let mut up = instance.command(&["up", "--detach"]);
+    up.env("PERIGEE_LIBVIRT_SOCKET", daemon.socket()).env("PERIGEE_VM_DIR", instance.path().join("vms"));
+    Said::from(up.env("PERIGEE_OUTBOUND_ALLOW", "127.0.0.1").output().unwrap()).fine();
+    let folder = instance.path().join("files");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("disk.raw"), disk()).unwrap();
+    qemu_img(&folder, &["convert", "-f", "raw", "-O", "qcow2", "disk.raw", "disk.qcow2"]);
+    qemu_img(&folder, &["create", "-q", "-f", "qcow2", "-b", "/etc/hostname", "-F", "raw", "layer.qcow2"]);
+    std::os::unix::fs::symlink("disk.raw", folder.join("link")).unwrap();
+    let at = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+
+    let layer = instance.perigee(&["image", "import", "bad", "--file", &at("layer.qcow2")]);
+    assert!(layer.code != 0 && layer.err.contains("PRG-7011") && layer.err.contains("/etc/hostname"), "{}", layer.err);
+    let link = instance.perigee(&["image", "import", "bad", "--file", &at("link")]);
+    assert!(link.code == 2 && link.err.contains("symbolic link"), "{}", link.err);
+
+    instance.perigee(&["image", "import", "filed", "--file", &at("disk.qcow2")]).fine();
+    let (url, raw) = (serve(disk()), sum(&folder.join("disk.raw")));
+    instance.perigee(&["image", "import", "fetched", "--from", &url, "--sha256", &raw, "--format", "raw"]).fine();
+    assert_eq!(instance.json(&["image", "get", "fetched"])["parts"][0]["digest"], raw.as_str());
+    let sandbox = instance.perigee(&["sandbox", "create", "--name", "s", "--image", "filed"]);
+    assert!(sandbox.code != 0 && sandbox.err.contains("no kernel of its own"), "{}", sandbox.err);
+
+    for (name, image) in [("one", "filed"), ("two", "fetched")] {
+        let create = ["vm", "create", name, "--image", image, "--memory", "64MiB", "--disk", "16MiB"];
+        instance.perigee(&create).fine();
+        hears(&instance, name, WORDS);
+        instance.perigee(&["vm", "delete", name, "--yes"]).fine();
+        instance.perigee(&["image", "delete", image]).fine();
+    }
+    assert_eq!(daemon.virsh(&["list", "--all", "--name"]), "");
+    let blobs = instance.path().join("blobs");
+    let left = |folder: &str| std::fs::read_dir(blobs.join(folder)).unwrap().count();
+    assert_eq!((left("sha256"), left("temp")), (0, 0), "nothing stays behind");
+    // The upload that was refused can be gone on with for a day, or thrown away.
+    assert_eq!(left("partial"), 1);
+}
