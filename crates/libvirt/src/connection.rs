@@ -83,6 +83,8 @@ pub(crate) struct Shared {
     pinging: AtomicBool,
     /// The stream that had this connection to itself was dropped.
     pub(crate) abandoned: Notify,
+    /// The daemon ended the stream, or confirmed our end of it.
+    pub(crate) unstreamed: Notify,
     /// What a program that carries the connection says beside it.
     complaints: Option<Complaints>,
 }
@@ -193,6 +195,7 @@ impl Connection {
             unheard: AtomicU32::new(0),
             pinging: AtomicBool::new(false),
             abandoned: Notify::new(),
+            unstreamed: Notify::new(),
             complaints: wire.complaints.clone(),
         });
         let (outgoing, queue) = mpsc::channel(limits::OUTGOING);
@@ -353,7 +356,7 @@ async fn run(
     let Wire { from, to, child, .. } = wire;
     let why = tokio::select! {
         why = reading(&shared, from, &outgoing) => why,
-        why = writing(to, queue) => why,
+        why = writing(&shared, to, queue) => why,
         why = pinging(&shared, &outgoing, &settings) => why,
         why = abandoned(&shared, &settings) => why,
     };
@@ -402,16 +405,21 @@ fn arrived(
     }
 }
 
-async fn writing(mut to: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Vec<u8>>) -> Broken {
+/// Ends when there is nobody left to write for, and then only when the daemon has let go of the stream: libvirt
+/// 11.3 locks itself up, for every client, when one hangs up while a stream of its still brings bytes.
+async fn writing(shared: &Shared, mut to: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Vec<u8>>) -> Broken {
     while let Some(packet) = queue.recv().await {
         if let Err(error) = to.write_all(&packet).await {
             return error.into();
         }
     }
+    while shared.is_streaming() {
+        shared.unstreamed.notified().await;
+    }
     Broken::Closed
 }
 
-/// What a dropped stream left in the queue has one more deadline to get out.
+/// What a dropped stream left in the queue has one more deadline to get out and to be answered.
 async fn abandoned(shared: &Shared, settings: &Settings) -> Broken {
     shared.abandoned.notified().await;
     tokio::time::sleep(settings.deadline).await;

@@ -227,7 +227,7 @@ impl Inlet {
 }
 
 impl Shared {
-    fn is_streaming(&self) -> bool {
+    pub(crate) fn is_streaming(&self) -> bool {
         matches!(&*locked(&self.line), Line::Up { stream: Some(_), .. })
     }
 
@@ -242,6 +242,7 @@ impl Shared {
             let to = inlet.to.clone();
             if header.status != Status::Continue {
                 *stream = None;
+                self.unstreamed.notify_one();
             }
             (to, came)
         };

@@ -113,6 +113,11 @@ async fn a_dropped_stream_is_aborted() {
     drop(stream);
     let abort = heard(&mut console).await.unwrap();
     assert_eq!((abort.serial, abort.status, abort.payload.len()), (opened.serial, ERROR, 0));
+    // What is on its way is let come; only with the answer the connection ends.
+    console.write_all(&piece(&opened, CONTINUE, b"more")).await.unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(200), heard(&mut console)).await;
+    assert!(early.is_err(), "it hung up, or spoke again, before the abort was answered");
+    console.write_all(&piece(&opened, OK, &[])).await.unwrap();
     assert!(heard(&mut console).await.is_none());
     assert!(libvirt.broken().is_none());
 }

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 /// Both, with the image `base`.
 pub struct Ground {
-    pub daemon: Daemon,
+    // Ended first: it speaks to the daemon until then.
     pub instance: Instance,
+    pub daemon: Daemon,
 }
 
 impl Ground {

@@ -3,10 +3,11 @@
 use super::Instance;
 use super::instance::Said;
 use super::libvirtd::Daemon;
-use std::io::{BufRead, BufReader, Read, Write};
+use super::sitter::Sitter;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 const WORDS: &str = "booted from a disk that came from elsewhere";
 
@@ -61,22 +62,6 @@ fn sum(path: &Path) -> String {
     String::from_utf8(said.stdout).unwrap()[..64].to_owned()
 }
 
-/// What its serial port says until it says `words`.
-fn hears(instance: &Instance, name: &str, words: &str) {
-    let mut console = instance.command(&["vm", "console", name]);
-    let mut console = console.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let (mut shown, mut heard) = (console.stdout.take().unwrap(), Vec::new());
-    let mut piece = [0; 4096];
-    while !String::from_utf8_lossy(&heard).contains(words) {
-        let read = shown.read(&mut piece).unwrap();
-        assert!(read > 0, "the console ended after {:?}", String::from_utf8_lossy(&heard));
-        heard.extend_from_slice(&piece[..read]);
-        assert!(heard.len() < 1 << 20, "{:?}", String::from_utf8_lossy(&heard));
-    }
-    console.kill().unwrap();
-    console.wait().unwrap();
-}
-
 #[test]
 fn real_a_disk_from_elsewhere_boots() {
     let daemon = Daemon::start();
@@ -107,7 +92,9 @@ fn real_a_disk_from_elsewhere_boots() {
     for (name, image) in [("one", "filed"), ("two", "fetched")] {
         let create = ["vm", "create", name, "--image", image, "--memory", "64MiB", "--disk", "16MiB"];
         instance.perigee(&create).fine();
-        hears(&instance, name, WORDS);
+        let mut sitter = Sitter::at(&instance, name);
+        sitter.hears(WORDS);
+        sitter.dies();
         instance.perigee(&["vm", "delete", name, "--yes"]).fine();
         instance.perigee(&["image", "delete", image]).fine();
     }

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 /// Long enough for a cold boot beside a busy neighbour; a test that waits this long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
+/// For what a test left to be ended in an orderly way.
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
+
 pub struct Instance {
     dir: tempfile::TempDir,
 }
@@ -149,8 +152,16 @@ impl Drop for Instance {
         if std::thread::panicking() {
             eprintln!("{}", self.logs());
         }
-        // Refused when a half was killed: then what is left is ended below.
-        let _ = self.perigee(&["down", "--guests", "stop"]);
+        // Refused when a half was killed, and without end when the libvirtd of its VMs is gone: then what is
+        // left is ended below.
+        if let Ok(mut down) = self.command(&["down", "--guests", "stop"]).stderr(Stdio::null()).spawn() {
+            let until = Instant::now() + ENDS_WITHIN;
+            while matches!(down.try_wait(), Ok(None)) && Instant::now() < until {
+                std::thread::park_timeout(Duration::from_millis(50));
+            }
+            let _ = down.kill();
+            let _ = down.wait();
+        }
         let _ = self.perigee(&["down"]);
         for program in ["perigee-sim", "perigee-agent", "perigeed", "qemu-system-x86_64"] {
             for pid in self.pids(program) {

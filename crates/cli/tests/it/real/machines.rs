@@ -2,11 +2,10 @@
 //! away.
 
 use super::ground::Ground;
+use super::sitter::Sitter;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use std::io::{Read, Write};
-use std::process::Stdio;
 
 impl Ground {
     /// Both tell the same of the one machine there is.
@@ -15,22 +14,6 @@ impl Ground {
         let told = self.daemon.virsh(&["list", "--all"]);
         let lines: Vec<&str> = told.lines().filter(|line| !line.trim().is_empty()).collect();
         assert!(lines.len() == 1 && lines[0].trim_end().ends_with(theirs), "{ours}: virsh says {told:?}");
-    }
-    /// Sits down at its serial port and types a line.
-    fn talk(&self) {
-        let mut command = self.instance.command(&["vm", "console", "db"]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut sitter = command.spawn().unwrap();
-        let (mut keys, mut shown) = (sitter.stdin.take().unwrap(), sitter.stdout.take().unwrap());
-        keys.write_all(b"echo six times seven is $((6 * 7))\r").unwrap();
-        let mut said = Vec::new();
-        while !String::from_utf8_lossy(&said).contains("is 42") {
-            let mut byte = [0];
-            shown.read_exact(&mut byte).unwrap();
-            said.extend(byte);
-        }
-        drop(keys);
-        assert_eq!(sitter.wait().unwrap().code(), Some(0));
     }
     fn echo(&self, word: &str) {
         assert_eq!(self.fine(&["vm", "exec", "db", "--", "echo", word]), format!("{word}\n"));
@@ -47,7 +30,9 @@ fn real_a_vm_lives_a_whole_life() {
     ground.fine(&["vm", "create", "db", "--memory", "256MiB", "--disk", "1GiB", "--description", "a <b> & c", "-q"]);
     ground.agree("running", "running");
     ground.echo("up");
-    ground.talk();
+    let mut sitter = Sitter::at(&ground.instance, "db");
+    sitter.asks("echo six times seven is $((6 * 7))", "is 42");
+    sitter.leaves();
     ground.fine(&["vm", "exec", "db", "--", "sh", "-c", "echo kept > /dev/vda; sync"]);
     ground.fine(&["vm", "pause", "db"]);
     ground.agree("suspended", "paused");

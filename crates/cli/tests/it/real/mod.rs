@@ -18,6 +18,7 @@ mod life;
 mod machines;
 mod matrix;
 mod namespace;
+mod sitter;
 mod vms;
 mod watch;
 
