@@ -114,6 +114,21 @@ impl Document {
     pub(crate) fn report(&self) -> GuestReport {
         GuestReport { guest: self.order.id, observed: self.observed.clone() }
     }
+    /// Takes a newer order. One that was let go and is taken over again begins anew, under the same id: its
+    /// hypervisor's.
+    fn take_order(&mut self, order: DesiredGuest, epoch: u64, now: Timestamp) {
+        let adopts = order.spec.vm.as_ref().is_some_and(|vm| vm.adopted) && order.desired.power != Power::Absent;
+        if adopts && self.observed.phase == Phase::Gone {
+            let sequence = self.observed.sequence;
+            *self = Self::new(order, epoch, now);
+            self.observed.sequence = self.observed.sequence.max(sequence);
+            return;
+        }
+        self.order = order;
+        self.epoch = epoch;
+        self.acting = false;
+        self.let_go = false;
+    }
     /// Takes an act of this host's own into what is wanted. `false`: it was taken before, knew of another
     /// generation, or comes after the guest's end was asked for.
     fn take_act(&mut self, id: Uuid, base: u64, act: &Act) -> bool {

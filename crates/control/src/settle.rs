@@ -59,6 +59,9 @@ impl Control {
         // Gone is final: nothing newer will be heard, whatever generation was asked for meanwhile.
         let is_final = observed.phase == Phase::Gone;
         for task in tasks {
+            if matches!(task.kind, TaskKind::GuestCreate { .. }) && guest.is_adopted() {
+                want_as_found(guest, observed);
+            }
             let behind = task.generation.is_some_and(|g| observed.generation < g);
             if task.state != TaskState::Running || (behind && !is_final) {
                 continue;
@@ -222,6 +225,21 @@ impl Control {
 }
 
 /// What a guest's report means for a running task about it.
+/// One that is taken over goes on as it is, also when that was not known yet as it was asked for.
+fn want_as_found(guest: &mut Guest, observed: &Observed) {
+    let found = match observed.phase {
+        Phase::Running => Power::Running,
+        Phase::Paused => Power::Paused,
+        Phase::Stopped => Power::Stopped,
+        Phase::Waiting | Phase::Fetching | Phase::Booting | Phase::Stopping | Phase::Failed | Phase::Gone => return,
+    };
+    let desired = &mut guest.desired;
+    if desired.power != found && desired.power != Power::Absent {
+        desired.power = found;
+        desired.generation += 1;
+    }
+}
+
 fn event_of(task: &Task, guest: &Guest, observed: &Observed) -> Option<TaskEvent> {
     let problem = || observed.problem.clone().unwrap_or_else(|| Problem::new(Code::BootFailed, "no reason was given"));
     let note = |text: &str| TaskEvent::Progressed {

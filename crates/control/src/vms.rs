@@ -8,8 +8,8 @@ use perigee_model::limits::{NAME_CHARS_MAX, VM_MEMORY_BYTES_DEFAULT, VM_STOP_GRA
 use perigee_model::name::labels_fault;
 use perigee_model::placement::Wanted;
 use perigee_model::{
-    Code, Desired, Firmware, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, ImageId, Labels, Mac, Name, Part,
-    Power, Priority, Refusal, Resources, RestartPolicy, Switch, Task, TaskKind, Verb, VmSpec, Who,
+    Code, Desired, Firmware, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, ImageId, Labels, Mac, Name, Observed,
+    Part, Phase, Power, Priority, Refusal, Resources, RestartPolicy, Switch, Task, TaskKind, Verb, VmSpec, Who,
 };
 use perigee_store::{Batch, Record, StoreError};
 use std::collections::BTreeMap;
@@ -136,7 +136,13 @@ impl Control {
             Some(name) => name,
             None => as_name(&foreign.name)?,
         };
-        let guest = self.adopted(who, foreign, name)?;
+        let mut guest = self.adopted(who, foreign, name)?;
+        // Its host may not have forgotten that it was let go: what it hears and says now is newer.
+        if let Some(gone) = self.view().guest(id) {
+            guest.desired.generation = gone.desired.generation;
+            let waiting = |observed: Observed| Observed { phase: Phase::Waiting, problem: None, ..observed };
+            guest.observed = gone.observed.clone().map(waiting);
+        }
         let task = self.new_task(who, TaskKind::GuestCreate { guest: guest.id }, Priority::Default);
         let mut batch = Batch { idempotency: cause.row(task.id), ..Batch::default() };
         let about = ("guest", guest.id.to_string());

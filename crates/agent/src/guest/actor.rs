@@ -196,10 +196,7 @@ impl Actor {
         }
         if self.document.is_newer(&order, epoch) {
             let before = self.document.clone();
-            self.document.order = order;
-            self.document.epoch = epoch;
-            self.document.acting = false;
-            self.document.let_go = false;
+            self.document.take_order(order, epoch, self.world.clock.now());
             // What is only removed needs no room in the journal.
             if !self.save(Keep::Power).await && !self.is_absent() {
                 let refused = std::mem::replace(&mut self.document, before);

@@ -80,6 +80,8 @@ impl Document {
                 (Phase::Running | Phase::Paused, true) => self.next_of_living(seen),
                 (Phase::Running | Phase::Paused, false) => Step::Fell,
                 (Phase::Booting, true) => Step::Resume,
+                // It could not be stopped yet.
+                (Phase::Stopping, true) if self.is_to_restart() => Step::Restart,
                 (
                     Phase::Waiting
                     | Phase::Fetching
@@ -97,7 +99,7 @@ impl Document {
     /// Of one that is up and should be.
     fn next_of_living(&self, seen: Seen) -> Step {
         let (desired, phase) = (&self.order.desired, self.observed.phase);
-        if desired.restarts > self.observed.restarts {
+        if self.is_to_restart() {
             return Step::Restart;
         }
         let pause = desired.power == Power::Paused;
@@ -114,6 +116,9 @@ impl Document {
         }
     }
 
+    fn is_to_restart(&self) -> bool {
+        self.order.desired.restarts > self.observed.restarts
+    }
     fn is_behind(&self) -> bool {
         self.acting || self.observed.generation < self.order.desired.generation
     }
@@ -211,6 +216,7 @@ mod tests {
         document.order.desired.restarts = 3;
         assert_eq!(document.next(seen), Step::Restart);
         document.observed.phase = Phase::Stopping;
+        assert_eq!(document.next(seen), Step::Restart, "it could not be stopped");
         assert_eq!(document.next(Seen { alive: false, ..seen }), Step::Boot);
         document.observed.phase = Phase::Running;
         document.observed.restarts = 3;
