@@ -5,6 +5,7 @@ use crate::bare::Bare;
 use crate::lab::Lab;
 use crate::numbers::Sample;
 use crate::report::{Line, Report};
+use crate::spans::duration;
 use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
 use futures::future::join_all;
@@ -115,13 +116,6 @@ fn starts(log: &str) -> Vec<(f64, f64)> {
     lines.filter_map(|line| Some((field(line, "ours: ")?, field(line, "vmm: ")?))).collect()
 }
 
-/// A duration as `{:?}` writes it, in milliseconds.
-fn duration(text: &str) -> Option<f64> {
-    let units = [("ns", 1e-6), ("µs", 1e-3), ("ms", 1.0), ("s", 1e3)];
-    let (number, scale) = units.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, scale)))?;
-    number.parse::<f64>().ok().map(|number| number * scale)
-}
-
 async fn at_once(lab: &Lab, report: &mut Report) -> Result<()> {
     let (bare_wall, bare_alive) = bare_at_once(&lab.bare, lab).await?;
     let began = lab.clock.instant();
@@ -169,6 +163,5 @@ mod tests {
             {"message":"other","times":"StartTimes { ours: 1ms, vmm: 1ms }"}
             {"times":"StartTimes { ours: 900µs, vmm: 40ms }","message":"VMM started"}"#;
         assert_eq!(starts(log), [(12.5, 1250.0), (0.9, 40.0)]);
-        assert_eq!(duration("x"), None);
     }
 }

@@ -38,7 +38,7 @@ pub async fn run(options: &Options, report: &mut Report) -> Result<()> {
     let began = clock.instant();
     let instance = Instance::playing(options, hosts)?;
     let fleet = Fleet { client: instance.client()?, instance: &instance, hosts, clock };
-    let within = BEGIN_WITHIN * u32::try_from(hosts.div_ceil(1000))?;
+    let within = begins_within(options);
     fleet
         .until("every host has measured", within, async || {
             Ok(fleet.one(&format!("count({SERIES})")).await? > hosts as f64)
@@ -56,6 +56,11 @@ pub async fn run(options: &Options, report: &mut Report) -> Result<()> {
     );
     sleep(Duration::from_secs(10)).await;
     Fleet { client: instance.client()?, ..fleet }.losses(report, "after").await
+}
+
+/// How long the hosts may take to join.
+pub fn begins_within(options: &Options) -> Duration {
+    BEGIN_WITHIN * u32::try_from(options.fleet_hosts.div_ceil(1000)).unwrap_or(u32::MAX)
 }
 
 struct Fleet<'a> {

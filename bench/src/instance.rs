@@ -1,12 +1,15 @@
 //! One Perigee instance in a folder of its own, gone afterwards whatever happens.
 
 use crate::Options;
+use crate::libvirtd::Libvirtd;
 use crate::say;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use perigee_client::{Address, Client, Token};
+use perigee_model::InstanceId;
 use serde::Deserialize;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -20,7 +23,8 @@ pub struct Instance {
     dir: tempfile::TempDir,
     programs: PathBuf,
     guest_binary: PathBuf,
-    interval: Option<Duration>,
+    /// What its programs are told beside where it is.
+    environment: Vec<(&'static str, OsString)>,
     is_up: bool,
 }
 
@@ -35,8 +39,18 @@ impl Instance {
     /// Up, and measuring its host at this pace.
     pub fn measuring(options: &Options, every: Duration) -> Result<Self> {
         let mut instance = Self::make(options)?;
-        instance.interval = Some(every);
+        instance.environment.push(("PERIGEE_INTERVAL_MS", every.as_millis().to_string().into()));
         instance.perigee(&["up", "--detach"])?;
+        Ok(instance)
+    }
+
+    /// Up, with the image `base`, and full VMs on this libvirt.
+    pub fn with_vms(options: &Options, libvirt: &Libvirtd) -> Result<Self> {
+        let mut instance = Self::make(options)?;
+        let told = [("PERIGEE_LIBVIRT_SOCKET", libvirt.socket()), ("PERIGEE_VM_DIR", libvirt.vm_dir())];
+        instance.environment.extend(told.map(|(name, path)| (name, path.into())));
+        instance.perigee(&["up", "--detach"])?;
+        instance.perigee(&["image", "build", "base"])?;
         Ok(instance)
     }
 
@@ -100,7 +114,7 @@ impl Instance {
         let programs = std::path::absolute(&options.programs)?;
         let guest_binary = std::path::absolute(&options.guest_binary)?;
         ensure!(guest_binary.is_file(), "{} is not built", guest_binary.display());
-        Ok(Self { dir, programs, guest_binary, interval: None, is_up: true })
+        Ok(Self { dir, programs, guest_binary, environment: Vec::new(), is_up: true })
     }
 
     pub fn path(&self) -> &Path {
@@ -138,6 +152,12 @@ impl Instance {
         Ok(u32::try_from(pid)?)
     }
 
+    /// The mark on what its agent makes.
+    pub fn mark(&self) -> Result<InstanceId> {
+        let text = fs::read_to_string(self.path().join("agent/instance"))?;
+        InstanceId::parse(text.trim()).context("the agent's instance id")
+    }
+
     /// What the agent logged.
     pub fn agent_log(&self) -> String {
         fs::read_to_string(self.path().join("agent/agent.log")).unwrap_or_default()
@@ -147,9 +167,7 @@ impl Instance {
         let mut command = Command::new(self.program("perigee"));
         command.args(arguments).stdin(Stdio::null());
         command.env("PERIGEE_DATA_DIR", self.path()).env("PERIGEE_GUEST_BINARY", &self.guest_binary);
-        if let Some(every) = self.interval {
-            command.env("PERIGEE_INTERVAL_MS", every.as_millis().to_string());
-        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         for other in ["PERIGEE_URL", "PERIGEE_TOKEN", "PERIGEE_TOKEN_FILE", "PERIGEE_OUTPUT"] {
             command.env_remove(other);
         }

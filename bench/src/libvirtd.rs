@@ -1,8 +1,9 @@
-//! A libvirtd of the bench's own, with guests that stand still.
+//! A libvirtd of the bench's own, in namespaces of its own, and what it is filled with.
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,6 +18,9 @@ const BEGIN: &str = "mount --bind etc /etc/libvirt && mount --bind lib /var/lib/
                      mount --bind run /run && exec libvirtd -f /etc/libvirt/libvirtd.conf";
 const QEMU: &str = "user = \"root\"\ngroup = \"root\"\ndynamic_ownership = 0\nsecurity_driver = \"none\"\n\
                     cgroup_controllers = [ ]\nnamespaces = [ ]\nstdio_handler = \"file\"\n";
+
+/// Its network: a bridge in its own network namespace, with leases.
+pub const NETWORK: &str = "bench";
 
 pub struct Libvirtd {
     folder: TempDir,
@@ -59,6 +63,32 @@ impl Libvirtd {
         format!("qemu+unix:///system?socket={}", self.socket().display())
     }
 
+    /// Where an agent beside it keeps its guests' files: a short path that its QEMU can pass.
+    pub fn vm_dir(&self) -> PathBuf {
+        self.path("vm")
+    }
+
+    /// Brings [`NETWORK`] up.
+    pub fn connect(&self) -> Result<()> {
+        let file = self.path("network.xml");
+        let xml = format!(
+            "<network><name>{NETWORK}</name><bridge name='{NETWORK}0' stp='off' delay='0'/>\
+             <ip address='192.0.2.1' netmask='255.255.255.0'><dhcp>\
+             <range start='192.0.2.2' end='192.0.2.200'/></dhcp></ip></network>"
+        );
+        fs::write(&file, xml)?;
+        self.virsh(&["net-define".as_ref(), file.as_os_str()])?;
+        self.virsh(&["net-start".as_ref(), NETWORK.as_ref()])?;
+        Ok(())
+    }
+
+    /// What virsh says.
+    pub fn virsh(&self, arguments: &[&OsStr]) -> Result<String> {
+        let said = Command::new("virsh").args(["-q", "-c", &self.uri()]).args(arguments).output()?;
+        ensure!(said.status.success(), "virsh {arguments:?}: {}", String::from_utf8_lossy(&said.stderr).trim());
+        Ok(String::from_utf8_lossy(&said.stdout).trim().to_owned())
+    }
+
     /// Guests that were started and paused: they are measured like others and need no processor.
     pub fn fill(&self, guests: usize) -> Result<()> {
         for number in 0..guests {
@@ -73,10 +103,7 @@ impl Libvirtd {
                 disk.display()
             );
             fs::write(&file, xml)?;
-            let mut virsh = Command::new("virsh");
-            virsh.args(["-q", "-c", &self.uri(), "create", "--paused"]).arg(&file);
-            let said = virsh.output()?;
-            ensure!(said.status.success(), "virsh create: {}", String::from_utf8_lossy(&said.stderr).trim());
+            self.virsh(&["create".as_ref(), "--paused".as_ref(), file.as_os_str()])?;
         }
         Ok(())
     }
@@ -86,20 +113,22 @@ impl Libvirtd {
     }
 }
 
-/// The numbers in these files, which libvirtd writes for its guests.
-fn guests(folder: &Path) -> Vec<i32> {
+/// The numbers in the files that libvirtd writes for its guests and its networks; its own is `driver.pid`.
+fn processes(folder: &Path) -> Vec<i32> {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
-    let named = files.filter(|file| file.file_name().to_str().is_some_and(|name| name.ends_with(".pid")));
+    let others = |name: &str| name.ends_with(".pid") && name != "driver.pid";
+    let named = files.filter(|file| file.file_name().to_str().is_some_and(others));
     named.filter_map(|file| fs::read_to_string(file.path()).ok()?.trim().parse().ok()).collect()
 }
 
 impl Drop for Libvirtd {
     fn drop(&mut self) {
-        let guests = guests(&self.path("run/libvirt/qemu"));
+        let places = ["run/libvirt/qemu", "run/libvirt/network"];
+        let left: Vec<i32> = places.iter().flat_map(|place| processes(&self.path(place))).collect();
         drop(self.child.kill());
         drop(self.child.wait());
-        for guest in guests {
-            let _ = kill(Pid::from_raw(guest), Signal::SIGKILL);
+        for process in left {
+            let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
         }
     }
 }

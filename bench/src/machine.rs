@@ -102,9 +102,23 @@ pub fn processes() -> usize {
 
 /// Memory that a process has in RAM.
 pub fn resident_bytes(pid: u32) -> Result<u64> {
+    status_bytes(pid, "VmRSS:")
+}
+
+/// The most memory that a process had in RAM since [`forget_peak`].
+pub fn peak_bytes(pid: u32) -> Result<u64> {
+    status_bytes(pid, "VmHWM:")
+}
+
+/// From here on [`peak_bytes`] counts anew (proc(5), clear_refs).
+pub fn forget_peak(pid: u32) -> Result<()> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").with_context(|| format!("process {pid}"))
+}
+
+fn status_bytes(pid: u32, field: &'static str) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    let kib: u64 = line.split_whitespace().next().and_then(|n| n.parse().ok()).context("VmRSS")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field)).context(field)?;
+    let kib: u64 = line.split_whitespace().next().and_then(|n| n.parse().ok()).context(field)?;
     Ok(kib * 1024)
 }
 

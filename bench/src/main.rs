@@ -30,8 +30,10 @@ mod pinned;
 mod queue;
 mod report;
 mod say;
+mod spans;
 mod stores;
 mod strain;
+mod vms;
 mod watch;
 
 use anyhow::{Context as _, Result, ensure};
@@ -44,18 +46,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// All rows, in the order in which they run. N13 ends the instance and therefore comes last; N1
-/// brings N2 and N3 along, and N4 N6.
-const ROWS: [&str; 12] = ["N1", "N1b", "N4", "N5", "N6", "N7", "N8", "N16", "N9", "N10", "N11", "N13"];
+/// brings N2 and N3 along, N4 N6, and N19 the N2 of an agent with VMs.
+const ROWS: [&str; 14] = ["N1", "N1b", "N4", "N5", "N6", "N7", "N8", "N16", "N19", "N19b", "N9", "N10", "N11", "N13"];
 /// Those that need guests, and with them an instance that has an image.
 const ROWS_OF_GUESTS: [&str; 4] = ["N9", "N10", "N11", "N13"];
-/// The whole bench, without building.
+/// The whole bench, without building and without what the options make longer.
 const WITHIN: Duration = Duration::from_secs(1800);
 
 /// Measures, prints a table, and writes it to a file.
 #[derive(Debug, Parser)]
 #[command(name = "perigee-bench")]
 pub struct Options {
-    /// Only these rows: N1, N1b, N4, N5, N6, N7, N8, N16, N9, N10, N11, N13
+    /// Only these rows: N1, N1b, N4, N5, N6, N7, N8, N16, N19, N19b, N9, N10, N11, N13
     rows: Vec<String>,
     /// A tenth of the runs
     #[arg(long)]
@@ -117,8 +119,8 @@ async fn run(options: &Options) -> Result<()> {
         report.describe(lab);
     }
     let measured = tokio::select! {
-        measured = tokio::time::timeout(WITHIN, rows(options, lab.as_mut(), &mut report)) => {
-            measured.with_context(|| format!("it took longer than {} s", WITHIN.as_secs())).flatten()
+        measured = tokio::time::timeout(within(options), rows(options, lab.as_mut(), &mut report)) => {
+            measured.with_context(|| format!("it took longer than {} s", within(options).as_secs())).flatten()
         }
         interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Into::into).and(Err(anyhow::anyhow!("interrupted"))),
     };
@@ -133,6 +135,11 @@ async fn run(options: &Options) -> Result<()> {
     }
     measured?;
     closed
+}
+
+/// The usual time, and what was asked for on top: a long watch of a fleet, more hosts, a long outage.
+fn within(options: &Options) -> Duration {
+    WITHIN + Duration::from_secs(options.fleet_seconds + options.outage_seconds) + fleet::begins_within(options)
 }
 
 fn is_wanted(options: &Options, row: &str) -> bool {
@@ -166,6 +173,8 @@ async fn rows(options: &Options, mut lab: Option<&mut Lab>, report: &mut Report)
             "N7" => outage::run(options, report).await,
             "N8" => close::run(options, report).await,
             "N16" => fleet::run(options, report).await,
+            "N19" => vms::run(options, report).await,
+            "N19b" => vms::run_many(options, report).await,
             _ => match lab.as_deref_mut() {
                 Some(lab) => of_guests(row, lab, report).await,
                 None => Ok(()),

@@ -1,4 +1,4 @@
-//! Samples and what is said of them. Milliseconds throughout.
+//! Samples and what is said of them: milliseconds, unless a line of the report has another unit.
 
 use serde::Serialize;
 use std::time::Duration;
@@ -27,6 +27,10 @@ impl Sample {
     }
     pub fn push_millis(&mut self, millis: f64) {
         self.0.push(millis);
+    }
+    /// One in whatever unit its line has.
+    pub fn push_number(&mut self, number: f64) {
+        self.0.push(number);
     }
     /// Run by run, the first less the second.
     pub fn less(&self, other: &Self) -> Self {

@@ -28,7 +28,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("client",     &["model", "clock", "api"]),
     ("cli",        &["model", "clock", "api", "client"]),
     ("sim",        &["model", "clock", "store", "control", "agent", "agent-api", "hypervisor", "api", "client"]),
-    ("bench",      &["model", "api", "client", "clock", "guest", "hypervisor"]),
+    ("bench",      &["model", "api", "client", "clock", "guest", "hypervisor", "libvirt"]),
     ("xtask",      &[]),
 ];
 

@@ -7,6 +7,7 @@
 //! that a changed size holds from this start on.
 //! Refuses: a hardware address that another domain of this host has.
 
+use super::cards::Cards;
 use super::connections::Ask;
 use super::facts::Facts;
 use super::host::{Host, Ours, VMM_WITHIN};
@@ -21,11 +22,13 @@ use async_trait::async_trait;
 use perigee_libvirt::{Connection, Error, State, codes, create, define};
 use perigee_model::GuestId;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Brings the guest up, or finds it up.
 pub async fn start(host: &Arc<Host>, plan: Plan) -> Result<Found, HypervisorError> {
-    let guest = plan.guest;
+    let (guest, began) = (plan.guest, host.clock.instant());
     if plan.vm.as_ref().is_some_and(|vm| vm.adopted) {
         return start_adopted(host, plan).await;
     }
@@ -36,7 +39,11 @@ pub async fn start(host: &Arc<Host>, plan: Plan) -> Result<Found, HypervisorErro
     }
     let work = Work::new(host.clone(), checked, found).await?;
     work.run().await?;
-    now_up(host, guest).await
+    let found = now_up(host, guest).await?;
+    let libvirt = Duration::from_micros(work.libvirt_us.load(Ordering::Relaxed));
+    let ours = began.elapsed().saturating_sub(libvirt);
+    tracing::info!(%guest, domain = work.machine.domain, ?ours, ?libvirt, "domain started");
+    Ok(found)
 }
 
 /// One that was here before us is started by its owner's definition, and from where it was saved.
@@ -46,6 +53,7 @@ async fn start_adopted(host: &Arc<Host>, plan: Plan) -> Result<Found, Hypervisor
         return already_up(host, &ours, plan).await;
     }
     run(host, plan.guest.uuid(), 0).await?;
+    tracing::info!(guest = %plan.guest, domain = ours.domain.name, "domain started as its owner defined it");
     now_up(host, plan.guest).await
 }
 
@@ -55,7 +63,6 @@ async fn now_up(host: &Arc<Host>, guest: GuestId) -> Result<Found, HypervisorErr
         error => error,
     })?;
     host.seen.set(guest, ours.life);
-    tracing::info!(%guest, domain = ours.domain.name, "domain started");
     host.found(&ours).await
 }
 
@@ -78,6 +85,8 @@ pub struct Work {
     machine: Machine,
     /// It was defined before: then an undo leaves its definition and its disk.
     defined: bool,
+    /// What libvirt took to define and to start it, in microseconds.
+    libvirt_us: AtomicU64,
 }
 
 impl Work {
@@ -85,7 +94,8 @@ impl Work {
         let facts = host.facts().await?;
         let name = found.as_ref().map(|ours| ours.domain.name.as_str());
         let machine = checked.machine(&host.instance, &facts, &host.places, name)?;
-        let work = Self { defined: found.is_some(), facts, checked, machine, host };
+        let libvirt_us = AtomicU64::default();
+        let work = Self { defined: found.is_some(), facts, checked, machine, host, libvirt_us };
         work.check_network().await?;
         Ok(work)
     }
@@ -96,6 +106,15 @@ impl Work {
 
     fn guest(&self) -> GuestId {
         self.checked.plan.guest
+    }
+
+    /// Time in there is libvirt's own.
+    async fn in_libvirt<T>(&self, call: impl Future<Output = T>) -> T {
+        let began = self.host.clock.instant();
+        let answer = call.await;
+        let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.libvirt_us.fetch_add(took, Ordering::Relaxed);
+        answer
     }
 
     /// The network is there, is brought up, and nobody else on this host has the card's address.
@@ -110,7 +129,7 @@ impl Work {
                     Ok(()) | Err(_) => {}
                 }
             }
-            holder(&libvirt, mac, self.machine.uuid).await
+            holder(&self.host.cards, &libvirt, mac, self.machine.uuid).await
         });
         match asked.await {
             Ok(None) => Ok(()),
@@ -122,13 +141,23 @@ impl Work {
 }
 
 /// The other domain that has this hardware address, if there is one.
-async fn holder(libvirt: &Connection, mac: &String, own: Uuid) -> Result<Option<String>, Error> {
+async fn holder(cards: &Cards, libvirt: &Connection, mac: &str, own: Uuid) -> Result<Option<String>, Error> {
     for domain in libvirt.domains(0).await?.into_iter().filter(|domain| domain.uuid != own) {
-        let definition = match libvirt.domain_xml(&domain, 0).await {
-            Err(error) if error.code() == Some(codes::NO_DOMAIN) => continue,
-            definition => definition?,
+        let has = match cards.has(domain.uuid, mac) {
+            Some(has) => has,
+            None => {
+                let reading = cards.reading();
+                let definition = match libvirt.domain_xml(&domain, 0).await {
+                    Err(error) if error.code() == Some(codes::NO_DOMAIN) => continue,
+                    definition => definition?,
+                };
+                let addresses = xml::hardware_addresses(&definition);
+                let has = addresses.iter().any(|address| address == mac);
+                cards.note(reading, domain.uuid, addresses);
+                has
+            }
         };
-        if xml::hardware_addresses(&definition).contains(mac) {
+        if has {
             return Ok(Some(domain.name));
         }
     }
@@ -234,8 +263,8 @@ impl Step for Defined<'_> {
     async fn perform(&self) -> Result<(), HypervisorError> {
         let text = xml::definition(&self.0.machine);
         let text = text.map_err(|error| HypervisorError::BadPlan(format!("its definition: {error}")))?;
-        let defined = self.0.host.control.ask(async |libvirt| libvirt.define(&text, define::VALIDATE).await).await;
-        match defined {
+        let define = self.0.host.control.ask(async |libvirt| libvirt.define(&text, define::VALIDATE).await);
+        match self.0.in_libvirt(define).await {
             Ok(_) => Ok(()),
             Err(Ask::Said(Error::Libvirt { message, .. })) => Err(HypervisorError::BadPlan(message)),
             Err(ask) => Err(ask.told()),
@@ -264,7 +293,7 @@ impl Step for Running<'_> {
         Ok(self.0.host.find(self.0.guest()).await?.is_some_and(|ours| ours.life.is_up()))
     }
     async fn perform(&self) -> Result<(), HypervisorError> {
-        run(&self.0.host, self.0.machine.uuid, create::FORCE_BOOT).await
+        self.0.in_libvirt(run(&self.0.host, self.0.machine.uuid, create::FORCE_BOOT)).await
     }
     async fn undo(&self) -> Result<(), HypervisorError> {
         match self.0.host.find(self.0.guest()).await? {

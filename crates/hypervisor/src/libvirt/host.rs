@@ -3,6 +3,7 @@
 //! Owns: finding our domains among all, destroying, stopping, pausing, taking over.
 //! Refuses: to touch a domain that carries another instance's mark, or none.
 
+use super::cards::Cards;
 use super::connections::{Ask, Link};
 use super::facts::Facts;
 use super::machine::memo_fault;
@@ -42,6 +43,7 @@ pub struct Host {
     facts: Mutex<Option<Arc<Facts>>>,
     pub gates: Gates,
     pub seen: Seen,
+    pub cards: Cards,
     pub events: broadcast::Sender<GuestEvent>,
     /// Rung after each change that was seen.
     pub changed: Notify,
@@ -59,6 +61,7 @@ impl Host {
             facts: Mutex::default(),
             gates: Gates::default(),
             seen: Seen::default(),
+            cards: Cards::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
             changed: Notify::new(),
         }
@@ -178,10 +181,12 @@ impl Host {
 
     /// Ends a domain that may run. Its end is then no news.
     pub async fn end(&self, ours: &Ours) -> Result<(), HypervisorError> {
+        let began = self.clock.instant();
         let ended = self.control.ask(async |libvirt| libvirt.within(VMM_WITHIN).destroy(&ours.domain).await).await;
         match ended {
             Err(ask) if !matches!(ask.code(), Some(codes::NOT_NOW | codes::NO_DOMAIN)) => Err(ask.told()),
             Ok(()) | Err(_) => {
+                tracing::info!(guest = %ours.mark.guest, libvirt = ?began.elapsed(), "domain ended");
                 self.seen.set(ours.mark.guest, Life::Off { clean: false });
                 Ok(())
             }

@@ -12,6 +12,7 @@
 //! does not answer beyond the deadline.
 
 mod breaker;
+mod cards;
 mod connections;
 mod create;
 mod domains;

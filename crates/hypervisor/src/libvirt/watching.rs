@@ -30,6 +30,7 @@ pub async fn watch(host: Weak<Host>, link: Link) {
                 if let Err(error) = alive.ask_facts().await {
                     tracing::debug!(%error, "no look at what libvirt makes machines of");
                 }
+                alive.cards.listen(true);
                 match everything(&alive, &pending).await {
                     Ok(()) => wait = WAIT_MIN,
                     Err(error) => tracing::debug!(%error, "no look at everything"),
@@ -55,17 +56,22 @@ async fn listen(host: &Weak<Host>, mut events: Events, pending: &Pending) -> Str
         match notice {
             Ok(Notice::Event(event)) => happened(&host, event.domain.uuid, pending),
             Ok(Notice::Missed(_)) => {
+                host.cards.listen(true);
                 if let Err(error) = everything(&host, pending).await {
                     tracing::debug!(%error, "no look at everything");
                 }
             }
-            Err(error) => return error.to_string(),
+            Err(error) => {
+                host.cards.listen(false);
+                return error.to_string();
+            }
         }
     }
 }
 
 /// What is not known as ours is found by the next inventory, if it ever is.
 fn happened(host: &Arc<Host>, uuid: Uuid, pending: &Pending) {
+    host.cards.changed(uuid);
     let guest = GuestId::new(uuid);
     if host.seen.knows(guest) {
         look_soon(host, guest, pending);
