@@ -132,7 +132,8 @@ impl World {
             };
             acts.spawn(user.live(until, self.plan.user_pause));
         }
-        for (place, host) in self.hosts.iter().enumerate() {
+        let hands = self.hosts.iter().enumerate().filter(|_| self.scene.settings.hands);
+        for (place, host) in hands {
             let hand = Hand {
                 scene: self.scene.clone(),
                 host: host.clone(),

@@ -154,7 +154,9 @@ impl Daemon {
         for folder in ["run/libvirt/qemu", "lib/qemu/nvram", "lib/qemu/save", "lib/swtpm"] {
             let entries = std::fs::read_dir(self.folder.path().join(folder)).into_iter().flatten().flatten();
             let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-            found.extend(names.filter(|name| name.contains("perigee-")).map(|name| format!("{folder}/{name}")));
+            // `.new` is what a daemon that was killed had begun to write.
+            let names = names.filter(|name| name.contains("perigee-") && !name.ends_with(".new"));
+            found.extend(names.map(|name| format!("{folder}/{name}")));
         }
         found
     }

@@ -20,13 +20,16 @@ use uuid::Uuid;
 const FIRST: Uuid = Uuid::from_u128(1);
 
 /// Waits for a condition, with a deadline.
+/// libvirt waits half a minute for the lock of a domain that it lost sight of, and says so; more than once.
+const UNTIL: Duration = Duration::from_secs(150);
+
 async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     let waiting = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap_or_else(|_| panic!("{what} never came"));
+    tokio::time::timeout(UNTIL, waiting).await.unwrap_or_else(|_| panic!("{what} never came"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
