@@ -20,7 +20,7 @@ use perigee_model::execution::Command;
 use perigee_model::guest::Problem;
 use perigee_model::{
     Desired, ExecutionId, GuestId, GuestKind, GuestSpec, HostId, ImageId, Inventory, Name, Observed, Outcome, Part,
-    RunId, Seat, Timestamp,
+    Recipe, RunId, Seat, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -223,8 +223,8 @@ pub enum FromServer {
     Build {
         /// Which.
         image: ImageId,
-        /// What; `base` is known.
-        recipe: Name,
+        /// How.
+        recipe: Recipe,
     },
     /// Its end is stored; forget it.
     BuildTaken {

@@ -4,9 +4,9 @@
 //! result until it is taken. Refuses: keeping half a build: after a crash it is made again, which
 //! gives the same bytes.
 
-mod base;
+mod recipes;
 
-pub use base::BaseBuilder;
+pub use recipes::Recipes;
 
 use crate::journal::{self, Keep};
 use crate::uplink::UplinkError;
@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use perigee_agent_api::{BuildReport, BuildStage};
 use perigee_model::guest::Problem;
 use perigee_model::limits::{RECONNECT_FIRST, RECONNECT_MAX, TEXT_BYTES_MAX};
-use perigee_model::{Code, ImageId, Name, Part};
+use perigee_model::{Code, ImageId, Part, Recipe};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ pub trait Builder: Send + Sync {
     ///
     /// # Errors
     /// A text for the user.
-    async fn build(&self, recipe: &Name, progress: watch::Sender<BuildProgress>) -> Result<Built, String>;
+    async fn build(&self, recipe: &Recipe, progress: watch::Sender<BuildProgress>) -> Result<Built, String>;
 }
 
 /// The builds that were asked for and not taken yet.
@@ -67,7 +67,7 @@ impl Default for Builds {
 #[derive(Clone, Serialize, Deserialize)]
 struct Document {
     image: ImageId,
-    recipe: Name,
+    recipe: Recipe,
     end: Option<BuildStage>,
 }
 
@@ -91,7 +91,7 @@ pub(crate) async fn inherit(world: &Arc<World>) -> Result<(), journal::JournalEr
 }
 
 /// Builds an image unless it is known.
-pub(crate) fn begin(world: &Arc<World>, image: ImageId, recipe: Name) {
+pub(crate) fn begin(world: &Arc<World>, image: ImageId, recipe: Recipe) {
     if !world.builds.insert(image) {
         return;
     }

@@ -46,7 +46,7 @@ pub mod web;
 mod world;
 
 pub use agent::{Agent, AgentError};
-pub use builds::{BaseBuilder, BuildProgress, Builder, Built};
+pub use builds::{BuildProgress, Builder, Built, Recipes};
 pub use health::Health;
 pub use journal::{DirJournal, Journal, MemoryJournal};
 pub use parts::{CachedParts, Parts, PartsError};

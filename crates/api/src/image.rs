@@ -9,9 +9,12 @@ use utoipa::ToSchema;
 pub struct ImageRequest {
     /// A DNS label.
     pub name: String,
-    /// How it is made: `base`.
+    /// How it is made: `base` or `debian`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipe: Option<String>,
+    /// Packages beside the usual ones, of `debian`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub include: Option<Vec<String>>,
     /// Fetch its disk from this http or https address; plain http needs a checksum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,

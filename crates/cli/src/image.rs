@@ -15,10 +15,15 @@ use perigee_client::{Answer, ListQuery};
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Build an image by a recipe
-    #[command(after_help = "Example:\n  perigee image build base")]
+    #[command(after_help = "Examples:
+  perigee image build base
+  perigee image build debian --include nginx,curl")]
     Build {
-        /// The recipe: base
+        /// The recipe: base, for sandboxes and VMs, or debian, for VMs
         recipe: String,
+        /// Packages beside the usual ones, of debian
+        #[arg(long, value_name = "PACKAGES", value_delimiter = ',')]
+        include: Vec<String>,
         /// Name of the image [default: the recipe's]
         #[arg(long)]
         name: Option<String>,
@@ -60,9 +65,10 @@ pub enum Verb {
 pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
     let client = session.client()?;
     match verb {
-        Verb::Build { recipe, name, no_wait } => {
+        Verb::Build { recipe, include, name, no_wait } => {
             let name = name.unwrap_or_else(|| recipe.clone());
-            let request = ImageRequest { name, recipe: Some(recipe), ..ImageRequest::default() };
+            let include = (!include.is_empty()).then_some(include);
+            let request = ImageRequest { name, recipe: Some(recipe), include, ..ImageRequest::default() };
             return create(session, &request, "building", no_wait).await;
         }
         Verb::Import(line) => {

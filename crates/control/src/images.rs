@@ -3,7 +3,8 @@
 use crate::guests::check_revision;
 use crate::{Cause, Control, Span, refuse_store};
 use perigee_model::{
-    Code, Digest, Image, ImageId, ImageState, Import, ImportFrom, Name, Priority, Refusal, Task, TaskKind, Verb, Who,
+    Code, Digest, Image, ImageId, ImageState, Import, ImportFrom, Name, Priority, Recipe, Refusal, Task, TaskKind,
+    Verb, Who,
 };
 use perigee_store::{Batch, Change, Noun, Record};
 use std::collections::BTreeSet;
@@ -13,22 +14,17 @@ impl Control {
     /// Records an image and the task that builds it. A failed image of the same name is replaced.
     ///
     /// # Errors
-    /// `Denied`, `BadField` for an unknown recipe, `NameTaken`, `TooManyTasks`.
+    /// `Denied`, `NameTaken`, `TooManyTasks`.
     pub async fn build_image(
         &self,
         who: &Who,
         name: Name,
-        recipe: &str,
+        recipe: Recipe,
         cause: &Cause,
     ) -> Result<(Arc<Image>, Arc<Task>), Refusal> {
         who.authorize(Verb::Operate)?;
-        if recipe != "base" {
-            return Err(Refusal::field("recipe", "the only recipe of this release is \"base\""));
-        }
-        self.new_image(who, name, String::new(), format!("by recipe {recipe}"), cause, |image| TaskKind::ImageBuild {
-            image,
-        })
-        .await
+        let source = format!("by recipe {recipe}");
+        self.new_image(who, name, String::new(), source, cause, |image| TaskKind::ImageBuild { image, recipe }).await
     }
 
     /// Records an image whose disk is made elsewhere, and the task that takes it in.

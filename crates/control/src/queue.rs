@@ -12,7 +12,7 @@ use perigee_model::guest::Problem;
 use perigee_model::placement::{Candidate, Wanted, place};
 use perigee_model::task::{TaskEvent, TaskVerdict};
 use perigee_model::{
-    Code, Execution, ExecutionId, Guest, GuestId, GuestKind, GuestStatus, HostId, ImageId, Name, Power, Switch, Task,
+    Code, Execution, ExecutionId, Guest, GuestId, GuestKind, GuestStatus, HostId, ImageId, Power, Recipe, Switch, Task,
     TaskKind, TaskState, Timestamp,
 };
 use perigee_store::{Batch, Record, StoreError};
@@ -121,7 +121,7 @@ impl Control {
             TaskKind::GuestDelete { guest } => self.claim_delete(task, guest),
             TaskKind::GuestExecute { guest, execution } => self.claim_execute(task, guest, execution),
             TaskKind::GuestPower { guest, switch } => self.claim_power(task, guest, switch),
-            TaskKind::ImageBuild { image } => self.claim_build(task, image),
+            TaskKind::ImageBuild { image, ref recipe } => self.claim_build(task, image, recipe),
             // Whoever imports takes it itself.
             TaskKind::ImageImport { .. } => None,
         }
@@ -286,14 +286,14 @@ impl Control {
         }
     }
 
-    fn claim_build(&self, task: &Task, image: ImageId) -> Option<Claim> {
+    fn claim_build(&self, task: &Task, image: ImageId, recipe: &Recipe) -> Option<Claim> {
         let candidates = self.candidates(GuestKind::Sandbox);
         let able = candidates.iter().filter(|c| c.connected && c.can_run).min_by_key(|c| (c.guests, c.id));
         let Some(host) = able.map(|c| c.id) else {
             return self.hold(task, "waiting for a host that can build images".to_owned());
         };
         let mut claim = self.claimed(task, Some(host), None)?;
-        claim.nudge = Some((host, build_order(image)?));
+        claim.nudge = Some((host, FromServer::Build { image, recipe: recipe.clone() }));
         Some(claim)
     }
 
@@ -349,7 +349,7 @@ impl Control {
                 let start = start.map(|(g, e)| FromServer::Execute(Box::new(order(e, g, false))));
                 start.into_iter().chain(cancel).collect()
             }
-            TaskKind::ImageBuild { image } => build_order(image).into_iter().collect(),
+            TaskKind::ImageBuild { image, ref recipe } => vec![FromServer::Build { image, recipe: recipe.clone() }],
         }
     }
 }
@@ -399,9 +399,4 @@ fn finish(batch: &mut Batch, task: &Task, now: Timestamp) {
             *written = *next;
         }
     }
-}
-
-fn build_order(image: ImageId) -> Option<FromServer> {
-    let recipe = Name::parse("base").ok()?;
-    Some(FromServer::Build { image, recipe })
 }

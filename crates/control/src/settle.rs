@@ -179,7 +179,8 @@ impl Control {
             let task = {
                 let rows = self.view().read();
                 let mut open = rows.open_tasks();
-                let about = |t: &&Arc<Task>| matches!(t.kind, TaskKind::ImageBuild { image } if image == report.image);
+                let about =
+                    |t: &&Arc<Task>| matches!(t.kind, TaskKind::ImageBuild { image, .. } if image == report.image);
                 open.find(about).filter(|t| t.host == Some(host)).cloned()
             };
             let (Some(task), Some(image)) = (task, self.view().image(report.image)) else {

@@ -1,11 +1,9 @@
 //! Building `base`, the image that needs no distribution: kernel, busybox, perigee-guest.
 //!
 //! ```text
-//! work/lock               one build at a time
 //! work/downloads/         packages, as apt named them
 //! work/kernels/<key>/     one unpacked kernel: kernel, digest, release, modules/, order, later
 //! work/base/<key>/        one built image: initrd, digest
-//! work/temp.<n>/          what a build is at; what a killed one left goes when the next begins
 //! ```
 //! A key is the digest of everything that went in: the same inputs are built once, and the same
 //! inputs give the same bytes everywhere.
@@ -13,18 +11,15 @@
 use crate::error::ImageError;
 use crate::initramfs::{self, Parts};
 use crate::kernel::{self, CLOUD_KERNEL, Kernel, KernelSource};
-use perigee_blobs::{Locked, digest_bytes, digest_file};
+use crate::tool::run;
+use crate::work::{LAYOUT, Work};
+use perigee_blobs::{digest_bytes, digest_file};
 use perigee_model::{Digest, Part, PartRole};
-use std::fs::{File, TryLockError};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 use tokio::process::Command;
 
-/// Bumped when the same inputs come to give other bytes.
-const LAYOUT: u32 = 2;
 const ARCH: &str = "x86_64";
-const LOCK_RETRY: Duration = Duration::from_millis(200);
 
 /// What to build `base` from, and where.
 #[derive(Clone, Debug)]
@@ -52,10 +47,10 @@ impl BaseBuild {
 }
 
 /// How far a build is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Progress {
     /// What it does now, for people.
-    pub step: &'static str,
+    pub step: Cow<'static, str>,
     /// Steps done.
     pub done: u64,
     /// Steps in all.
@@ -71,7 +66,7 @@ pub struct BuiltImage {
     pub arch: String,
     /// `uname -r` of the kernel.
     pub kernel_release: String,
-    /// Kernel and initrd.
+    /// Kernel and initrd; a disk where it is one.
     pub parts: Vec<BuiltPart>,
     /// Nothing had to be built: the same inputs were here before.
     pub cached: bool,
@@ -91,7 +86,8 @@ pub async fn build_base(
     build: &BaseBuild,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<BuiltImage, ImageError> {
-    let mut steps = (0..).zip(STEPS).map(|(done, step)| Progress { step, done, total: STEPS.len() as u64 });
+    let mut steps =
+        (0..).zip(STEPS).map(|(done, step)| Progress { step: step.into(), done, total: STEPS.len() as u64 });
     let mut next = || steps.next().map(&mut *progress);
     check_program(&build.busybox, || ImageError::BusyboxMissing(build.busybox.clone())).await?;
     check_program(&build.guest_binary, || ImageError::GuestMissing(build.guest_binary.clone())).await?;
@@ -101,7 +97,7 @@ pub async fn build_base(
     next();
     let unpacked = kernel::unpack(&package, &work).await?;
     let key = key(&package.key, build).await?;
-    let kept = work.built(&key);
+    let kept = work.base(&key);
     let mut built = read(&kept, &unpacked).await;
     next();
     if built.is_none() {
@@ -126,7 +122,7 @@ async fn key(kernel: &str, build: &BaseBuild) -> Result<String, ImageError> {
 
 /// Packs the root and writes it down, whole or not at all.
 async fn pack(build: &BaseBuild, unpacked: &Kernel, work: &Work, kept: &Path) -> Result<(), ImageError> {
-    let applets = kernel::run(Command::new(&build.busybox).arg("--list")).await?;
+    let applets = run(Command::new(&build.busybox).arg("--list")).await?;
     let parts = Parts {
         init: load(&build.guest_binary).await?,
         busybox: load(&build.busybox).await?,
@@ -187,67 +183,6 @@ fn is_static(bytes: &[u8]) -> bool {
         Some(false)
     };
     bytes.starts_with(b"\x7fELF\x02\x01") && number(18, 2) == Some(EM_X86_64) && interpreter() == Some(false)
-}
-
-/// The work directory, ours alone while this lives.
-pub struct Work {
-    root: PathBuf,
-    temps: AtomicU64,
-    _lock: Locked,
-}
-
-impl Work {
-    async fn open(root: &Path) -> Result<Self, ImageError> {
-        for dir in [root.join("downloads"), root.join("kernels"), root.join("base")] {
-            tokio::fs::create_dir_all(&dir).await.map_err(ImageError::io(&dir))?;
-        }
-        let path = root.join("lock");
-        let lock = File::options().create(true).append(true).open(&path).map_err(ImageError::io(&path))?;
-        loop {
-            match lock.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_RETRY).await,
-                Err(TryLockError::Error(e)) => return Err(ImageError::io(&path)(e)),
-            }
-        }
-        let work = Self { root: root.to_owned(), temps: AtomicU64::new(0), _lock: Locked(lock) };
-        work.remove_leftovers().await?;
-        Ok(work)
-    }
-
-    pub(crate) fn downloads(&self) -> PathBuf {
-        self.root.join("downloads")
-    }
-    pub(crate) fn kernel(&self, key: &str) -> PathBuf {
-        self.root.join("kernels").join(format!("{LAYOUT}-{key}"))
-    }
-    fn built(&self, key: &str) -> PathBuf {
-        self.root.join("base").join(key)
-    }
-
-    /// A directory that the next build removes, whatever happens to this one.
-    pub(crate) async fn temp(&self) -> Result<PathBuf, ImageError> {
-        let path = self.root.join(format!("temp.{}", self.temps.fetch_add(1, Ordering::Relaxed)));
-        tokio::fs::create_dir(&path).await.map_err(ImageError::io(&path))?;
-        Ok(path)
-    }
-
-    pub(crate) async fn discard(&self, temp: &Path) {
-        if let Err(error) = tokio::fs::remove_dir_all(temp).await {
-            tracing::debug!(path = %temp.display(), %error, "left for the next build to remove");
-        }
-    }
-
-    async fn remove_leftovers(&self) -> Result<(), ImageError> {
-        let mut entries = tokio::fs::read_dir(&self.root).await.map_err(ImageError::io(&self.root))?;
-        while let Some(entry) = entries.next_entry().await.map_err(ImageError::io(&self.root))? {
-            if entry.file_name().to_string_lossy().starts_with("temp.") {
-                let path = entry.path();
-                tokio::fs::remove_dir_all(&path).await.map_err(ImageError::io(&path))?;
-            }
-        }
-        Ok(())
-    }
 }
 
 async fn load_modules(paths: &[PathBuf]) -> Result<Vec<(String, Vec<u8>)>, ImageError> {

@@ -20,6 +20,12 @@ pub enum ImageError {
     /// The host has no apt.
     #[error("there is no apt-get on this host: name a kernel package (.deb) or an unpacked one")]
     AptMissing,
+    /// Programs that the build runs are missing.
+    #[error("this host cannot build Debian without some packages: apt-get install {0}")]
+    PackagesMissing(String),
+    /// Packages are set up as they will be: with users of their own.
+    #[error("Debian is built by root only: run the agent as root, or import a disk (`perigee image import`)")]
+    NeedsRoot,
     /// Package lists are missing or the archive has no such package.
     #[error("apt offers no {package}: run `apt-get update`, or name a kernel package (.deb); {said}")]
     PackageMissing {

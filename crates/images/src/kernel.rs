@@ -3,9 +3,11 @@
 //! Kept: the kernel, and the virtio modules a sandbox needs, unpacked and in load order. One kept
 //! kernel is a directory named by its package's digest; it appears by rename, whole or not at all.
 
-use crate::base::{Work, save};
+use crate::base::save;
 use crate::error::ImageError;
 use crate::payload;
+use crate::tool::{output, run};
+use crate::work::Work;
 use perigee_blobs::{digest_bytes, digest_file};
 use perigee_model::Digest;
 use std::path::{Path, PathBuf};
@@ -233,32 +235,6 @@ fn kernel_among(depends: &str) -> Option<String> {
 fn file_name_in(uris: &str) -> Option<String> {
     let name = uris.lines().find(|line| line.starts_with('\''))?.split_whitespace().nth(1)?;
     (name.ends_with(".deb") && !name.contains('/')).then(|| name.to_owned())
-}
-
-/// Runs a program to its end, without a terminal, in English.
-pub async fn run(command: &mut Command) -> Result<String, ImageError> {
-    Ok(String::from_utf8_lossy(&output(command).await?).into_owned())
-}
-
-async fn output(command: &mut Command) -> Result<Vec<u8>, ImageError> {
-    let shown = format!("{:?}", command.as_std()).replace('"', "");
-    let program = command.as_std().get_program().to_string_lossy().into_owned();
-    command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive").stdin(std::process::Stdio::null());
-    let done = match command.kill_on_drop(true).output().await {
-        Ok(done) => done,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && program.starts_with("apt-") => {
-            return Err(ImageError::AptMissing);
-        }
-        Err(e) => {
-            return Err(ImageError::Tool { program: shown, said: e.to_string() });
-        }
-    };
-    if done.status.success() {
-        return Ok(done.stdout);
-    }
-    let said = String::from_utf8_lossy(&done.stderr);
-    let said = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing").to_owned();
-    Err(ImageError::Tool { program: shown, said })
 }
 
 async fn unpack_module(from: &Path, to: &Path) -> Result<(), ImageError> {

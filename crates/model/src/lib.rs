@@ -17,6 +17,7 @@ pub mod import;
 pub mod limits;
 pub mod name;
 pub mod placement;
+pub mod recipe;
 pub mod refusal;
 pub mod resources;
 pub mod task;
@@ -33,6 +34,7 @@ pub use id::{EventId, ExecutionId, GuestId, HostId, ImageId, InstanceId, RunId, 
 pub use image::{Digest, Image, ImageState, Part, PartRole};
 pub use import::{Checksum, DiskFormat, Import, ImportFrom};
 pub use name::{Labels, Name};
+pub use recipe::{PackageName, Recipe};
 pub use refusal::{Code, Kind, Refusal};
 pub use resources::Resources;
 pub use task::{Priority, Switch, Task, TaskKind, TaskState};

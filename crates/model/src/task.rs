@@ -10,7 +10,7 @@
 
 use crate::guest::{Desired, Power, Problem};
 use crate::limits::{TASK_AGEING, TASK_DEADLINE};
-use crate::{Code, ExecutionId, GuestId, HostId, ImageId, Import, TaskId, Tenant, Timestamp};
+use crate::{Code, ExecutionId, GuestId, HostId, ImageId, Import, Recipe, TaskId, Tenant, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -51,6 +51,9 @@ pub enum TaskKind {
     ImageBuild {
         /// Which.
         image: ImageId,
+        /// How.
+        #[serde(default)]
+        recipe: Recipe,
     },
     /// Take in a disk that was made elsewhere. The control plane does it itself.
     #[serde(rename = "image:import")]
@@ -87,7 +90,7 @@ impl TaskKind {
     /// The image it makes.
     pub fn image(&self) -> Option<ImageId> {
         match self {
-            Self::ImageBuild { image } | Self::ImageImport { image, .. } => Some(*image),
+            Self::ImageBuild { image, .. } | Self::ImageImport { image, .. } => Some(*image),
             Self::GuestCreate { .. }
             | Self::GuestDelete { .. }
             | Self::GuestExecute { .. }

@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use perigee_agent::parts::Progress;
 use perigee_agent::{BuildProgress, Builder, Built, Parts, PartsError};
-use perigee_model::{Digest, Name, Part, PartRole};
+use perigee_model::{Digest, Part, PartRole, Recipe};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -20,7 +20,7 @@ pub struct Nothing;
 
 #[async_trait]
 impl Builder for Nothing {
-    async fn build(&self, _: &Name, progress: watch::Sender<BuildProgress>) -> Result<Built, String> {
+    async fn build(&self, _: &Recipe, progress: watch::Sender<BuildProgress>) -> Result<Built, String> {
         progress.send_replace(Some(("a kernel of nothing".to_owned(), Some(50))));
         tokio::time::sleep(BUILD).await;
         // VMs have `perigee-guest` by our own initial RAM file system.

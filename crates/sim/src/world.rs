@@ -18,7 +18,7 @@ use crate::users::User;
 use crate::verdict::Verdict;
 use perigee_control::{Cause, Control, Span};
 use perigee_model::limits::TASK_DEADLINE;
-use perigee_model::{ImageState, Name, Refusal, Role, Tenant, Who};
+use perigee_model::{ImageState, Name, Recipe, Refusal, Role, Tenant, Who};
 use perigee_store::MemoryStore;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -200,7 +200,7 @@ impl World {
 /// The image every guest starts from, built by one of the hosts.
 async fn build_image(scene: &Scene, control: &Control, who: &Who) -> Result<(), Refusal> {
     let name = Name::parse("base").map_err(|e| Refusal::field("name", e.to_string()))?;
-    let (image, task) = control.build_image(who, name, "base", &Cause::default()).await?;
+    let (image, task) = control.build_image(who, name, Recipe::Base, &Cause::default()).await?;
     control.wait_task(task.id, Duration::from_secs(60)).await?;
     let ready = control.view().image(image.id).is_some_and(|i| i.state == ImageState::Ready);
     scene.checks.that(ready, "an image is built in peace", || "it was not".to_owned());

@@ -12,7 +12,7 @@ use perigee_agent::tls::ServerUrl;
 use perigee_agent::uplink::grpc::GrpcUplink;
 use perigee_agent::uplink::ws::WsUplink;
 use perigee_agent::watch::SharedSheet;
-use perigee_agent::{Agent, BaseBuilder, CachedParts, DirJournal, DirSpool, Health, Uplink, UplinkError, web};
+use perigee_agent::{Agent, CachedParts, DirJournal, DirSpool, Health, Recipes, Uplink, UplinkError, web};
 use perigee_blobs::BlobDir;
 use perigee_clock::Clock;
 use perigee_images::{BaseBuild, KernelSource};
@@ -111,7 +111,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         spool: Arc::new(DirSpool::open(home.path().join("spool"))?),
         parts: Arc::new(CachedParts::new(blobs, uplink.clone())),
         uplink,
-        builder: Arc::new(BaseBuilder::new(base)),
+        builder: Arc::new(Recipes::new(base)),
         health,
         local: local.listeners,
         boots_in_flight_max: config.boots,

@@ -287,7 +287,7 @@ async fn builds_are_reported_until_taken() {
     let agent = rig.start();
     let image = ImageId::new(Uuid::from_u128(9));
     rig.plane.until("a link", |s| !s.hellos.is_empty()).await;
-    rig.plane.send(FromServer::Build { image, recipe: Name::parse("base").unwrap() });
+    rig.plane.send(FromServer::Build { image, recipe: Recipe::Base });
     rig.plane.until("progress", |s| s.builds.contains_key(&image)).await;
     rig.crash(agent).await;
     let _agent = rig.start();

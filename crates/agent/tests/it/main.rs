@@ -59,7 +59,7 @@ impl Parts for Held {
 }
 #[async_trait]
 impl Builder for Instant {
-    async fn build(&self, _: &Name, progress: watch::Sender<BuildProgress>) -> Result<Built, String> {
+    async fn build(&self, _: &Recipe, progress: watch::Sender<BuildProgress>) -> Result<Built, String> {
         progress.send_replace(Some(("kernel".into(), Some(50))));
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         Ok(Built { arch: "x86_64".into(), kernel_release: "6.1".into(), parts: vec![] })

@@ -77,7 +77,7 @@ pub async fn request(session: &Session, line: Line) -> Result<ImageRequest, Fail
     };
     let Source { from: url, catalog, .. } = line.source;
     let (format, arch) = (line.format, line.arch);
-    Ok(ImageRequest { name, recipe: None, url, upload, catalogue: catalog, checksum, format, arch })
+    Ok(ImageRequest { name, url, upload, catalogue: catalog, checksum, format, arch, ..ImageRequest::default() })
 }
 
 async fn send(session: &Session, path: &Path) -> Result<String, Failure> {

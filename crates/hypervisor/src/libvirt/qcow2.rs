@@ -1,6 +1,7 @@
 //! Disk files: what an image's disk is, and making a guest's own above it.
 //!
-//! Owns: reading the few fields of a header that matter before any other program sees the file.
+//! Owns: reading the few fields of a header that matter before any other program sees the file; writing
+//! that of a new disk (`qemu-img` takes longer to start than this to write it).
 //! Refuses: a disk that names another file. It would show the guest whatever the host may read.
 //!
 //! Format: QEMU, docs/interop/qcow2.txt.
@@ -8,10 +9,10 @@
 use crate::HypervisorError;
 use crate::work::{os, room_or_os};
 use std::fs::{self, File};
-use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 const MAGIC: &[u8; 4] = b"QFI\xfb";
 /// Of a version 3 header, up to its incompatible features.
@@ -69,36 +70,111 @@ fn format_of(header: &[u8]) -> Result<Format, &'static str> {
 /// not at all. Blocks.
 ///
 /// # Errors
-/// `NoRoom` on a full disk, `DidNotStart` with what qemu-img said, `BadPlan` when the image is larger
-/// than the disk is to be.
+/// `NoRoom` on a full disk, `Os`, `BadPlan` when the image is larger than the disk is to be, or cannot
+/// be named in a header.
 pub fn create(path: &Path, image: Option<(&Path, Format)>, bytes: Option<u64>) -> Result<(), HypervisorError> {
-    let new = path.with_extension("new");
-    let mut command = Command::new("qemu-img");
-    command.args(["create", "-q", "-f", "qcow2", "-o", "compat=1.1,lazy_refcounts=off"]);
-    if let Some((image, format)) = image {
-        command.arg("-b").arg(image).args(["-F", format.name()]);
-    }
-    command.arg(&new).args(bytes.map(|bytes| bytes.to_string()));
-    if let (Some((image, format)), Some(bytes)) = (image, bytes)
-        && size(image, format)? > bytes
-    {
-        let text = format!("its disk of {bytes} bytes is smaller than the image's of {}", size(image, format)?);
-        return Err(HypervisorError::BadPlan(text));
-    }
-    let done = command.stdin(Stdio::null()).output();
-    let output = done.map_err(os("running qemu-img (package qemu-utils)"))?;
-    if !output.status.success() {
-        let said: String =
-            String::from_utf8_lossy(&output.stderr).chars().filter(|c| !c.is_control()).take(400).collect();
+    let bad = |text: String| Err(HypervisorError::BadPlan(text));
+    let of_image = image.map(|(image, format)| size(image, format)).transpose()?;
+    let bytes = match (bytes, of_image) {
+        (Some(bytes), Some(least)) if least > bytes => {
+            return bad(format!("its disk of {bytes} bytes is smaller than the image's of {least}"));
+        }
+        (Some(bytes), _) | (None, Some(bytes)) => bytes,
+        (None, None) => return bad("a disk without an image has a size".to_owned()),
+    };
+    let Some(empty) = Empty::new(bytes.next_multiple_of(SECTOR), image) else {
+        let above = image.map_or_else(String::new, |(image, _)| format!(" above {}", image.display()));
+        return bad(format!("no disk of {bytes} bytes can be made{above}"));
+    };
+    let (new, doing) = (path.with_extension("new"), || format!("making {}", path.display()));
+    let mut options = File::options();
+    let file = options.create(true).truncate(true).write(true).mode(0o600).open(&new).map_err(room_or_os(doing()))?;
+    let made = empty.write(&file).and_then(|()| fs::rename(&new, path));
+    made.map_err(|error| {
         _ = fs::remove_file(&new);
-        let full = said.contains("No space left") || said.contains("quota exceeded");
-        let text = format!("making {}: {said}", path.display());
-        return Err(if full { HypervisorError::NoRoom(text) } else { HypervisorError::DidNotStart(text) });
+        room_or_os(doing())(error)
+    })
+}
+
+const SECTOR: u64 = 512;
+const CLUSTER_BITS: u32 = 16;
+const CLUSTER: u64 = 1 << CLUSTER_BITS;
+/// Clusters that one cluster of 16-bit counts covers.
+const COUNTED: u64 = CLUSTER / 2;
+/// What one entry of the first table stands for: a cluster of 8-byte entries, each for a cluster.
+const L1_COVERS: u64 = CLUSTER / 8 * CLUSTER;
+const HEADER_3_BYTES: u32 = 104;
+const BACKING_FORMAT: u32 = 0xE279_2ACA;
+const BACKING_BYTES_MAX: usize = 1023;
+
+/// A qcow2 with nothing in it yet: version 3, clusters of 64 KiB.
+///
+/// ```text
+/// cluster 0   header, format and name of the image
+/// cluster 1   table of the counts: one entry
+/// cluster 2   counts: one for each cluster that is there
+/// cluster 3…  first table: zeros, a hole in the file
+/// ```
+struct Empty {
+    header: Vec<u8>,
+    clusters: u64,
+}
+
+impl Empty {
+    /// `None` when it does not fit into that.
+    fn new(bytes: u64, image: Option<(&Path, Format)>) -> Option<Self> {
+        let entries = bytes.div_ceil(L1_COVERS);
+        let clusters = 3 + (entries * 8).div_ceil(CLUSTER).max(1);
+        if clusters > COUNTED || bytes == 0 {
+            return None;
+        }
+        let mut extensions = Vec::new();
+        if let Some((_, format)) = image {
+            let name = format.name().as_bytes();
+            extensions.extend(BACKING_FORMAT.to_be_bytes());
+            extensions.extend(u32::try_from(name.len()).ok()?.to_be_bytes());
+            extensions.extend(name);
+            extensions.resize(extensions.len().next_multiple_of(8), 0);
+        }
+        extensions.extend([0; 8]);
+        let name = image.map_or(&[][..], |(image, _)| image.as_os_str().as_bytes());
+        // An absolute path is a file to QEMU, whatever else is in it.
+        if name.len() > BACKING_BYTES_MAX || image.is_some_and(|(image, _)| !image.is_absolute()) {
+            return None;
+        }
+        let name_at = match image {
+            Some(_) => u64::from(HEADER_3_BYTES) + extensions.len() as u64,
+            None => 0,
+        };
+        let mut header = Vec::new();
+        header.extend(MAGIC);
+        header.extend(3u32.to_be_bytes());
+        header.extend(name_at.to_be_bytes());
+        header.extend(u32::try_from(name.len()).ok()?.to_be_bytes());
+        header.extend(CLUSTER_BITS.to_be_bytes());
+        header.extend(bytes.to_be_bytes());
+        header.extend(0u32.to_be_bytes()); // not encrypted
+        header.extend(u32::try_from(entries).ok()?.to_be_bytes());
+        header.extend((3 * CLUSTER).to_be_bytes());
+        header.extend(CLUSTER.to_be_bytes());
+        header.extend(1u32.to_be_bytes());
+        header.extend([0; 12]); // no snapshots
+        header.extend([0; 24]); // no features
+        header.extend(4u32.to_be_bytes()); // counts of 2^4 bits
+        header.extend(HEADER_3_BYTES.to_be_bytes());
+        header.extend(extensions);
+        header.extend(name);
+        Some(Self { header, clusters })
     }
-    let doing = || format!("writing {}", path.display());
-    fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).map_err(os(doing()))?;
-    File::open(&new).and_then(|file| file.sync_all()).map_err(room_or_os(doing()))?;
-    fs::rename(&new, path).map_err(room_or_os(doing()))
+
+    fn write(&self, file: &File) -> io::Result<()> {
+        file.set_len(self.clusters * CLUSTER)?;
+        file.write_all_at(&self.header, 0)?;
+        file.write_all_at(&(2 * CLUSTER).to_be_bytes(), CLUSTER)?;
+        let counts: Vec<u8> = (0..self.clusters).flat_map(|_| 1u16.to_be_bytes()).collect();
+        file.write_all_at(&counts, 2 * CLUSTER)?;
+        file.sync_all()
+    }
 }
 
 /// How large the guest sees it.
@@ -120,6 +196,8 @@ fn size(path: &Path, format: Format) -> Result<u64, HypervisorError> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::process::Command;
 
     fn header(version: u32, backing: u64, features: u64) -> Vec<u8> {
         let mut header = vec![0; 80];
@@ -162,7 +240,46 @@ mod tests {
         create(&disk, None, Some(1 << 30)).unwrap();
         assert_eq!(inspect(&disk).unwrap(), Format::Qcow2);
         let nowhere = create(&folder.path().join("no/disk.qcow2"), None, Some(1 << 20));
-        assert!(matches!(nowhere, Err(HypervisorError::DidNotStart(_))), "{nowhere:?}");
+        assert!(matches!(nowhere, Err(HypervisorError::Os { .. })), "{nowhere:?}");
+        for bad in [create(&disk, None, None), create(&disk, None, Some(0)), create(&disk, None, Some(u64::MAX >> 1))] {
+            assert!(matches!(bad, Err(HypervisorError::BadPlan(_))), "{bad:?}");
+        }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    /// `qemu-img` is the oracle of the format.
+    #[test]
+    fn qemu_reads_what_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let ask = |arguments: &[&str], disk: &Path| {
+            let said = Command::new("qemu-img").args(arguments).arg(disk).output().expect("package qemu-utils");
+            assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+            serde_json::from_slice::<serde_json::Value>(&said.stdout).unwrap()
+        };
+        let image = folder.path().join("a,b=c: d.img");
+        fs::write(&image, [7; 4096].repeat(300)).unwrap();
+        let below = folder.path().join("below.qcow2");
+        create(&below, None, Some(3 << 30)).unwrap();
+        // Empty, above either format, larger than the image, and so large that its first table is long.
+        for (place, (image, bytes)) in [
+            (None, Some(1 << 30)),
+            (Some((image.as_path(), Format::Raw)), None),
+            (Some((image.as_path(), Format::Raw)), Some(20 << 30)),
+            (Some((below.as_path(), Format::Qcow2)), None),
+            (None, Some(16 << 40)),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let disk = folder.path().join(format!("disk{place}.qcow2"));
+            create(&disk, image, bytes).unwrap();
+            let info = ask(&["info", "--output=json"], &disk);
+            let wanted = bytes.unwrap_or_else(|| size(image.unwrap().0, image.unwrap().1).unwrap());
+            assert_eq!(info["virtual-size"], wanted);
+            assert_eq!(info["backing-filename"].as_str(), image.map(|(path, _)| path.to_str().unwrap()));
+            assert_eq!(info["backing-filename-format"].as_str(), image.map(|(_, format)| format.name()));
+            let check = ask(&["check", "--output=json"], &disk);
+            assert_eq!((&check["check-errors"], &check["leaks"]), (&0.into(), &serde_json::Value::Null));
+        }
     }
 }

@@ -11,7 +11,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Method, StatusCode, header};
 use perigee_api::{ImageRequest, ImageView, Page, ProblemDocument, TaskView};
-use perigee_model::{Checksum, Digest, DiskFormat, Image, Import, ImportFrom, Name, Refusal, TaskState, Verb};
+use perigee_model::{Checksum, Digest, DiskFormat, Image, Import, ImportFrom, Name, Recipe, Refusal, TaskState, Verb};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -49,7 +49,7 @@ pub async fn create(State(server): State<Server>, caller: Caller, body: Body<Ima
     let wanted = wanted(&server, body.value).await?;
     once(&server, &caller, (Method::POST, "/api/v1/images"), &body.bytes, async |cause| {
         let (image, task) = match wanted {
-            Wanted::Recipe(recipe) => server.control.build_image(&caller.who, name, &recipe, &cause).await?,
+            Wanted::Recipe(recipe) => server.control.build_image(&caller.who, name, recipe, &cause).await?,
             Wanted::Import(import) => server.control.import_image(&caller.who, name, *import, &cause).await?,
         };
         let Some(wait) = caller.wait else { return Ok(tasks::accepted(&task)) };
@@ -67,14 +67,20 @@ pub async fn create(State(server): State<Server>, caller: Caller, body: Body<Ima
 }
 
 enum Wanted {
-    Recipe(String),
+    Recipe(Recipe),
     Import(Box<Import>),
 }
 
 /// Where the image comes from; exactly one of the four.
 async fn wanted(server: &Server, request: ImageRequest) -> Result<Wanted, Refusal> {
     let from = match (&request.recipe, &request.url, &request.upload, &request.catalogue) {
-        (Some(recipe), None, None, None) => return Ok(Wanted::Recipe(recipe.clone())),
+        (Some(name), None, None, None) => {
+            let include = request.include.as_deref().unwrap_or_default();
+            return Ok(Wanted::Recipe(Recipe::parse(name, include)?));
+        }
+        _ if request.include.is_some() => {
+            return Err(Refusal::field("include", "packages are included when an image is built: recipe is debian"));
+        }
         (None, Some(url), None, None) => ImportFrom::Url(url.clone()),
         (None, None, Some(sha256), None) => {
             let digest = Digest::parse(sha256);

@@ -240,7 +240,7 @@ pub fn zoo() -> Vec<Record> {
     let mut bare_image = image(103, "bare");
     (bare_image.parts, bare_image.kernel_release) = (Vec::new(), None);
     let mut bare_task = task(104);
-    bare_task.kind = TaskKind::ImageBuild { image: ImageId::new(uuid(103)) };
+    bare_task.kind = TaskKind::ImageBuild { image: ImageId::new(uuid(103)), recipe: Recipe::Base };
     (bare_task.worker, bare_task.host) = (None, None);
     (bare_task.generation, bare_task.note) = (None, None);
     (bare_task.progress_percent, bare_task.problem) = (None, None);

@@ -4,6 +4,7 @@
 
 mod console;
 mod dashboard;
+mod debian;
 mod fleet;
 mod ground;
 mod images;
