@@ -1,7 +1,10 @@
 //! Giving a ruleset to the kernel, by the tool `nft`.
+#![allow(unsafe_code, reason = "something is done between fork and exec")]
 
 use super::HostError;
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
 use std::process::Stdio;
@@ -25,7 +28,11 @@ pub(super) async fn ask(arguments: &[&str]) -> Result<String, HostError> {
 
 async fn run(arguments: &[&str], stdin: Stdio) -> Result<String, HostError> {
     let mut nft = Command::new("nft");
-    nft.args(arguments).stdin(stdin).env("LC_ALL", "C");
+    nft.args(arguments).stdin(stdin).env("LC_ALL", "C").kill_on_drop(true);
+    // Of two agents, one killed and its successor, the first must not have the last word.
+    let end_with_us = || prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from);
+    // SAFETY: one call of the kernel, which allocates nothing and takes no lock.
+    unsafe { nft.pre_exec(end_with_us) };
     let said = nft.output().await.map_err(HostError::NoNft)?;
     if said.status.success() {
         return Ok(String::from_utf8_lossy(&said.stdout).into_owned());

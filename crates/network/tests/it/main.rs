@@ -5,6 +5,8 @@ mod card;
 mod forward;
 mod frames;
 mod inventory;
+mod kill;
+mod names;
 mod ns;
 mod policy;
 mod spoof;

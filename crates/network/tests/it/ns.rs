@@ -24,6 +24,11 @@ impl Ns {
         ns
     }
 
+    /// The one that the calling thread is in.
+    pub fn of_this_thread() -> Self {
+        Self(Arc::new(File::open("/proc/thread-self/ns/net").unwrap()))
+    }
+
     /// Does something in it: sockets made there stay in it.
     pub fn run<R: Send>(&self, act: impl FnOnce() -> R + Send) -> R {
         std::thread::scope(|scope| {

@@ -42,7 +42,12 @@ impl World {
         }
         host.ip(&format!("route add default via {WORLD}"));
         let listeners = [7, 9, 67].map(|port| out.run(|| UdpSocket::bind(("0.0.0.0", port)).unwrap()));
-        Self { host, out, _listeners: listeners.into(), instance: InstanceId::from_bits(0x0a1b_2c3d) }
+        Self { _listeners: listeners.into(), out, ..Self::of(host) }
+    }
+
+    /// This host, and no world.
+    pub fn of(host: Ns) -> Self {
+        Self { out: host.clone(), host, _listeners: vec![], instance: InstanceId::from_bits(0x0a1b_2c3d) }
     }
 
     /// A plan of these guests, on the default subnet.
