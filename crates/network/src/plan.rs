@@ -56,6 +56,11 @@ impl Member {
     pub fn mac(&self) -> Mac {
         mac_of(self.address)
     }
+
+    /// Numbers of the groups of names that its policy lists, as [`Held`](crate::Held) has them.
+    pub fn names(&self) -> impl Iterator<Item = u32> {
+        self.egress.name_groups().into_iter().map(|group| group.number(self.guest))
+    }
 }
 
 /// The whole network of an instance: checked, in the order of addresses.

@@ -190,8 +190,7 @@ fn inet_table(out: &mut Text, plan: &Plan, resolved: Resolved<'_>) {
 
 /// For each group of names of a guest: what its new connections may go to, and what those that are up may.
 fn name_sets(out: &mut Text, member: &Member, held: &[Held]) {
-    for group in member.egress.name_groups() {
-        let group = group.number(member.guest);
+    for group in member.names() {
         let of_group = || held.iter().filter(|held| held.guest == member.address && held.group == group);
         let elements = |secs: fn(&Held) -> u64| {
             let live = of_group().filter(|held| secs(held) > 0);

@@ -90,12 +90,9 @@ impl Answers {
 
     /// Lets go of whatever this plan does not allow.
     pub fn keep(&mut self, plan: &Plan) {
-        let groups = |address| {
-            let member = plan.at(address)?;
-            let groups = member.egress.name_groups();
-            Some(groups.iter().map(|group| group.number(member.guest)).collect::<Vec<_>>())
-        };
-        self.held.retain(|held, _| groups(held.guest).is_some_and(|groups| groups.contains(&held.group)));
+        let listed =
+            |held: &Wanted| plan.at(held.guest).is_some_and(|member| member.names().any(|group| group == held.group));
+        self.held.retain(|held, _| listed(held));
     }
 }
 
@@ -175,7 +172,7 @@ mod tests {
             one
         };
         let one = with("a.com:443 b.com");
-        let groups: Vec<_> = one.egress.name_groups().iter().map(|group| group.number(one.guest)).collect();
+        let groups: Vec<_> = one.names().collect();
         let missing = answers.missing(&[wanted(groups[0], 1), wanted(groups[1], 2)], 60, LASTING, now).unwrap();
         answers.note(&missing, now);
         let mut left = |members| {

@@ -44,7 +44,7 @@ fn the_whole_of_a_small_plan() {
     one.host = vec![Ports::new(Protocol::Tcp, 3128..=3128).unwrap()];
     one.forwards = vec![forward(Protocol::Tcp, 8080, 80)];
     let address = Ipv4Addr::new(93, 184, 216, 34);
-    let group = one.egress.name_groups()[0].number(one.guest);
+    let group = one.names().next().unwrap();
     let held = Held { guest: one.address, group, address, fresh_secs: 60, met_secs: 3600 };
     let plan = plan(vec![one, member(3, Egress::None)]);
     expect_test::expect_file!["small.nft"]
@@ -142,7 +142,7 @@ fn names_have_a_set_for_each_choice_of_ports() {
     "#]],
     );
     let one = member(2, egress());
-    let groups: Vec<_> = one.egress.name_groups().iter().map(|group| group.number(one.guest)).collect();
+    let groups: Vec<_> = one.names().collect();
     let at = |last: u8, group: usize, fresh_secs| Held {
         guest: Ipv4Addr::new(172, 16, 0, last),
         group: groups[group],

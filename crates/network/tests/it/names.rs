@@ -2,14 +2,14 @@
 
 use crate::card::Machine;
 use crate::ns::Ns;
-use crate::world::{GATEWAY, HOST, PATIENCE, WORLD, World, list, member, until};
+use crate::world::{GATEWAY, HOST, PATIENCE, WORLD, World, call, list, member, until};
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use perigee_network::{Egress, Lasting, Network, Plan};
 use std::future::Future;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -152,16 +152,8 @@ fn addresses(reply: &Message) -> Vec<Ipv4Addr> {
     reply.answers.iter().filter_map(address).collect()
 }
 
-/// Calls, and sees whether the call is let through: it is either taken, or dropped by the guest's rules.
-fn reaches(world: &World, plan: &Plan, machine: &Machine, to: SocketAddr) -> Option<TcpStream> {
-    let before = world.drops(plan, ME);
-    std::thread::scope(|scope| {
-        let call = scope.spawn(|| machine.ns.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(2))));
-        until("the call is taken or dropped", || call.is_finished() || world.drops(plan, ME) > before);
-        let called = call.join().unwrap().ok();
-        assert_eq!(called.is_some(), world.drops(plan, ME) == before, "taken, or dropped");
-        called
-    })
+fn reaches(world: &World, plan: &Plan, machine: &Machine, to: (Ipv4Addr, u16)) -> Option<TcpStream> {
+    call(&machine.ns, SocketAddrV4::new(to.0, to.1), || world.drops(plan, ME))
 }
 
 #[test]
@@ -174,7 +166,7 @@ fn a_listed_name_opens_what_it_means_and_nothing_else() {
     let plan = world.plan(vec![member(ME, list("*.example.com:443"))]);
     keeper.bring_about(&plan);
     let machine = world.machine(&plan, ME);
-    let reaches = |to: Ipv4Addr, port: u16| reaches(&world, &plan, &machine, (to, port).into()).is_some();
+    let reaches = |to: Ipv4Addr, port: u16| reaches(&world, &plan, &machine, (to, port)).is_some();
 
     assert!(!reaches(WORLD, 443), "before its name was asked for");
     let refused = ask(&machine, "example.org.", RecordType::A);
@@ -208,18 +200,18 @@ fn an_answer_holds_as_long_as_it_was_told_and_its_connections_longer() {
     keeper.bring_about(&plan);
     let machine = world.machine(&plan, ME);
     ask(&machine, "example.com.", RecordType::A);
-    let mut up = reaches(&world, &plan, &machine, (WORLD, 443).into()).expect("a connection");
+    let mut up = reaches(&world, &plan, &machine, (WORLD, 443)).expect("a connection");
     let (mut far, _) = listener.accept().unwrap();
     // Whoever calls meanwhile is taken, and hung up on.
     std::thread::spawn(move || listener.incoming().for_each(drop));
-    until("the answer is over", || reaches(&world, &plan, &machine, (WORLD, 443).into()).is_none());
+    until("the answer is over", || reaches(&world, &plan, &machine, (WORLD, 443)).is_none());
     let mut bytes = [0; 5];
     up.write_all(b"still").unwrap();
     far.set_read_timeout(Some(PATIENCE)).unwrap();
     far.read_exact(&mut bytes).unwrap();
     // Asked again, it is open again.
     ask(&machine, "example.com.", RecordType::A);
-    assert!(reaches(&world, &plan, &machine, (WORLD, 443).into()).is_some());
+    assert!(reaches(&world, &plan, &machine, (WORLD, 443)).is_some());
     assert_eq!(upstream.asked(), 2);
     // Taken back, even what was up ends.
     let closed = world.plan(vec![member(ME, list("example.org"))]);
@@ -240,7 +232,7 @@ fn what_was_open_outlives_its_keeper() {
     keeper.bring_about(&plan);
     let machine = world.machine(&plan, ME);
     ask(&machine, "example.com.", RecordType::A);
-    let mut up = reaches(&world, &plan, &machine, (WORLD, 443).into()).expect("a connection");
+    let mut up = reaches(&world, &plan, &machine, (WORLD, 443)).expect("a connection");
     let (mut far, _) = listener.accept().unwrap();
     drop(keeper);
     let next = Keeper::start(&world, Lasting::default());
@@ -248,12 +240,12 @@ fn what_was_open_outlives_its_keeper() {
     up.write_all(b"still").unwrap();
     far.set_read_timeout(Some(PATIENCE)).unwrap();
     far.read_exact(&mut [0; 5]).unwrap();
-    assert!(reaches(&world, &plan, &machine, (WORLD, 443).into()).is_some(), "without being asked again");
+    assert!(reaches(&world, &plan, &machine, (WORLD, 443)).is_some(), "without being asked again");
     assert_eq!(upstream.asked(), 1);
     assert_eq!(addresses(&ask(&machine, "example.com.", RecordType::A)), [WORLD, PUBLIC], "and it answers");
     let fewer = world.plan(vec![member(ME, list("a.example.org:443"))]);
     next.bring_about(&fewer);
-    assert!(reaches(&world, &fewer, &machine, (WORLD, 443).into()).is_none());
+    assert!(reaches(&world, &fewer, &machine, (WORLD, 443)).is_none());
 }
 
 #[test]

@@ -9,12 +9,13 @@
 use crate::card::{Card, Machine};
 use crate::frames::{ethernet, ipv4, mac, udp};
 use crate::ns::Ns;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use perigee_model::{GuestId, InstanceId};
 use perigee_network::{Egress, Host, Member, Owner, Plan, Resolved, Subnet};
 use std::fs::File;
 use std::io::Read as _;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -122,6 +123,25 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(begun.elapsed() < PATIENCE, "{what}");
         std::thread::yield_now();
     }
+}
+
+/// Calls, and sees what becomes of the call: it is taken, or it is dropped, which is counted.
+pub fn call(from: &Ns, to: SocketAddrV4, dropped: impl Fn() -> u64) -> Option<TcpStream> {
+    use nix::sys::socket::{SockaddrIn, connect};
+    use std::os::fd::{AsFd as _, AsRawFd as _};
+    let before = dropped();
+    let kind = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let caller = from.run(|| socket(AddressFamily::Inet, SockType::Stream, kind, None).unwrap());
+    assert_eq!(connect(caller.as_raw_fd(), &SockaddrIn::from(to)), Err(nix::errno::Errno::EINPROGRESS));
+    let taken = || {
+        let mut polled = [PollFd::new(caller.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut polled, PollTimeout::ZERO).unwrap() > 0
+    };
+    until("the call is taken or dropped", || taken() || dropped() > before);
+    let stream = taken().then(|| TcpStream::from(caller))?;
+    assert!(stream.take_error().unwrap().is_none());
+    stream.set_nonblocking(false).unwrap();
+    Some(stream)
 }
 
 /// Every frame that comes in at a device.

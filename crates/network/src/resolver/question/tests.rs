@@ -93,6 +93,21 @@ fn what_is_no_question_is_not_answered_as_one() {
     assert_eq!(verdict("all", &chaos), "Refused");
 }
 
+proptest::proptest! {
+    /// Whatever comes, nothing breaks; and what is answered is an answer to it.
+    #[test]
+    fn any_bytes_are_judged(bytes: Vec<u8>, at: proptest::sample::Index, byte: u8) {
+        judge(&bytes, &asking("all"));
+        let mut near = question("www.b.com.", RecordType::A).to_vec().unwrap();
+        let at = at.index(near.len());
+        near[at] = byte;
+        if let Verdict::Answer(answer) = judge(&near, &asking(LIST)) {
+            proptest::prop_assert_eq!(answer.metadata.id.to_be_bytes(), [near[0], near[1]]);
+            proptest::prop_assert!(answer.answers.is_empty());
+        }
+    }
+}
+
 fn asked(policy: &str, name: &str) -> (Member, Asked) {
     let member = asking(policy);
     let Verdict::Ask(asked) = judge(&question(name, RecordType::A).to_vec().unwrap(), &member) else {
