@@ -139,7 +139,7 @@ fn bridge_table(out: &mut Text, plan: &Plan) {
             out.line("type filter hook prerouting priority dstnat; policy accept;");
             out.line(format!("iifname \"{prefix}*\" goto from_guest"));
         });
-        // Frames to the bridge's own protocols (IEEE 802.1D, 01:80:c2:00:00:0x) come past prerouting.
+        // Frames to the bridge's own protocols (IEEE 802.1D, 01:80:c2:00:00:0x) that are never bridged.
         out.block("chain input", |out| {
             out.line("type filter hook input priority filter; policy accept;");
             out.line(format!(

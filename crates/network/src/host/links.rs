@@ -60,12 +60,17 @@ pub(super) async fn take_together(netlink: &Handle, names: &BTreeSet<DeviceName>
 /// Groups of devices (`ip link set … group`) are numbers that the host's owner gives; 0 is everybody's.
 const FIRST_GROUP: u32 = 0x7067_0000;
 
+/// Frames to a bridge itself (01:80:c2:00:00:0x, IEEE 802.1D) are not judged as others are, and some are handed to the
+/// host past all rules. These are bridged, and so judged, and dropped; the first three cannot be, and have a rule.
+const BRIDGED_GROUPS: u16 = 0xfff8;
+
 /// The bridge, down: with an address of its own that stays when ports come and go, and without snooping, which
 /// would make it speak.
 pub(super) async fn make_bridge(netlink: &Handle, name: &DeviceName, subnet: Subnet) -> Result<(), HostError> {
     let bridge = LinkMessageBuilder::<LinkBridge>::new(name.as_str())
         .address(bytes_of(mac_of(subnet.gateway())).to_vec())
         .mcast_snooping(false)
+        .group_fwd_mask(BRIDGED_GROUPS)
         .forward_delay(0);
     there_already(netlink.link().add(bridge.build()).execute().await)
 }

@@ -68,6 +68,18 @@ fn a_tap_is_opened_by_its_owner_alone() {
 }
 
 #[test]
+fn there_is_no_ipv6() {
+    let world = World::new();
+    let plan = world.plan(vec![member(2, Egress::All)]);
+    world.bring_about(&plan);
+    let _card = world.card(&plan, guest(2));
+    for device in [plan.names().bridge(), plan.tap(plan.at(guest(2)).unwrap())] {
+        assert_eq!(world.host.ip(&format!("-6 addr show dev {device}")), "", "{device}");
+    }
+    assert!(world.host.ip("-6 addr show dev uplink").contains("fe80::"), "negative control");
+}
+
+#[test]
 fn a_subnet_is_chosen_beside_what_the_host_has() {
     let world = World::new();
     world.host.ip("addr add 172.16.0.77/30 dev uplink");

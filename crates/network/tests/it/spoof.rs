@@ -2,7 +2,7 @@
 
 use crate::card::Card;
 use crate::frames::{Arp, BROADCAST, MacBytes, ethernet, ipv4, mac, ping, udp};
-use crate::world::{GATEWAY, HOST, WORLD, Wire, World, datagram, guest, has, member};
+use crate::world::{GATEWAY, HOST, WORLD, Wire, World, datagram, guest, has, member, until};
 use perigee_network::{Egress, Plan};
 use std::net::Ipv4Addr;
 
@@ -90,15 +90,20 @@ fn only_its_own_address_leaves_a_guest() {
         ("no VLAN, but a priority", ethernet(gateway, me, 0x8100, &vlan(0))),
         ("a provider's VLAN", ethernet(gateway, me, 0x88a8, &vlan(5))),
         ("spanning tree", ethernet([1, 0x80, 0xc2, 0, 0, 0], me, 0x0027, b"probe")),
+        ("link aggregation", ethernet([1, 0x80, 0xc2, 0, 0, 2], me, 0x8809, b"probe")),
+        ("a login to the port", ethernet([1, 0x80, 0xc2, 0, 0, 3], me, 0x888e, b"probe")),
         ("LLDP", ethernet([1, 0x80, 0xc2, 0, 0, 0x0e], me, 0x88cc, b"probe")),
         ("an unknown protocol", ethernet(gateway, me, 0x1234, b"probe")),
     ];
+    let dropped = || scene.world.counted(&format!("list table bridge {}", scene.plan.names().table()));
     for (what, frame) in rows {
+        let before = dropped();
         let seen = scene.send(frame);
         assert!(seen.out.is_empty(), "{what} came out: {:02x?}", seen.out);
         assert!(seen.bridge.is_empty(), "{what} came to the host: {:02x?}", seen.bridge);
         assert!(seen.neighbour.is_empty(), "{what} came to the neighbour: {:02x?}", seen.neighbour);
         assert!(seen.back.is_empty(), "{what} was answered: {:02x?}", seen.back);
+        until(what, || dropped() > before);
     }
 }
 

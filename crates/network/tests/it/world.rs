@@ -81,11 +81,22 @@ impl World {
 
     pub fn machine(&self, plan: &Plan, last: u8) -> Machine {
         let tap = plan.tap(plan.at(guest(last)).unwrap());
-        Machine::start(&self.host, tap.as_str(), guest(last), plan.subnet().gateway())
+        let machine = Machine::start(&self.host, tap.as_str(), guest(last), plan.subnet().gateway());
+        self.is_forwarding(tap.as_str());
+        machine
     }
 
     pub fn card(&self, plan: &Plan, address: Ipv4Addr) -> Card {
-        Card::open(&self.host, plan.tap(plan.at(address).unwrap()).as_str())
+        let tap = plan.tap(plan.at(address).unwrap());
+        let card = Card::open(&self.host, tap.as_str());
+        self.is_forwarding(tap.as_str());
+        card
+    }
+
+    /// Once its TAP is opened, a moment passes until the bridge takes frames from it.
+    fn is_forwarding(&self, tap: &str) {
+        let shown = || self.host.tool("bridge", &format!("link show dev {tap}"));
+        until("the bridge takes frames", || shown().contains("state forwarding"));
     }
 }
 
