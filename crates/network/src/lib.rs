@@ -32,5 +32,5 @@ pub use network::{Network, NetworkError};
 pub use plan::{FORWARDS_MAX, Forward, MEMBERS_MAX, Member, Owner, Plan, PlanFault};
 pub use policy::{Egress, OPENINGS_MAX, Opening, OpeningError, PORTS_MAX, Place, Ports, Protocol};
 pub use resolver::{Lasting, upstreams};
-pub use ruleset::{Held, Resolved, Ruleset};
+pub use ruleset::{CONNECTIONS_MAX, Held, Resolved, Ruleset};
 pub use subnet::{Subnet, SubnetError, mac_of};

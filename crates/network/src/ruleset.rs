@@ -16,11 +16,14 @@
 
 use crate::address::{NEVER, PRIVATE};
 use crate::names::Names;
-use crate::plan::{Member, Plan};
+use crate::plan::{MEMBERS_MAX, Member, Plan};
 use crate::policy::{Egress, Opening, Place, Ports, Protocol, join};
 use crate::subnet::mac_of;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
+
+/// Most connections of one guest to the world at a time: the host's table of connections is everybody's.
+pub const CONNECTIONS_MAX: u32 = 4096;
 
 /// What a name meant for a guest: an address that is open to it for some time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -173,6 +176,11 @@ fn inet_table(out: &mut Text, plan: &Plan, resolved: Resolved<'_>) {
             out.line("flags interval");
             out.line(format!("elements = {{ {} }}", closed.join(", ")));
         });
+        out.block("set connections", |out| {
+            out.line("type ipv4_addr");
+            out.line(format!("size {MEMBERS_MAX}"));
+            out.line("flags dynamic");
+        });
         out.set("askers", "type ipv4_addr", &askers);
         for member in plan.members() {
             name_sets(out, member, resolved.held);
@@ -246,6 +254,8 @@ fn dispatch(out: &mut Text, plan: &Plan) {
         out.line(format!("iifname != \"{bridge}\" counter drop"));
         out.line(format!("oifname \"{prefix}*\" counter drop"));
         out.line("ct state invalid counter drop");
+        let count = format!("ip saddr ct count over {CONNECTIONS_MAX}");
+        out.line(format!("ct state new add @connections {{ {count} }} counter drop"));
         if members > 0 {
             out.line(format!("ip saddr vmap {{ {} }}", map("from")));
         }

@@ -6,6 +6,7 @@ use perigee_network::{
     Block, Egress, Forward, Held, Member, Opening, Place, Plan, Ports, Protocol, Resolved, Ruleset, Subnet,
 };
 use proptest::prelude::*;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 use std::time::Instant;
 
 fn two_hundred() -> Vec<Member> {
@@ -113,7 +114,9 @@ fn every_plan_is_a_ruleset() {
     });
     let guest = (prop::collection::vec(opening, 0..6), prop::collection::vec(1u16..100, 0..3));
     let world = World::new();
-    let taken = proptest::test_runner::TestRunner::deterministic().run(&prop::collection::vec(guest, 1..4), |guests| {
+    let mut runner =
+        TestRunner::new_with_rng(ProptestConfig::with_cases(64), TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let taken = runner.run(&prop::collection::vec(guest, 1..4), |guests| {
         let one = |(index, (list, ports)): (usize, (Vec<Opening>, Vec<u16>))| {
             let host: Vec<_> = ports.iter().filter_map(|port| Ports::new(Protocol::Tcp, *port..=port + 50)).collect();
             let host_port = |at: usize| 8000 + (index * 10 + at) as u16;

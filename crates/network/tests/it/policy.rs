@@ -3,7 +3,7 @@
 use crate::card::Card;
 use crate::frames::{ethernet, ipv4, mac, ping};
 use crate::world::{GATEWAY, HOST, WORLD, Wire, World, datagram, guest, has, list, member, until};
-use perigee_network::{Egress, Plan, Ports, Protocol, Resolved};
+use perigee_network::{CONNECTIONS_MAX, Egress, Plan, Ports, Protocol, Resolved};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -91,6 +91,43 @@ fn a_guest_does_not_reach_the_host_or_another_guest() {
     let mut bytes = [0; 100];
     let (length, from) = heard.recv_from(&mut bytes).unwrap();
     assert_eq!((&bytes[..length], from.ip()), (&b"allowed"[..], guest(ME).into()));
+}
+
+#[test]
+fn one_guest_does_not_fill_the_hosts_table() {
+    let world = World::new();
+    let plan = plan(&world, Egress::All);
+    world.bring_about(&plan);
+    let (card, other) = (world.card(&plan, guest(ME)), world.card(&plan, guest(OTHER)));
+    let listed = || world.host.tool("nft", &format!("list chain inet {} from_guest", plan.names().table()));
+    let refused = || {
+        let line = listed().lines().find(|line| line.contains("ct count")).unwrap().to_owned();
+        line.split("packets ").nth(1).unwrap().split(' ').next().unwrap().parse::<u32>().unwrap()
+    };
+    let echo = |text: &str| {
+        let packet = ipv4(guest(ME), WORLD, 1, &ping(text.as_bytes()));
+        card.send(&ethernet(mac(GATEWAY), mac(guest(ME)), 0x0800, &packet));
+        until("an answer", || card.drain().iter().any(|frame| has(frame, text)));
+    };
+    echo("up");
+    for port in 1..CONNECTIONS_MAX as u16 {
+        card.send(&from_port(20_000 + port, "probe"));
+    }
+    assert_eq!(refused(), 0);
+    for port in 0..100 {
+        card.send(&from_port(10_000 + port, "one more"));
+    }
+    until("one more is refused", || refused() > 0);
+    // What is up goes on, and the other guest notices nothing.
+    let out = Wire::tap(&world.out, "out");
+    echo("still up");
+    other.send(&datagram(OTHER, WORLD, 9, "not my table"));
+    out.until("not my table");
+}
+
+fn from_port(port: u16, text: &str) -> Vec<u8> {
+    let packet = ipv4(guest(ME), WORLD, 17, &crate::frames::udp(port, 9, text.as_bytes()));
+    ethernet(mac(GATEWAY), mac(guest(ME)), 0x0800, &packet)
 }
 
 /// Rules are replaced all the time while a guest sends where it may not, and where it may.
