@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 
+use crate::card::Card;
 use crate::protocol::PORT_NAME;
 use crate::server::PortEnds;
 use crate::syscall;
@@ -53,6 +54,8 @@ pub struct CommandLine {
     pub ends_by_reset: bool,
     /// `perigee.machine=vm`: a full machine, with a power button and a balloon.
     pub is_full_machine: bool,
+    /// `perigee.address=`, `perigee.gateway=`, `perigee.names=`: what its card is given at once.
+    pub card: Option<Card>,
     /// `perigee.network=dhcp`: its card gets its address from the network.
     pub asks_for_lease: bool,
 }
@@ -74,6 +77,7 @@ impl CommandLine {
             clone_id: value("perigee.clone"),
             ends_by_reset: value("reboot").is_some_and(|how| how.starts_with('t')),
             is_full_machine: value("perigee.machine").as_deref() == Some("vm"),
+            card: Card::told(value),
             asks_for_lease: value("perigee.network").as_deref() == Some("dhcp"),
         }
     }
@@ -97,6 +101,11 @@ pub fn prepare(console: &mut Console) -> CommandLine {
             .and_then(|()| std::fs::write("/etc/hostname", format!("{hostname}\n")))
     {
         console.say(&format!("no host name: {error}"));
+    }
+    if let Some(card) = &line.card
+        && let Err(error) = card.set_up()
+    {
+        console.say(&format!("no network: {error}"));
     }
     line
 }
@@ -155,7 +164,7 @@ pub fn load_modules(list: &str, console: &mut Console) {
 }
 
 fn loopback_up() -> io::Result<()> {
-    syscall::loopback_up(std::net::UdpSocket::bind("0.0.0.0:0")?)
+    syscall::set_up(std::net::UdpSocket::bind("0.0.0.0:0")?, "lo")
 }
 
 /// The device of the port called `perigee.agent`, as soon as the kernel has found it.

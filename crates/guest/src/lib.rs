@@ -47,6 +47,7 @@
 //! was persisted. A result stays until it is acknowledged by `DELETE`.
 
 pub mod boot;
+pub mod card;
 pub mod channel;
 pub mod hello;
 pub mod machine;

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -83,13 +84,9 @@ pub fn load_module(module: &File) -> io::Result<()> {
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sets the interface `lo` up, through any socket.
-pub fn loopback_up(socket: impl AsFd) -> io::Result<()> {
-    // SAFETY: ifreq is plain old data, for which all zeros is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = from.cast_signed();
-    }
+/// Sets an interface up, through any socket.
+pub fn set_up(socket: impl AsFd, name: &str) -> io::Result<()> {
+    let mut request = request(name);
     let fd = socket.as_fd().as_raw_fd();
     // SAFETY: both ioctls read and write one ifreq, which lives through the calls; the flags are
     // the union's member for these two.
@@ -98,6 +95,51 @@ pub fn loopback_up(socket: impl AsFd) -> io::Result<()> {
         request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
         check(libc::ioctl(fd, libc::SIOCSIFFLAGS, &mut request))
     }
+}
+
+/// Gives an interface its address and the mask of its network.
+pub fn set_address(socket: impl AsFd, name: &str, address: Ipv4Addr, mask: Ipv4Addr) -> io::Result<()> {
+    let mut request = request(name);
+    let fd = socket.as_fd().as_raw_fd();
+    request.ifr_ifru.ifru_addr = internet(address);
+    // SAFETY: both ioctls read one ifreq, which lives through the calls; the address is the union's
+    // member for these two.
+    unsafe {
+        check(libc::ioctl(fd, libc::SIOCSIFADDR, &request))?;
+        request.ifr_ifru.ifru_netmask = internet(mask);
+        check(libc::ioctl(fd, libc::SIOCSIFNETMASK, &request))
+    }
+}
+
+/// Sends what no other route takes to a gateway.
+pub fn set_default_route(socket: impl AsFd, gateway: Ipv4Addr) -> io::Result<()> {
+    // SAFETY: rtentry is plain old data, for which all zeros is a value.
+    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+    route.rt_dst = internet(Ipv4Addr::UNSPECIFIED);
+    route.rt_genmask = internet(Ipv4Addr::UNSPECIFIED);
+    route.rt_gateway = internet(gateway);
+    route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+    // SAFETY: the ioctl reads one rtentry, which lives through the call; its device is null.
+    check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCADDRT, &route) })
+}
+
+/// A request about an interface; a name is cut at its 15 bytes.
+fn request(name: &str) -> libc::ifreq {
+    // SAFETY: ifreq is plain old data, for which all zeros is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    request
+}
+
+/// `sockaddr_in` (ip(7)) in a `sockaddr`: family, port, and four bytes in network order.
+fn internet(address: Ipv4Addr) -> libc::sockaddr {
+    let mut data = [0; 14];
+    for (to, from) in data.iter_mut().skip(2).zip(address.octets()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    libc::sockaddr { sa_family: libc::AF_INET as libc::sa_family_t, sa_data: data }
 }
 
 /// Ends the machine: by power-off, or by a reset where that is what ends it.

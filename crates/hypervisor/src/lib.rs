@@ -9,6 +9,7 @@
 mod cpu;
 pub mod libvirt;
 pub mod microvm;
+mod nic;
 mod session;
 pub mod simulated;
 pub mod usage;
@@ -17,6 +18,7 @@ mod workflow;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+pub use nic::Nic;
 pub use perigee_guest::protocol::{ExecEnd, ExecStart, GuestHello};
 pub use perigee_model::Seat;
 use perigee_model::{Abilities, GuestId, Name, PartRole, Resources, VmSpec};
@@ -44,6 +46,8 @@ pub struct Plan {
     pub pace: Pace,
     /// What only a full VM has.
     pub vm: Option<VmSpec>,
+    /// A sandbox's card; `None`: it has none.
+    pub nic: Option<Nic>,
     /// Kept with the guest where the driver can, and told by `inventory`: whoever lost all else
     /// finds it there. Opaque to the driver; at most 64 KiB, without control characters.
     pub memo: Option<String>,

@@ -18,6 +18,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("libvirt",    &[]),
     ("blobs",      &["model"]),
     ("outbound",   &[]),
+    ("network",    &["model"]),
     ("images",     &["model", "blobs", "outbound"]),
     ("hypervisor", &["model", "clock", "guest", "libvirt"]),
     ("probe",      &["model"]),

@@ -217,6 +217,7 @@ impl Actor {
             parts: files.clone(),
             pace,
             vm: self.document.order.spec.vm.as_deref().cloned(),
+            nic: None,
             memo: self.document.memo(),
         };
         self.fell = None;

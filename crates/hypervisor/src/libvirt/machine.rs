@@ -99,6 +99,9 @@ impl Checked {
     /// `BadPlan` says what is wrong with it.
     pub fn of(plan: &Plan) -> Result<Self, HypervisorError> {
         let spec = plan.vm.clone().ok_or_else(|| bad("it is no full VM"))?;
+        if plan.nic.is_some() {
+            return Err(bad("a full VM's card is on a network of its host's libvirt"));
+        }
         if let Some((_, text)) = plan.resources.fault().or_else(|| spec.fault()) {
             return Err(bad(text));
         }

@@ -30,6 +30,8 @@ pub struct Descriptors {
     pub channel: RawFd,
     /// Listens for QMP.
     pub qmp: RawFd,
+    /// The TAP of its card.
+    pub tap: Option<RawFd>,
     /// `/dev/kvm`.
     pub kvm: Option<RawFd>,
 }
@@ -79,6 +81,10 @@ pub fn arguments(plan: &Plan, machine: &Machine, fds: &Descriptors) -> Vec<Strin
     line.option("-device", "virtio-serial-device");
     line.option("-device", format!("virtserialport,chardev=channel,name={PORT_NAME}"));
     line.option("-device", "virtio-rng-device");
+    if let (Some(nic), Some(tap)) = (&plan.nic, fds.tap) {
+        line.option("-netdev", format!("tap,id=net,fd={tap}"));
+        line.option("-device", format!("virtio-net-device,netdev=net,mac={}", nic.mac));
+    }
     for (number, disk) in fds.disks.iter().enumerate() {
         let set = number + FIRST_DISK_SET;
         line.option("-add-fd", format!("fd={disk},set={set}"));
@@ -118,6 +124,9 @@ fn kernel_options(plan: &Plan, machine: &Machine) -> String {
     if let (Acceleration::Tcg, Pace::Ordinary, Some(khz)) = (machine.acceleration, plan.pace, machine.tsc_khz) {
         options.push_str(&format!(" tsc_early_khz={khz} tsc=reliable"));
     }
+    if let Some(nic) = &plan.nic {
+        options.push_str(&format!(" {}", nic.kernel_options()));
+    }
     if plan.parts.iter().any(|(role, _)| *role == PartRole::Disk) {
         options.push_str(" root=/dev/vda rw");
     }
@@ -154,13 +163,14 @@ mod tests {
             parts: vec![(PartRole::Kernel, "/a,b".into()), (PartRole::Disk, "/d".into())],
             pace,
             vm: None,
+            nic: None,
             memo: None,
         }
     }
 
     fn line(pace: Pace, acceleration: Acceleration, kvm: Option<RawFd>) -> String {
         let machine = Machine { instance: InstanceId::from_bits(0xabc), acceleration, tsc_khz: Some(2_600_000) };
-        let fds = Descriptors { kernel: 10, initrd: Some(11), disks: vec![12], channel: 13, qmp: 14, kvm };
+        let fds = Descriptors { kernel: 10, initrd: Some(11), disks: vec![12], channel: 13, qmp: 14, tap: None, kvm };
         arguments(&plan(pace), &machine, &fds).join(" ")
     }
 
@@ -180,6 +190,20 @@ mod tests {
         assert!(!text.contains("/a,b") && !text.contains("/d "), "{text}");
         assert!(text.contains("-kernel /proc/self/fd/10 -initrd /proc/self/fd/11"), "{text}");
         assert!(text.contains("root=/dev/vda rw"), "{text}");
+    }
+
+    #[test]
+    fn a_card_is_a_descriptor_too() {
+        let mut plan = plan(Pace::Ordinary);
+        let (address, gateway) = ("172.16.0.2".parse().unwrap(), "172.16.0.1".parse().unwrap());
+        let (tap, mac) = ("tap0".to_owned(), perigee_model::Mac::from_bits(0x10_0002));
+        plan.nic = Some(crate::Nic { tap, mac, address, network_bits: 24, gateway, names: None });
+        let machine = Machine { instance: InstanceId::from_bits(1), acceleration: Acceleration::Tcg, tsc_khz: None };
+        let fds = Descriptors { kernel: 10, tap: Some(15), ..Descriptors::default() };
+        let text = arguments(&plan, &machine, &fds).join(" ");
+        let card = "-netdev tap,id=net,fd=15 -device virtio-net-device,netdev=net,mac=52:54:00:10:00:02";
+        assert!(text.contains(card) && !text.contains("tap0"), "{text}");
+        assert!(text.contains(" perigee.address=172.16.0.2/24 perigee.gateway=172.16.0.1"), "{text}");
     }
 
     #[test]

@@ -48,6 +48,9 @@ pub fn check(plan: &Plan) -> Result<(), HypervisorError> {
     if plan.vm.is_some() {
         return refuse("this host runs sandboxes; a full VM takes libvirt".to_owned());
     }
+    if let Some(nic) = &plan.nic {
+        nic.check()?;
+    }
     let count = |wanted| plan.parts.iter().filter(|(role, _)| *role == wanted).count();
     if count(PartRole::Kernel) != 1 || count(PartRole::Initrd) > 1 || count(PartRole::Disk) > DISKS_MAX {
         return refuse(format!("it takes one kernel, at most one initrd and at most {DISKS_MAX} disks"));
@@ -75,6 +78,8 @@ pub fn launch(host: &Host, plan: &Plan) -> Result<Vmm, HypervisorError> {
     let channel = listen(&host.places.channel(plan.guest))?;
     let qmp = listen(&host.places.qmp(plan.guest))?;
     let kvm = open_kvm(host.machine.acceleration)?;
+    let tap = plan.nic.as_ref().map(|nic| sys::open_tap(&nic.tap).map_err(os(format!("opening the TAP {}", nic.tap))));
+    let tap = tap.transpose()?;
     host.cgroups.make(plan.guest, limits(plan, &parts)).map_err(room_or_os("making a control group"))?;
     let fds = Descriptors {
         kernel: parts.kernel.as_raw_fd(),
@@ -82,6 +87,7 @@ pub fn launch(host: &Host, plan: &Plan) -> Result<Vmm, HypervisorError> {
         disks: parts.disks.iter().map(AsRawFd::as_raw_fd).collect(),
         channel: channel.as_raw_fd(),
         qmp: qmp.as_raw_fd(),
+        tap: tap.as_ref().map(AsRawFd::as_raw_fd),
         kvm: kvm.as_ref().map(AsRawFd::as_raw_fd),
     };
     let console = Record::new("perigee-console", CONSOLE_BYTES).map_err(room_or_os("making a console"))?;
@@ -101,7 +107,7 @@ pub fn launch(host: &Host, plan: &Plan) -> Result<Vmm, HypervisorError> {
 }
 
 fn kept(fds: &Descriptors) -> Vec<RawFd> {
-    let single = [Some(fds.kernel), fds.initrd, Some(fds.channel), Some(fds.qmp), fds.kvm];
+    let single = [Some(fds.kernel), fds.initrd, Some(fds.channel), Some(fds.qmp), fds.kvm, fds.tap];
     single.into_iter().flatten().chain(fds.disks.iter().copied()).collect()
 }
 

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid, setsid};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -82,6 +83,34 @@ fn keep_over_exec(fd: RawFd) -> io::Result<()> {
     // open while it spawns, and the child has its own table.
     Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })?;
     Ok(())
+}
+
+nix::ioctl_write_int!(tun_set_interface, b'T', 202);
+
+nix::ioctl_read!(tun_get_interface, b'T', 210, libc::c_uint);
+/// Of a TAP that stays without a descriptor (linux/if_tun.h).
+const IFF_PERSIST: i16 = 0x0800;
+
+/// A TAP that is there, for its frames with virtio's header before them (Linux, networking/tuntap.rst). Opening makes
+/// one that is not there; it is not taken, and goes again.
+pub fn open_tap(name: &str) -> io::Result<File> {
+    let tun = File::options().read(true).write(true).open("/dev/net/tun")?;
+    // SAFETY: an `ifreq` is numbers and bytes alone; all zero is one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
+    let at = std::ptr::from_mut(&mut request);
+    // SAFETY: both calls read or write one `ifreq` at the address, which lives through them; the second's number says
+    // less than the kernel writes.
+    unsafe {
+        tun_set_interface(tun.as_raw_fd(), at as libc::c_ulong)?;
+        tun_get_interface(tun.as_raw_fd(), at.cast())?;
+    }
+    // SAFETY: the flags are what the kernel just wrote.
+    let stays = unsafe { request.ifr_ifru.ifru_flags } & IFF_PERSIST != 0;
+    if stays { Ok(tun) } else { Err(io::ErrorKind::NotFound.into()) }
 }
 
 /// A descriptor of the process that has this pid now.

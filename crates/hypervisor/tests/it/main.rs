@@ -10,5 +10,9 @@ mod image;
 mod libvirt;
 mod machines;
 mod microvm;
+mod network;
+#[path = "../../../network/tests/it/ns.rs"]
+#[allow(dead_code, reason = "shared with the tests of the network")]
+mod ns;
 mod real;
 mod simulated;

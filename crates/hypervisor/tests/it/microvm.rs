@@ -249,6 +249,7 @@ async fn reduced_mode() {
         parts: vec![(PartRole::Kernel, path("REDUCED_KERNEL")), (PartRole::Initrd, path("REDUCED_INITRD"))],
         pace: perigee_hypervisor::Pace::Ordinary,
         vm: None,
+        nic: None,
         memo: None,
     };
     let pid = driver.start(&plan).await.unwrap().pid.unwrap();

@@ -125,6 +125,7 @@ impl Lab for RealLab {
             parts: self.parts.clone(),
             pace: Pace::Ordinary,
             vm: None,
+            nic: None,
             memo: None,
         }
     }

@@ -55,6 +55,7 @@ impl Lab for SimulatedLab {
             parts: vec![(PartRole::Kernel, "/kernel".into()), (PartRole::Initrd, "/initrd".into())],
             pace: Pace::Ordinary,
             vm: None,
+            nic: None,
             memo: None,
         }
     }

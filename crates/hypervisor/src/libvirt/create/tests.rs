@@ -39,6 +39,7 @@ fn plan(folder: &Path) -> Plan {
         parts: vec![(PartRole::Disk, image)],
         pace: Pace::Ordinary,
         vm: Some(vm),
+        nic: None,
         memo: None,
     }
 }

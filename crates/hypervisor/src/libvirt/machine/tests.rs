@@ -42,6 +42,7 @@ fn plan(folder: &Path, roles: &[PartRole]) -> Plan {
         parts: roles.iter().map(part).collect(),
         pace: Pace::Ordinary,
         vm: Some(vm),
+        nic: None,
         memo: None,
     }
 }
@@ -90,6 +91,15 @@ fn parts_decide_what_a_machine_has() {
     for roles in [&[][..], &[Initrd], &[UserData], &[Initrd, Disk], &[Disk, Disk], &[Kernel, Kernel]] {
         refused(made(roles));
     }
+}
+
+#[test]
+fn a_full_vm_has_no_card_of_a_sandbox() {
+    let folder = tempfile::tempdir().unwrap();
+    let (address, mac) = ([172, 16, 0, 2].into(), Mac::from_bits(2));
+    let nic = crate::Nic { tap: "tap0".into(), mac, address, network_bits: 24, gateway: address, names: None };
+    let plan = Plan { nic: Some(nic), ..plan(folder.path(), &[PartRole::Iso]) };
+    assert!(refused(made(&plan, folder.path(), &facts(true, true))).contains("libvirt"));
 }
 
 #[test]

@@ -110,6 +110,7 @@ impl Lab for LibvirtLab {
             parts: self.parts.clone(),
             pace: Pace::Ordinary,
             vm: Some(spec(&self.clock)),
+            nic: None,
             memo: Some("{\"generation\":1,\"note\":\"<&>\"}".to_owned()),
         }
     }

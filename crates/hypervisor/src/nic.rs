@@ -1,0 +1,70 @@
+//! A sandbox's card.
+//!
+//! Owns: what a driver is told of it, and the words by which its guest's kernel hands that on.
+//! Refuses: making networks; the TAP is there before the guest, and stays when it ends.
+
+use crate::HypervisorError;
+use perigee_model::Mac;
+use std::net::Ipv4Addr;
+
+/// One card, on a TAP that somebody made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// The device; whoever runs the VMM may open it.
+    pub tap: String,
+    /// The card's hardware address.
+    pub mac: Mac,
+    /// The guest's address: it takes it without asking anybody.
+    pub address: Ipv4Addr,
+    /// How many bits of it are the network's, 1 to 32.
+    pub network_bits: u8,
+    /// Where everything goes that is not for that network.
+    pub gateway: Ipv4Addr,
+    /// Who answers names; `None`: nobody does.
+    pub names: Option<Ipv4Addr>,
+}
+
+impl Nic {
+    /// Refuses a name that is no device's, and a network without a size.
+    pub(crate) fn check(&self) -> Result<(), HypervisorError> {
+        let plain = (1..=15).contains(&self.tap.len()) && self.tap.bytes().all(|b| b.is_ascii_alphanumeric());
+        if plain && (1..=32).contains(&self.network_bits) {
+            return Ok(());
+        }
+        Err(HypervisorError::BadPlan(format!("no card can be on `{}` with /{}", self.tap, self.network_bits)))
+    }
+
+    /// What perigee-guest reads from its kernel's command line.
+    pub(crate) fn kernel_options(&self) -> String {
+        let names = self.names.map(|names| format!(" perigee.names={names}")).unwrap_or_default();
+        let Self { address, network_bits, gateway, .. } = self;
+        format!("perigee.address={address}/{network_bits} perigee.gateway={gateway}{names}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nic(tap: &str, network_bits: u8, names: Option<Ipv4Addr>) -> Nic {
+        let (address, gateway) = (Ipv4Addr::new(172, 16, 0, 2), Ipv4Addr::new(172, 16, 0, 1));
+        Nic { tap: tap.to_owned(), mac: Mac::from_bits(2), address, network_bits, gateway, names }
+    }
+
+    #[test]
+    fn only_a_device_and_a_network_make_a_card() {
+        assert!(nic("pg02sy3wd000002", 24, None).check().is_ok());
+        for bad in ["", "tap,fd=3", "../tap", "a b", "pg02sy3wd0000022"] {
+            assert!(nic(bad, 24, None).check().is_err(), "{bad}");
+        }
+        assert!(nic("tap0", 0, None).check().is_err() && nic("tap0", 33, None).check().is_err());
+    }
+
+    #[test]
+    fn the_guest_is_told_what_it_has() {
+        let card = "perigee.address=172.16.0.2/24 perigee.gateway=172.16.0.1";
+        assert_eq!(nic("tap0", 24, None).kernel_options(), card);
+        let names = nic("tap0", 24, Some(Ipv4Addr::new(172, 16, 0, 1))).kernel_options();
+        assert_eq!(names, format!("{card} perigee.names=172.16.0.1"));
+    }
+}

@@ -1,0 +1,122 @@
+//! What is to be done, from what should be and what is. Pure.
+
+use super::found::Found;
+use crate::names::{DeviceName, Names};
+use crate::plan::{Owner, Plan};
+use crate::ruleset::{Resolved, Ruleset};
+use crate::subnet::Subnet;
+use perigee_model::Mac;
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+/// One thing done to the kernel. Each may be repeated, and each leaves what the next look finds by its name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// These TAPs go, with all that hangs on them.
+    TakeTaps(BTreeSet<DeviceName>),
+    /// The bridge goes; its TAPs stay, on nothing.
+    TakeBridge,
+    /// An address is no neighbour of the bridge any more.
+    Forget(Ipv4Addr),
+    /// The kernel passes packets on from one device to another.
+    Forward,
+    /// The bridge comes, down and without an address.
+    MakeBridge(Subnet),
+    /// It has the gateway's address.
+    Address(Subnet),
+    /// It is up.
+    RaiseBridge,
+    /// The rules are these, all at once.
+    Rules(Ruleset),
+    /// A TAP comes, down and on no bridge, for this user.
+    MakeTap(DeviceName, Owner),
+    /// It is a port of the bridge, apart from the others.
+    Attach(DeviceName),
+    /// The bridge knows whose port it is, without asking.
+    Know(DeviceName, Mac),
+    /// The host knows whose address it is, without asking.
+    Meet(Ipv4Addr, Mac),
+    /// It is up: from now on its guest is on the network.
+    Raise(DeviceName),
+    /// It is down.
+    Lower(DeviceName),
+}
+
+/// All that leads from `found` to the plan, in an order in which no guest is ever without its rules: they come
+/// before its TAP is up and go after it is gone. Without a plan: to
+/// nothing.
+pub fn steps(plan: Option<(&Plan, Resolved<'_>)>, names: &Names, found: &Found) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let Some((plan, resolved)) = plan else {
+        if !found.taps.is_empty() {
+            steps.push(Step::TakeTaps(found.taps.keys().cloned().collect()));
+        }
+        steps.extend(found.bridge.is_some().then_some(Step::TakeBridge));
+        steps.extend(found.rules.then(|| Step::Rules(Ruleset::none(names))));
+        return steps;
+    };
+    let gone = going(plan, found);
+    if !gone.is_empty() {
+        steps.push(Step::TakeTaps(gone.clone()));
+    }
+    bridge(&mut steps, plan, found);
+    steps.push(Step::Rules(Ruleset::of(plan, resolved)));
+    let kept = found.bridge.as_ref().filter(|bridge| bridge.fits(plan));
+    for member in plan.members() {
+        let name = plan.tap(member);
+        let tap = found.taps.get(&name).filter(|_| !gone.contains(&name));
+        if tap.is_none() {
+            steps.push(Step::MakeTap(name.clone(), member.owner));
+        }
+        let on_it = tap.is_some_and(|tap| kept.is_some_and(|bridge| tap.on == Some(bridge.index)));
+        if !on_it || tap.is_none_or(|tap| !tap.apart) {
+            steps.push(Step::Attach(name.clone()));
+        }
+        if !on_it || tap.is_none_or(|tap| tap.known != [member.mac()].into()) {
+            steps.push(Step::Know(name.clone(), member.mac()));
+        }
+        if kept.is_none_or(|bridge| bridge.neighbours.get(&member.address) != Some(&member.mac())) {
+            steps.push(Step::Meet(member.address, member.mac()));
+        }
+        match (member.up, tap.is_some_and(|tap| tap.up)) {
+            (true, false) => steps.push(Step::Raise(name)),
+            (false, true) => steps.push(Step::Lower(name)),
+            (true, true) | (false, false) => {}
+        }
+    }
+    steps
+}
+
+/// TAPs that the plan does not name, that somebody else may open, or that carried another guest's address.
+fn going(plan: &Plan, found: &Found) -> BTreeSet<DeviceName> {
+    let named = |name: &DeviceName| plan.members().find(|member| plan.tap(member) == *name);
+    let stays = |name: &DeviceName, tap: &super::found::Tap| {
+        named(name).is_some_and(|member| {
+            let known = tap.known.is_empty() || tap.known == [member.mac()].into();
+            tap.owner == Some(member.owner) && known
+        })
+    };
+    found.taps.iter().filter(|(name, tap)| !stays(name, tap)).map(|(name, _)| name.clone()).collect()
+}
+
+fn bridge(steps: &mut Vec<Step>, plan: &Plan, found: &Found) {
+    if !found.forwarding {
+        steps.push(Step::Forward);
+    }
+    match &found.bridge {
+        Some(bridge) if bridge.fits(plan) => {
+            let strangers = bridge.neighbours.keys().filter(|address| plan.at(**address).is_none());
+            steps.extend(strangers.map(|address| Step::Forget(*address)));
+            if bridge.addresses.is_empty() {
+                steps.push(Step::Address(plan.subnet()));
+            }
+            if !bridge.up {
+                steps.push(Step::RaiseBridge);
+            }
+        }
+        other => {
+            steps.extend(other.is_some().then_some(Step::TakeBridge));
+            steps.extend([Step::MakeBridge(plan.subnet()), Step::Address(plan.subnet()), Step::RaiseBridge]);
+        }
+    }
+}

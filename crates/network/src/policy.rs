@@ -1,0 +1,278 @@
+//! What a guest may reach.
+
+use crate::address::{Block, NEVER, PRIVATE};
+use crate::domain::Domain;
+use perigee_model::GuestId;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+/// Most places of one list.
+pub const OPENINGS_MAX: usize = 256;
+/// Most ranges of ports of one place.
+pub const PORTS_MAX: usize = 32;
+
+/// What a guest may reach of the world outside its host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Egress {
+    /// Nothing; no name is answered either.
+    None,
+    /// These places alone, and names only if they are listed.
+    List(Vec<Opening>),
+    /// The public internet: all but [`PRIVATE`] and [`NEVER`].
+    All,
+}
+
+/// One place that is open.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Opening {
+    /// Where.
+    pub place: Place,
+    /// At which of its ports; empty: at all, and by any protocol. Sorted, and no two touch.
+    pub ports: Vec<Ports>,
+}
+
+/// Where an opening leads.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Place {
+    /// To addresses. A private network is open only to a block that lies inside it.
+    Block(Block),
+    /// To what this name means at the time it is asked for, as long as that lasts.
+    Domain(Domain),
+}
+
+/// A protocol with ports.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A range of ports of one protocol; 1 to 65535.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Ports {
+    /// The protocol.
+    pub protocol: Protocol,
+    first: u16,
+    last: u16,
+}
+
+/// What is wrong with an opening.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum OpeningError {
+    /// Neither a block nor a name.
+    #[error("`{0}` is neither addresses (192.0.2.0/24) nor a name (example.com, *.example.com)")]
+    Place(String),
+    /// No ports.
+    #[error("`{0}` are no ports: write 443, 8000-8100 or udp/53, with commas between them, 32 at most")]
+    Ports(String),
+    /// Closed to every policy.
+    #[error("{0} lies in {1}, which no policy opens")]
+    Never(Block, Block),
+}
+
+impl Ports {
+    /// From the first to the last, both included; `None` if there are none, or 0 is one.
+    pub fn new(protocol: Protocol, range: RangeInclusive<u16>) -> Option<Self> {
+        let (first, last) = range.into_inner();
+        (1 <= first && first <= last).then_some(Self { protocol, first, last })
+    }
+
+    /// Whether this port is one of them.
+    pub fn hold(self, protocol: Protocol, port: u16) -> bool {
+        self.protocol == protocol && (self.first..=self.last).contains(&port)
+    }
+}
+
+impl Opening {
+    /// To a place; refuses a block inside of [`NEVER`], and too many ports.
+    pub fn new(place: Place, mut ports: Vec<Ports>) -> Result<Self, OpeningError> {
+        if let Place::Block(block) = place
+            && let Some(never) = NEVER.iter().find(|never| never.covers(block))
+        {
+            return Err(OpeningError::Never(block, *never));
+        }
+        join(&mut ports);
+        if ports.len() > PORTS_MAX {
+            return Err(OpeningError::Ports(format!("{} ranges", ports.len())));
+        }
+        Ok(Self { place, ports })
+    }
+
+    /// It leads into a private network on purpose.
+    pub(crate) fn is_private(&self) -> bool {
+        matches!(self.place, Place::Block(block) if PRIVATE.iter().any(|private| private.covers(block)))
+    }
+}
+
+/// Sorts them, and makes one range of those that touch.
+pub(crate) fn join(ports: &mut Vec<Ports>) {
+    ports.sort_unstable();
+    ports.dedup_by(|next, kept| {
+        let touch = next.protocol == kept.protocol && next.first <= kept.last.saturating_add(1);
+        if touch {
+            kept.last = kept.last.max(next.last);
+        }
+        touch
+    });
+}
+
+impl FromStr for Opening {
+    type Err = OpeningError;
+    /// `PLACE` or `PLACE:PORTS`: `example.com`, `*.example.com:443`, `1.1.1.1:udp/53,853`, `10.1.0.0/16:5432`.
+    fn from_str(text: &str) -> Result<Self, OpeningError> {
+        let (place, ports) = match text.split_once(':') {
+            Some((place, ports)) => (place, read_ports(ports).ok_or_else(|| OpeningError::Ports(ports.to_owned()))?),
+            None => (text, Vec::new()),
+        };
+        let block = place.parse().map(Place::Block);
+        let place = block.or_else(|_| place.parse().map(Place::Domain));
+        Self::new(place.map_err(|_| OpeningError::Place(text.to_owned()))?, ports)
+    }
+}
+
+fn read_ports(text: &str) -> Option<Vec<Ports>> {
+    let number = |text: &str| text.parse::<u16>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
+    let one = |text: &str| {
+        let (protocol, range) = match text.split_once('/') {
+            Some(("tcp", range)) => (Protocol::Tcp, range),
+            Some(("udp", range)) => (Protocol::Udp, range),
+            Some(_) => return None,
+            None => (Protocol::Tcp, text),
+        };
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Ports::new(protocol, number(first)?..=number(last)?)
+    };
+    text.split(',').map(one).collect()
+}
+
+impl fmt::Display for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Block(block) => block.fmt(f)?,
+            Place::Domain(domain) => domain.fmt(f)?,
+        }
+        for (index, ports) in self.ports.iter().enumerate() {
+            write!(f, "{}{}/{ports}", if index == 0 { ":" } else { "," }, ports.protocol)?;
+        }
+        Ok(())
+    }
+}
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+/// The numbers alone, as a ruleset has them.
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
+    }
+}
+
+impl Egress {
+    /// Whether names are answered to such a guest at all.
+    pub fn asks_names(&self) -> bool {
+        match self {
+            Self::None => false,
+            Self::List(openings) => openings.iter().any(|opening| matches!(opening.place, Place::Domain(_))),
+            Self::All => true,
+        }
+    }
+
+    /// The openings that lead to names, put together by their ports.
+    pub(crate) fn name_groups(&self) -> Vec<NameGroup<'_>> {
+        let Self::List(openings) = self else { return Vec::new() };
+        let mut groups: Vec<NameGroup<'_>> = Vec::new();
+        for opening in openings {
+            let Place::Domain(domain) = &opening.place else { continue };
+            match groups.iter_mut().find(|group| group.ports == opening.ports) {
+                Some(group) => group.domains.push(domain),
+                None => groups.push(NameGroup { ports: &opening.ports, domains: vec![domain] }),
+            }
+        }
+        groups
+    }
+}
+
+/// Names that are open at the same ports: a set in the kernel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct NameGroup<'a> {
+    pub ports: &'a [Ports],
+    pub domains: Vec<&'a Domain>,
+}
+
+impl NameGroup<'_> {
+    /// A number of what it says, to whom (FNV-1a): what was answered for it stays open as long as that stays.
+    pub fn number(&self, guest: GuestId) -> u32 {
+        let ports = self.ports.iter().map(|ports| format!("{}/{ports} ", ports.protocol));
+        let mut domains: Vec<_> = self.domains.iter().map(|domain| format!("{domain} ")).collect();
+        domains.sort_unstable();
+        let text: String = ports.chain(domains).collect();
+        let bytes = guest.uuid().into_bytes().into_iter().chain(text.bytes());
+        bytes.fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        let said = text.parse::<Opening>().map_or_else(|fault| fault.to_string(), |opening| opening.to_string());
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn openings_are_read_and_written() {
+        check("example.com", "example.com");
+        check("*.Example.com:443", "*.example.com:tcp/443");
+        check("1.1.1.1:udp/53,853,853", "1.1.1.1/32:tcp/853,udp/53");
+        check("10.1.0.0/16:8000-8100,5432", "10.1.0.0/16:tcp/5432,tcp/8000-8100");
+        check("a.com:5-9,1-6,10,12,udp/13,65535", "a.com:tcp/1-10,tcp/12,tcp/65535,udp/13");
+        check("0.0.0.0/0", "0.0.0.0/0");
+    }
+
+    #[test]
+    fn what_is_no_opening_is_refused() {
+        let ports = "are no ports: write 443, 8000-8100 or udp/53, with commas between them, 32 at most";
+        for bad in ["", "0", "70000", "2-1", "+1", "sctp/1", "1,,2", "1-2-3", "443 accept"] {
+            check(&format!("a.com:{bad}"), &format!("`{bad}` {ports}"));
+        }
+        let place = "is neither addresses (192.0.2.0/24) nor a name (example.com, *.example.com)";
+        for bad in ["", "10.0.0.1/8", "localhost", "a_b.com", "a.com;drop"] {
+            check(bad, &format!("`{bad}` {place}"));
+        }
+        check("169.254.169.254", "169.254.169.254/32 lies in 169.254.0.0/16, which no policy opens");
+        check("127.0.0.1:80", "127.0.0.1/32 lies in 127.0.0.0/8, which no policy opens");
+    }
+
+    #[test]
+    fn names_are_put_together_by_their_ports() {
+        let list = ["a.com:443", "10.0.0.0/8", "b.com", "c.com:443"].map(|text| text.parse().unwrap());
+        let egress = Egress::List(list.to_vec());
+        let words = |group: &NameGroup<'_>| group.domains.iter().map(|d| format!("{d} ")).collect::<String>();
+        let groups = egress.name_groups();
+        assert_eq!(groups.iter().map(words).collect::<Vec<_>>(), ["a.com c.com ", "b.com "]);
+        assert!(egress.asks_names());
+        assert!(!Egress::List(list[1..2].to_vec()).asks_names());
+    }
+
+    #[test]
+    fn a_group_is_known_by_what_it_says_and_to_whom() {
+        let number = |openings: &str, guest: u128| {
+            let list = openings.split(' ').map(|opening| opening.parse().unwrap()).collect();
+            Egress::List(list).name_groups()[0].number(GuestId::new(uuid::Uuid::from_u128(guest)))
+        };
+        assert_eq!(number("a.com:443 b.com:443 10.0.0.0/8", 1), number("b.com:443 a.com:443", 1));
+        for (other, guest) in [("a.com:443", 1), ("a.com:444 b.com:444", 1), ("a.com:443 b.com:443", 2)] {
+            assert_ne!(number(other, guest), number("a.com:443 b.com:443", 1), "{other}");
+        }
+    }
+}
