@@ -33,6 +33,14 @@ fn real_a_vm_lives_a_whole_life() {
     let mut sitter = Sitter::at(&ground.instance, "db");
     sitter.asks("echo six times seven is $((6 * 7))", "is 42");
     sitter.leaves();
+    ground.instance.until("what it uses of its host", || {
+        let vm = ground.vm("db")?;
+        (vm["cpu_cores"].is_number() && vm["resident_bytes"].as_u64()? > 32 << 20).then_some(())
+    });
+    let shown = ground.fine(&["vm", "get", "db", "-o", "csv"]);
+    let (heads, cells) = shown.trim_end().split_once('\n').unwrap();
+    let used = heads.split(',').zip(cells.split(',')).filter(|(head, _)| ["CPU_USED", "RESIDENT"].contains(head));
+    assert!(used.clone().count() == 2 && used.into_iter().all(|(_, cell)| !cell.is_empty()), "{shown}");
     ground.fine(&["vm", "exec", "db", "--", "sh", "-c", "echo kept > /dev/vda; sync"]);
     ground.fine(&["vm", "pause", "db"]);
     ground.agree("suspended", "paused");
