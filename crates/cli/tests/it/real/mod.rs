@@ -19,6 +19,7 @@ mod machines;
 mod matrix;
 mod namespace;
 mod sitter;
+mod twins;
 mod vms;
 mod watch;
 
