@@ -34,3 +34,13 @@ fn a_lost_journal_is_noticed_as_a_command_that_runs_twice() {
 fn without_admission_more_boots_are_in_flight() {
     is_noticed(Sabotage::NoAdmission, "no more guests boot at once than the host bears");
 }
+
+#[test]
+fn an_agent_that_starts_what_is_never_to_start_again_is_noticed() {
+    is_noticed(Sabotage::Restless, "nobody starts what is never to start again");
+}
+
+#[test]
+fn a_host_that_hides_its_pauses_is_noticed() {
+    is_noticed(Sabotage::HidesPauses, "a paused guest is told as paused");
+}
