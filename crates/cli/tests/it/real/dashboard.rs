@@ -2,6 +2,7 @@
 
 use super::Instance;
 use super::ground::Ground;
+use super::libvirtd::Daemon;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -53,8 +54,9 @@ fn real_a_person_finds_their_host_in_the_dashboard() {
 
 #[test]
 fn real_a_person_makes_renames_and_takes_over_vms() {
-    let ground = Ground::new();
-    ground.daemon.define("old");
+    let daemon = Daemon::start();
+    daemon.define("old");
+    let ground = Ground::beside(daemon);
     let before = ground.daemon.virsh(&["dumpxml", "--inactive", "old"]);
     let walked = walk(&ground.instance, "journey-vms.mjs").wait_with_output().unwrap();
     assert!(walked.status.success(), "{}", String::from_utf8_lossy(&walked.stdout));
