@@ -26,7 +26,7 @@ const STAGES: &[Stage] = &[
     stage("build", 240, || cargo(["build", "--workspace", "--bins"]).go()),
     stage("guest", 60, || build::guest().map(|_| ())),
     stage("test", 600, test),
-    stage("sim", 150, || simulate(SIM_SEEDS, &[])),
+    stage("sim", 150, || simulate(SIM_SEEDS)),
 ];
 
 const fn stage(name: &'static str, seconds: u64, run: fn() -> Result<()>) -> Stage {
@@ -72,7 +72,7 @@ pub fn soak() -> Result<()> {
     for hosts in ["1000", "2000", "5000"] {
         crate::bench::run(&words(&format!("N16 --fleet-hosts {hosts} --fleet-seconds 600")))?;
     }
-    simulate(SOAK_SEEDS, &["--hands"])
+    simulate(SOAK_SEEDS)
 }
 
 fn test() -> Result<()> {
@@ -86,10 +86,10 @@ fn nextest() -> crate::shell::Step {
         .env("PERIGEE_SEED", first_seed().to_string())
 }
 
-fn simulate(seeds: &str, more: &[&str]) -> Result<()> {
+fn simulate(seeds: &str) -> Result<()> {
     let from = first_seed().to_string();
     println!("seeds {from} and the {seeds} after it: the commit's; `cargo xtask sim --seed N --story` tells one");
-    cargo(["run", "--quiet", "--package", "perigee-sim", "--", "--seeds", seeds, "--from", &from]).args(more).go()
+    cargo(["run", "--quiet", "--package", "perigee-sim", "--", "--seeds", seeds, "--from", &from]).go()
 }
 
 /// The commit's first eight digits: the same commit tries the same seeds, the next one others.

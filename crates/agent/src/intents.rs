@@ -67,8 +67,8 @@ pub(crate) async fn inherit(world: &Arc<World>) -> Result<(), JournalError> {
         match journal::read::<Intent>(world.journal.as_ref(), SHELF, &key).await {
             Ok(Some(intent)) => {
                 // Written down, perhaps not done: done again it changes nothing.
+                world.outbox.intent(intent.clone());
                 perform(world, &intent);
-                world.outbox.intent(intent);
             }
             Ok(None) => {}
             Err(e) => {
@@ -88,8 +88,9 @@ pub(crate) async fn act(world: &Arc<World>, intent: Intent) -> Result<(), Journa
     let key = intent.id.to_string();
     journal::write(world.journal.as_ref(), SHELF, &key, &intent, Keep::Power).await?;
     info!(intent = %key, guest = %intent.guest, verb = intent.act.verb(), uid = ?intent.uid, "done on this host");
+    // From here on no order from before it is taken, and the guest is not forgotten, until it was told.
+    world.outbox.intent(intent.clone());
     perform(world, &intent);
-    world.outbox.intent(intent);
     Ok(())
 }
 

@@ -31,6 +31,19 @@ struct State {
     unsaid: BTreeSet<Key>,
 }
 
+impl State {
+    /// What is said of a guest's acts: one after the other, each when the control plane has the one before.
+    /// Should one be lost, those after it are not judged without it.
+    fn next_act_on(&self, guest: GuestId) -> Option<Uuid> {
+        self.intents.values().find(|intent| intent.guest == guest).map(|intent| intent.id)
+    }
+    fn say_acts(&mut self) {
+        let mut guests = BTreeSet::new();
+        let first = self.intents.values().filter(|intent| guests.insert(intent.guest));
+        self.unsaid.extend(first.map(|intent| Key::Intent(intent.id)));
+    }
+}
+
 /// The newest reports.
 #[derive(Default)]
 pub(crate) struct Outbox {
@@ -68,12 +81,25 @@ impl Outbox {
     }
 
     pub(crate) fn intent(&self, intent: Intent) {
-        self.say(Key::Intent(intent.id), |s| {
-            s.intents.insert(intent.id, intent);
+        self.with(|s| {
+            let (id, guest) = (intent.id, intent.guest);
+            s.intents.insert(id, intent);
+            if s.next_act_on(guest) == Some(id) {
+                s.unsaid.insert(Key::Intent(id));
+            }
         });
+        self.changed.notify_one();
     }
+    /// The control plane has it; the next act on that guest is said.
     pub(crate) fn drop_intent(&self, id: Uuid) -> Option<Intent> {
-        self.with(|s| s.intents.remove(&id))
+        let dropped = self.with(|s| {
+            let dropped = s.intents.remove(&id)?;
+            let next = s.next_act_on(dropped.guest);
+            s.unsaid.extend(next.map(Key::Intent));
+            Some(dropped)
+        });
+        self.changed.notify_one();
+        dropped
     }
 
     /// Whether something was done on this host to the guest of which the control plane has not heard.
@@ -82,7 +108,7 @@ impl Outbox {
     }
     /// Says every act again: a receipt may have been lost.
     pub(crate) fn repeat_intents(&self) {
-        self.with(|s| s.unsaid.extend(s.intents.keys().map(|id| Key::Intent(*id))));
+        self.with(State::say_acts);
     }
 
     pub(crate) fn repeat_guest(&self, id: GuestId) {
@@ -107,7 +133,7 @@ impl Outbox {
         self.with(|s| {
             s.unsaid = s.executions.keys().map(|id| Key::Execution(*id)).collect();
             s.unsaid.extend(s.builds.keys().map(|id| Key::Build(*id)));
-            s.unsaid.extend(s.intents.keys().map(|id| Key::Intent(*id)));
+            s.say_acts();
             (s.guests.values().cloned().collect(), s.executions.keys().copied().collect())
         })
     }
@@ -133,5 +159,44 @@ impl Outbox {
     /// Resolves when something may be unsaid. May be dropped at any time.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use perigee_agent_api::Act;
+    use perigee_model::{Switch, Timestamp};
+
+    fn act(outbox: &Outbox, id: u128, guest: u128) {
+        outbox.intent(Intent {
+            id: Uuid::from_u128(id),
+            uid: None,
+            at: Timestamp::from_micros(0),
+            guest: GuestId::new(Uuid::from_u128(guest)),
+            base_generation: 1,
+            act: Act::Switch(Switch::Start),
+        });
+    }
+
+    fn said(outbox: &Outbox) -> Vec<u128> {
+        let all = std::iter::from_fn(|| outbox.next());
+        all.filter_map(|said| if let FromAgent::Intent(intent) = said { Some(intent.id.as_u128()) } else { None })
+            .collect()
+    }
+
+    #[test]
+    fn the_acts_on_a_guest_are_said_one_after_the_other() {
+        let outbox = Outbox::default();
+        [(1, 7), (2, 7), (3, 8), (4, 7)].into_iter().for_each(|(id, guest)| act(&outbox, id, guest));
+        assert_eq!(said(&outbox), [1, 3]);
+        outbox.repeat_intents();
+        assert_eq!(said(&outbox), [1, 3], "a lost one is said again, before the next");
+        assert!(outbox.drop_intent(Uuid::from_u128(1)).is_some());
+        assert_eq!(said(&outbox), [2]);
+        outbox.start_link();
+        assert_eq!(said(&outbox), [2, 3]);
+        [2, 3, 4].into_iter().for_each(|id| drop(outbox.drop_intent(Uuid::from_u128(id))));
+        assert_eq!(said(&outbox), Vec::<u128>::new());
     }
 }

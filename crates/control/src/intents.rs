@@ -30,7 +30,8 @@ impl Control {
                 })
             })
             .await?;
-        if let Some(guest) = nudge {
+        // Of a gone one nothing is ordered: its host may have forgotten it, and would make it anew.
+        if let Some(guest) = nudge.filter(|guest| !guest.is_gone()) {
             self.links().send(host, FromServer::Desired(Box::new(desired_of(&guest))));
         }
         self.links().send(host, FromServer::IntentTaken { intent: intent.id });

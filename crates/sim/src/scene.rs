@@ -39,14 +39,12 @@ pub struct Settings {
     pub sabotage: Sabotage,
     /// In real time: a small world, short waits, no retention.
     pub real_time: bool,
-    /// With people who act at the hosts themselves.
-    pub hands: bool,
 }
 
 impl Settings {
     /// The world of a seed, in virtual time.
     pub fn of(seed: u64) -> Self {
-        Self { seed, sabotage: Sabotage::None, real_time: false, hands: false }
+        Self { seed, sabotage: Sabotage::None, real_time: false }
     }
 }
 

@@ -61,6 +61,11 @@ pub fn open_ends(control: &Control, hosts: &[Arc<Host>]) -> Vec<String> {
         if alive != running_on(control, host.id) || stray {
             open.push(format!("{} has other guests than are desired", host.name));
         }
+        // Said again with each heartbeat until they are taken.
+        let untaken = host.journal.count("intents");
+        if untaken > 0 {
+            open.push(format!("{} acts on {} are not taken yet", untaken, host.name));
+        }
     }
     let rows = control.view().read();
     for task in rows.open_tasks() {

@@ -132,8 +132,7 @@ impl World {
             };
             acts.spawn(user.live(until, self.plan.user_pause));
         }
-        let hands = self.hosts.iter().enumerate().filter(|_| self.scene.settings.hands);
-        for (place, host) in hands {
+        for (place, host) in self.hosts.iter().enumerate() {
             let hand = Hand {
                 scene: self.scene.clone(),
                 host: host.clone(),

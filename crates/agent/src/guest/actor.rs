@@ -15,6 +15,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 /// The wall clock may jump; no sleep towards one of its times is longer than this.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -57,8 +58,23 @@ pub(crate) struct Actor {
     pub(super) mute: bool,
     pub(super) away: Option<Away>,
     pub(super) sought: Sought,
+    begun: Begun,
     forget: bool,
     look: bool,
+}
+
+/// What was wanted when the step under way began: what comes of it is told of that, not of what was
+/// asked for meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Begun {
+    generation: u64,
+    acted: Option<Uuid>,
+}
+
+impl Begun {
+    fn of(document: &Document) -> Self {
+        Self { generation: document.order.desired.generation, acted: document.acted }
+    }
 }
 
 pub(super) struct Away {
@@ -77,6 +93,7 @@ impl Actor {
         let mut actor = Self {
             paused: found.is_some_and(|f| f.paused),
             sought: Sought::default(),
+            begun: Begun::of(&document),
             ticket: None,
             session: None,
             fell: None,
@@ -111,7 +128,8 @@ impl Actor {
                 self.verify().await;
             }
             self.handle.know(self.alive, self.paused);
-            let gone = self.document.observed.phase == Phase::Gone;
+            // Of whom there are acts to tell is known to the control plane when those are.
+            let gone = self.document.observed.phase == Phase::Gone && !self.world.outbox.has_act_on(self.id());
             if std::mem::take(&mut self.forget) && gone && self.erase().await {
                 return;
             }
@@ -119,6 +137,7 @@ impl Actor {
             if !matches!(step, Step::Boot | Step::Fell) {
                 self.ticket = None; // others must not wait for who does not boot
             }
+            self.begun = Begun::of(&self.document);
             match step {
                 Step::Boot => self.boot().await,
                 Step::Resume => self.resume().await,
@@ -215,7 +234,7 @@ impl Actor {
         }
     }
 
-    /// Reports a phase: writes it down, then leaves it for the link.
+    /// Reports a phase, of what was wanted when the step began: writes it down, then leaves it for the link.
     pub(super) async fn observe(&mut self, phase: Phase, change: impl FnOnce(&mut Observed)) {
         let now = self.world.clock.now();
         let observed = &mut self.document.observed;
@@ -225,8 +244,8 @@ impl Actor {
             observed.problem = None;
         }
         observed.sequence += 1;
-        observed.generation = self.document.order.desired.generation;
-        self.document.acting = false;
+        observed.generation = self.begun.generation;
+        self.document.acting &= self.document.acted != self.begun.acted;
         let observed = &mut self.document.observed;
         observed.note = None;
         change(observed);

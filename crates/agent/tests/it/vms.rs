@@ -79,6 +79,25 @@ async fn a_switch_goes_all_ways() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_that_comes_while_it_stops_is_done_after_that() {
+    let (machine, rig) = machine();
+    let _agent = rig.start();
+    let order = vm(1, |_| {});
+    let id = order.id;
+    rig.plane.until("a link", |s| !s.hellos.is_empty()).await;
+    rig.plane.want(order.clone());
+    rig.plane.until_phase(id, Phase::Running).await;
+    let stopped = switched(&order, Switch::Stop { grace_ms: 1000 });
+    rig.plane.want(stopped.clone());
+    rig.plane.until_phase(id, Phase::Stopping).await;
+    let started = switched(&stopped, Switch::Start);
+    rig.plane.want(started.clone());
+    rig.plane.until_phase(id, Phase::Running).await;
+    assert!(living(&machine, id));
+    assert_eq!(machine.host.vmm_starts()[&id], 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_ends_by_itself_is_started_again_or_not() {
     let (machine, rig) = machine();
     let _agent = rig.start();

@@ -14,8 +14,8 @@ use std::time::Instant;
 #[derive(Debug, PartialEq, Eq)]
 enum Wish {
     Help,
-    One { seed: u64, story: bool, hands: bool },
-    Many { count: u64, from: u64, hands: bool },
+    One { seed: u64, story: bool },
+    Many { count: u64, from: u64 },
 }
 
 fn main() -> Result<ExitCode> {
@@ -27,20 +27,20 @@ fn main() -> Result<ExitCode> {
             output::help();
             Ok(ExitCode::SUCCESS)
         }
-        Wish::One { seed, story, hands } => {
-            let ending = perigee_sim::run(Settings { hands, ..Settings::of(seed) })?;
+        Wish::One { seed, story } => {
+            let ending = perigee_sim::run(Settings::of(seed))?;
             if story || !ending.tally.violations.is_empty() {
                 output::story(&ending);
             }
             output::summary(1, &ending.tally, None);
             Ok(exit(&ending.tally))
         }
-        Wish::Many { count, from, hands } => many(count, from, hands),
+        Wish::Many { count, from } => many(count, from),
     }
 }
 
 fn wish(arguments: impl Iterator<Item = String>) -> Result<Wish> {
-    let (mut seed, mut seeds, mut from, mut story, mut hands) = (None, None, 0, false, false);
+    let (mut seed, mut seeds, mut from, mut story) = (None, None, 0, false);
     let mut arguments = arguments;
     while let Some(argument) = arguments.next() {
         let mut number = || -> Result<u64> {
@@ -52,21 +52,20 @@ fn wish(arguments: impl Iterator<Item = String>) -> Result<Wish> {
             "--seeds" => seeds = Some(number()?),
             "--from" => from = number()?,
             "--story" => story = true,
-            "--hands" => hands = true,
             "--help" | "-h" => return Ok(Wish::Help),
             other => bail!("unknown argument {other:?}; see --help"),
         }
     }
     match (seed, seeds) {
         (Some(_), Some(_)) => bail!("--seed plays one world, --seeds many: give one of them"),
-        (Some(seed), None) => Ok(Wish::One { seed, story, hands }),
-        (None, Some(count)) => Ok(Wish::Many { count, from, hands }),
-        (None, None) => Ok(Wish::One { seed: 0, story, hands }),
+        (Some(seed), None) => Ok(Wish::One { seed, story }),
+        (None, Some(count)) => Ok(Wish::Many { count, from }),
+        (None, None) => Ok(Wish::One { seed: 0, story }),
     }
 }
 
 /// Worlds know nothing of each other: one on each processor.
-fn many(count: u64, from: u64, hands: bool) -> Result<ExitCode> {
+fn many(count: u64, from: u64) -> Result<ExitCode> {
     let began = Instant::now();
     let next = AtomicU64::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -77,7 +76,7 @@ fn many(count: u64, from: u64, hands: bool) -> Result<ExitCode> {
             if number >= count {
                 return Ok(endings);
             }
-            let mut ending = perigee_sim::run(Settings { hands, ..Settings::of(from.wrapping_add(number)) })?;
+            let mut ending = perigee_sim::run(Settings::of(from.wrapping_add(number)))?;
             if ending.tally.violations.is_empty() {
                 ending.story.clear();
             }
@@ -114,8 +113,8 @@ mod tests {
     #[test]
     fn arguments_say_what_is_wanted() {
         let wish = |text: &str| wish(text.split_whitespace().map(str::to_owned));
-        assert_eq!(wish("--seed 7 --story").unwrap(), Wish::One { seed: 7, story: true, hands: false });
-        assert_eq!(wish("--seeds 200 --from 9").unwrap(), Wish::Many { count: 200, from: 9, hands: false });
+        assert_eq!(wish("--seed 7 --story").unwrap(), Wish::One { seed: 7, story: true });
+        assert_eq!(wish("--seeds 200 --from 9").unwrap(), Wish::Many { count: 200, from: 9 });
         assert!(wish("--seed").is_err() && wish("--seed x").is_err() && wish("--what").is_err());
         assert!(wish("--seed 1 --seeds 2").is_err());
     }

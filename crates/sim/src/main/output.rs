@@ -13,7 +13,6 @@ pub fn help() {
     println!();
     println!("  --seed N [--story]      play one world; --story tells it line by line");
     println!("  --seeds COUNT [--from N]  play many; exit code 1 when an invariant was broken");
-    println!("  --hands                 with people who act at the hosts themselves, also while they are cut off");
     println!("  fleet OPTIONS           played hosts for a real control plane; see fleet --help");
 }
 

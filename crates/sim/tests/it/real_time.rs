@@ -5,7 +5,7 @@ use perigee_sim::{Ending, Sabotage, Settings, play};
 fn on_sqlite(seed: u64) -> Ending {
     let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let settings = Settings { seed, sabotage: Sabotage::None, real_time: true, hands: false };
+    let settings = Settings { seed, sabotage: Sabotage::None, real_time: true };
     runtime.block_on(play(settings, Some(folder.path().join("perigee.db"))))
 }
 

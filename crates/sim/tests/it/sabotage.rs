@@ -6,7 +6,7 @@ use perigee_sim::{Sabotage, Settings, run};
 fn is_noticed(sabotage: Sabotage, law: &str) {
     let mut seen = Vec::new();
     for seed in 1..=10 {
-        let ending = run(Settings { sabotage, hands: true, ..Settings::of(seed) }).unwrap();
+        let ending = run(Settings { sabotage, ..Settings::of(seed) }).unwrap();
         if ending.tally.violations.iter().any(|v| v.starts_with(law)) {
             return;
         }
