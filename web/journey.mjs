@@ -10,36 +10,11 @@
 import assert from "node:assert/strict";
 import { mkdirSync } from "node:fs";
 import { createInterface } from "node:readline";
-import { chromium } from "playwright-core";
+import { browser, open, signIn, WITHIN } from "./browser.mjs";
 import { machine } from "./journey-vm.mjs";
 
-const { BASE_URL, TOKEN, SHOTS, OUTAGES, SAMPLES = "0", CHROMIUM = "/usr/bin/chromium" } = process.env;
+const { BASE_URL, TOKEN, SHOTS, OUTAGES, SAMPLES = "0" } = process.env;
 assert(BASE_URL && TOKEN, "BASE_URL and TOKEN say where to go");
-const WITHIN = { timeout: 30_000 };
-
-const browser = await chromium.launch({
-  executablePath: CHROMIUM,
-  headless: true,
-  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-});
-
-/** A page that keeps what went wrong in it. */
-async function open(viewport, colorScheme = "dark") {
-  const context = await browser.newContext({ viewport, colorScheme, reducedMotion: "reduce" });
-  const page = await context.newPage();
-  const wrong = [];
-  page.on("console", (message) => message.type() === "error" && wrong.push(message.text()));
-  page.on("pageerror", (error) => wrong.push(String(error)));
-  await page.addInitScript(() => {
-    document.addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
-  });
-  return { page, wrong };
-}
-
-async function signIn(page, token) {
-  await page.getByLabel("Token").fill(token);
-  await page.getByRole("button", { name: "Sign in" }).click();
-}
 
 /** Every control can be reached and seen with the keyboard alone. */
 async function walk(page) {

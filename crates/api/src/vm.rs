@@ -130,7 +130,7 @@ pub struct AdoptRequest {
 }
 
 /// A guest of any kind, as it is shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VmView {
     /// What every guest has.
     #[serde(flatten)]
@@ -138,6 +138,14 @@ pub struct VmView {
     /// What only a full VM has.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<VmPart>,
+    /// What its host keeps in memory for it, measured within the last half minute. The entity tag
+    /// does not change with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resident_bytes: Option<u64>,
+    /// CPUs' worth of time it uses, measured within the last half minute. The entity tag does not
+    /// change with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_cores: Option<f64>,
 }
 
 /// What only a full VM has.
@@ -173,7 +181,7 @@ pub struct VmPart {
 }
 
 /// What a create would do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VmPlanView {
     /// The guest as it would be made. Its id is of this answer alone.
     pub vm: VmView,
@@ -228,9 +236,10 @@ pub struct ForeignVmView {
 }
 
 impl VmView {
-    /// What is shown of a guest: what every guest has, and its VM part.
+    /// What is shown of a guest: what every guest has, and its VM part. Nothing of its use.
     pub fn of(guest: &Guest, shown: SandboxView) -> Self {
-        Self { guest: shown, vm: guest.spec.vm.as_ref().map(|vm| VmPart::of(guest, vm)) }
+        let vm = guest.spec.vm.as_ref().map(|vm| VmPart::of(guest, vm));
+        Self { guest: shown, vm, resident_bytes: None, cpu_cores: None }
     }
 }
 

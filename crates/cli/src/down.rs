@@ -5,8 +5,9 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::instance::Program;
 use crate::progress::Line;
-use crate::removal::{remove_all, stop_vms};
+use crate::removal::{Limit, remove_all, stop_vms};
 use crate::session::Session;
+use crate::units::parse_duration;
 use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
 use std::time::Duration;
@@ -23,6 +24,9 @@ pub struct Options {
     /// What becomes of the guests
     #[arg(long, value_enum, default_value = "keep")]
     guests: Guests,
+    /// With `--guests stop`: so long all of them together may take
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "2m")]
+    within: Duration,
     /// Kill what does not end by itself
     #[arg(long)]
     force: bool,
@@ -40,25 +44,30 @@ pub enum Guests {
 /// Ends all.
 pub async fn run(options: &Options, session: &Session) -> Result<Exit, Failure> {
     let session = &Session::new(session.settings.local());
-    end(session, options.guests, options.force).await?;
+    if options.guests == Guests::Stop {
+        stop_guests(session, options.within).await?;
+    }
+    end(session, options.force).await?;
     Ok(Exit::OK)
 }
 
-/// Guests first if they shall go, then who speaks to the control plane, then itself.
-pub async fn end(session: &Session, guests: Guests, force: bool) -> Result<(), Failure> {
+/// Ends every guest, or says which did not end in time.
+async fn stop_guests(session: &Session, within: Duration) -> Result<(), Failure> {
     let root = session.settings.data_dir.as_path();
-    if guests == Guests::Stop {
-        for program in [Program::ControlPlane, Program::Agent] {
-            if program.alive(root).await.is_none() {
-                let text = format!("Guests can only be stopped while {} runs", program.name());
-                return Err(
-                    Failure::new(Exit::UNREACHABLE, text).hint("perigee up --detach; perigee down --guests stop")
-                );
-            }
+    for program in [Program::ControlPlane, Program::Agent] {
+        if program.alive(root).await.is_none() {
+            let text = format!("Guests can only be stopped while {} runs", program.name());
+            return Err(Failure::new(Exit::UNREACHABLE, text).hint("perigee up --detach; perigee down --guests stop"));
         }
-        remove_all(session).await?;
-        stop_vms(session).await?;
     }
+    let limit = Limit::of(within);
+    remove_all(session, limit).await?;
+    stop_vms(session, limit).await
+}
+
+/// Who speaks to the control plane, then itself.
+pub async fn end(session: &Session, force: bool) -> Result<(), Failure> {
+    let root = session.settings.data_dir.as_path();
     let mut found = false;
     for program in [Program::Fleet, Program::Agent, Program::ControlPlane] {
         let recorded = program.recorded(root).filter(|e| program.is(root, e.pid));

@@ -8,9 +8,13 @@ use crate::session::Session;
 use futures::StreamExt;
 use perigee_api::{Page, StopRequest, VmView};
 use perigee_client::{Answer, ClientError, ListQuery, Switch};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Deletes in flight at once.
 const AT_ONCE: usize = 16;
+/// VMs that turn themselves off at once: each may take its time.
+const STOPS_AT_ONCE: usize = 64;
 /// Objects on one page here.
 const PAGE: u32 = 1000;
 
@@ -23,7 +27,7 @@ pub async fn delete(
     no_wait: bool,
 ) -> Result<Exit, Failure> {
     if !all {
-        return several(session, names, no_wait).await;
+        return several(session, names, no_wait, None).await;
     }
     let ids = everything(session).await?;
     if ids.is_empty() {
@@ -37,7 +41,7 @@ pub async fn delete(
         return Err(Failure::usage(format!("{} sandboxes were not deleted", ids.len()))
             .hint("perigee sandbox delete --all --yes"));
     }
-    several(session, ids, no_wait).await
+    several(session, ids, no_wait, None).await
 }
 
 /// Deletes one sandbox and waits until nothing of it is left. One that is gone already is fine.
@@ -49,20 +53,42 @@ pub async fn remove(session: &Session, id: &str) -> Result<(), Failure> {
     }
 }
 
+/// When waiting for many ends, whatever they do.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    within: Duration,
+    until: Instant,
+}
+
+impl Limit {
+    /// So long from now.
+    pub fn of(within: Duration) -> Self {
+        Self { within, until: Instant::now() + within }
+    }
+
+    /// What it came to, or that it did not end in time.
+    async fn keep<T>(self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        tokio::time::timeout_at(self.until, work).await.unwrap_or_else(|_| {
+            let text = format!("did not end within {} s, and ends when its host can do it", self.within.as_secs());
+            Err(Failure::new(Exit::TIMEOUT, text))
+        })
+    }
+}
+
 /// Deletes every sandbox of the instance and waits; for `down --guests stop`.
-pub async fn remove_all(session: &Session) -> Result<(), Failure> {
+pub async fn remove_all(session: &Session, limit: Limit) -> Result<(), Failure> {
     let ids = everything(session).await?;
     if ids.is_empty() {
         return Ok(());
     }
-    match several(session, ids, false).await? {
+    match several(session, ids, false, Some(limit)).await? {
         Exit::OK => Ok(()),
         exit => Err(Failure::new(exit, "Some sandboxes were not deleted")),
     }
 }
 
 /// Lets every VM of the instance turn itself off, and waits. They stay off until they are started.
-pub async fn stop_vms(session: &Session) -> Result<(), Failure> {
+pub async fn stop_vms(session: &Session, limit: Limit) -> Result<(), Failure> {
     let running = running_vms(session).await?;
     if running.is_empty() {
         return Ok(());
@@ -76,9 +102,10 @@ pub async fn stop_vms(session: &Session) -> Result<(), Failure> {
                 Answer::Accepted(task) => progress::succeeded_on(session, *task, &line).await.map(drop),
             }
         };
-        (vm.guest.name, stopped.await)
+        let ended = limit.keep(stopped).await;
+        (vm.guest.name, ended)
     };
-    let ends: Vec<_> = futures::stream::iter(running).map(one).buffer_unordered(AT_ONCE).collect().await;
+    let ends: Vec<_> = futures::stream::iter(running).map(one).buffer_unordered(STOPS_AT_ONCE).collect().await;
     drop(line);
     let (done, failed): (Vec<_>, Vec<_>) = ends.into_iter().partition(|(_, end)| end.is_ok());
     let failures = failed.into_iter().filter_map(|(name, end)| end.err().map(|failure| (name, failure))).collect();
@@ -103,7 +130,7 @@ async fn remove_on(session: &Session, id: &str, line: &Line) -> Result<(), Failu
     }
 }
 
-async fn several(session: &Session, names: Vec<String>, no_wait: bool) -> Result<Exit, Failure> {
+async fn several(session: &Session, names: Vec<String>, no_wait: bool, limit: Option<Limit>) -> Result<Exit, Failure> {
     let count = names.len();
     let line = Line::begin(session, &format!("deleting {count}"));
     let one = async |name: String| {
@@ -111,7 +138,11 @@ async fn several(session: &Session, names: Vec<String>, no_wait: bool) -> Result
             Ok(id) => id,
             Err(failure) => return (name, Err(failure)),
         };
-        let done = if no_wait { submit(session, &id).await } else { remove_on(session, &id, &line).await };
+        let removed = async { if no_wait { submit(session, &id).await } else { remove_on(session, &id, &line).await } };
+        let done = match limit {
+            Some(limit) => limit.keep(removed).await,
+            None => removed.await,
+        };
         (name, done)
     };
     let mut ends = futures::stream::iter(names).map(one).buffer_unordered(AT_ONCE);
@@ -130,7 +161,8 @@ async fn several(session: &Session, names: Vec<String>, no_wait: bool) -> Result
     }
     drop(ends);
     drop(line);
-    judged(session, done, failures, &DELETING)
+    let doing = if limit.is_some() { &ENDING } else { &DELETING };
+    judged(session, done, failures, doing)
 }
 
 /// What is done to many, in words.
@@ -138,10 +170,14 @@ struct Doing {
     nouns: &'static str,
     done: &'static str,
     look: &'static str,
+    /// Whoever asks named each of them: a single failure speaks for itself.
+    named: bool,
 }
 
-const DELETING: Doing = Doing { nouns: "sandboxes", done: "deleted", look: "perigee sandbox list" };
-const STOPPING: Doing = Doing { nouns: "virtual machines", done: "stopped", look: "perigee vm list" };
+const DELETING: Doing = Doing { nouns: "sandboxes", done: "deleted", look: "perigee sandbox list", named: true };
+const ENDING: Doing = Doing { named: false, ..DELETING };
+const STOPPING: Doing =
+    Doing { nouns: "virtual machines", done: "stopped", look: "perigee vm list -o wide", named: false };
 
 /// All, none or some.
 fn judged(
@@ -151,7 +187,7 @@ fn judged(
     doing: &Doing,
 ) -> Result<Exit, Failure> {
     let Some((name, last)) = failures.pop() else { return Ok(Exit::OK) };
-    if done == 0 && failures.is_empty() {
+    if done == 0 && failures.is_empty() && doing.named {
         return Err(last);
     }
     failures.push((name, last));

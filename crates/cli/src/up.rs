@@ -7,7 +7,7 @@
 //! ```
 
 use crate::cell::Cell;
-use crate::down::{self, Guests};
+use crate::down;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::instance::{Endpoints, Program};
@@ -283,7 +283,7 @@ async fn stay(session: &Session, mut halves: Vec<Half>) -> Result<Exit, Failure>
         () = interrupted() => None,
         failure = watch(root, &mut halves) => Some(failure),
     };
-    let ended = down::end(session, Guests::Keep, false).await;
+    let ended = down::end(session, false).await;
     match died {
         Some(failure) => Err(failure),
         None => ended.map(|()| Exit::OK),

@@ -264,8 +264,8 @@ async fn update(session: &Session, name: &str, change: UpdateOptions) -> Result<
         restart: change.restart.map(Policy::word),
         start_order: change.start_order,
     };
-    let read = client.vm(&id).await?;
-    let vm = client.patch_vm(&id, read.etag.as_deref().unwrap_or("*"), &patch).await?;
+    // Whatever it is now: one that boots would have another tag before it is asked.
+    let vm = client.patch_vm(&id, "*", &patch).await?;
     if vm.vm.as_ref().is_some_and(|part| part.restart_needed) {
         session.out.note(&format!("perigee: its new size holds from its next start on: perigee vm restart {name}"));
     }

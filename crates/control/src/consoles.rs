@@ -91,7 +91,7 @@ impl Control {
         match tokio::time::timeout(CONSOLE_OPEN_TIMEOUT, tunnel.rx.recv()).await {
             Ok(Some(TunnelFrame::Started)) => {}
             Ok(Some(TunnelFrame::Failed(problem))) => {
-                return Err(Refusal::new(Code::parse(&problem.code).unwrap_or(Code::Bug), problem.text));
+                return Err(self.unseated(&guest, Code::parse(&problem.code).unwrap_or(Code::Bug), problem.text));
             }
             Ok(_) | Err(_) => return Err(Refusal::new(Code::ChannelBroken, "the host did not open the console")),
         }
@@ -101,6 +101,16 @@ impl Control {
         batch.events.push(self.event((&who.tenant, &who.actor), "console.open", about, &cause, seat.text()));
         self.commit(batch).await.map_err(refuse_store)?;
         Ok(Console { tunnel, _sitting: Sitting { control, who, guest: id, seat, cause, since } })
+    }
+
+    /// Its host cannot seat anybody.
+    fn unseated(&self, guest: &Guest, code: Code, text: String) -> Refusal {
+        if code != Code::GuestNotRunning || self.guest_status(guest) != GuestStatus::Starting {
+            return Refusal::new(code, text);
+        }
+        let mut refusal = Refusal::new(code, "the guest is still starting; try again in a moment");
+        refusal.retry_after_s = Some(1);
+        refusal
     }
 
     fn redeem(&self, guest: &str, secret: &str) -> Result<Promise, Refusal> {

@@ -198,7 +198,8 @@ impl Control {
         let mut batch = Batch { idempotency: cause.row(task.id), ..Batch::default() };
         let about = ("guest", guest.id.to_string());
         let detail = guest.name.to_string();
-        batch.events.push(self.event((&who.tenant, &who.actor), "guest.delete", about, cause, detail));
+        let verb = if guest.desired.release { "guest.release" } else { "guest.delete" };
+        batch.events.push(self.event((&who.tenant, &who.actor), verb, about, cause, detail));
         batch.insert(Record::Task(task.clone()));
         self.commit(batch).await.map_err(refuse_store)?;
         self.0.queue_wake.notify_one();

@@ -13,11 +13,13 @@ mod feed;
 mod foreign;
 mod intake;
 mod live;
+mod usage;
 
 pub use feed::{Feed, Taken};
 pub use foreign::ForeignVm;
 pub use intake::Batch;
 pub use live::{Update, Watcher};
+pub use usage::GuestUse;
 
 use crate::Control;
 use live::Live;

@@ -3,10 +3,10 @@
 //! Owns: the laws of an effect: a guest never lives twice, nothing is started that the truth does
 //! not want here, and no more guests boot at once than the host bears; a VM is started by its switch or
 //! its policy.
-//! Refuses: changing what the driver does.
+//! Refuses: changing what the driver does, unless it is sabotaged.
 
 use crate::journal::{WatchedJournal, Written};
-use crate::scene::Scene;
+use crate::scene::{Sabotage, Scene};
 use async_trait::async_trait;
 use perigee_hypervisor::simulated::{Simulated, SimulatedHost};
 use perigee_hypervisor::{Channel, Found, GuestEvent, Halt, Halted, Hypervisor, HypervisorError, Pause, Plan, Session};
@@ -117,9 +117,12 @@ impl Hypervisor for WatchedDriver {
         self.inner.abilities()
     }
     async fn inventory(&self) -> Result<Vec<Found>, HypervisorError> {
-        let found = self.inner.inventory().await;
+        let mut found = self.inner.inventory().await;
         if found.is_err() {
             self.scene.checks.small_fault("unreadable host");
+        }
+        if self.scene.settings.sabotage == Sabotage::HidesPauses {
+            found.iter_mut().flatten().for_each(|found| found.paused = false);
         }
         found
     }

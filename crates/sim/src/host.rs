@@ -111,7 +111,10 @@ impl Host {
         if !self.machine.kill(guest) {
             return false;
         }
-        if let Some(is) = self.journal.guest(guest).await {
+        if let Some(mut is) = self.journal.guest(guest).await {
+            // What its owner chose, whatever the agent takes it for.
+            let truth = self.scene.true_guest(guest).await;
+            is.restart = truth.and_then(|guest| guest.spec.vm).map(|vm| vm.restart).or(is.restart);
             self.falls.lock().unwrap_or_else(PoisonError::into_inner).insert(guest, is);
         }
         true

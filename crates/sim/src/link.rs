@@ -10,7 +10,7 @@ use crate::scene::Sabotage;
 use perigee_agent_api::{DesiredGuest, FromAgent, FromServer, Hello};
 use perigee_control::Control;
 use perigee_model::guest::Problem;
-use perigee_model::{Code, GuestId, HostId, Power};
+use perigee_model::{Code, GuestId, HostId, Power, RestartPolicy};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -116,6 +116,7 @@ async fn down(line: &Arc<Line>, outgoing: &mut mpsc::Receiver<FromServer>, to_ag
             () = pipe.arrival() => {
                 let Some(message) = pipe.pop() else { continue };
                 sabotage(line, &message);
+                let message = restless(line, message);
                 if to_agent.send(message).await.is_err() {
                     return;
                 }
@@ -191,6 +192,24 @@ fn sabotage(line: &Arc<Line>, message: &FromServer) {
         }
         _ => {}
     }
+}
+
+/// Says of every VM that it is always started again, if it is sabotaged.
+fn restless(line: &Line, mut message: FromServer) -> FromServer {
+    if line.network.scene.settings.sabotage != Sabotage::Restless {
+        return message;
+    }
+    let always = |order: &mut DesiredGuest| {
+        if let Some(vm) = order.spec.vm.as_mut() {
+            vm.restart = RestartPolicy::Always;
+        }
+    };
+    match &mut message {
+        FromServer::Desired(order) => always(order),
+        FromServer::DesiredAll(orders) => orders.iter_mut().for_each(always),
+        _ => {}
+    }
+    message
 }
 
 fn forged(order: &DesiredGuest) -> Box<DesiredGuest> {

@@ -24,6 +24,10 @@ pub enum Sabotage {
     Amnesia,
     /// Agents boot as many guests at once as they are asked to.
     NoAdmission,
+    /// Agents take every VM for one that is always started again.
+    Restless,
+    /// Hosts do not tell that a guest's CPUs stand still.
+    HidesPauses,
 }
 
 /// How one world is run.

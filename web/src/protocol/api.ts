@@ -9,6 +9,8 @@ export class ApiError extends Error {
     readonly code: string,
     message: string,
     readonly requestId: string,
+    /** What of the request it is about: a JSON pointer; empty when it is about no one field. */
+    readonly pointer = "",
   ) {
     super(message);
   }
@@ -55,7 +57,7 @@ export class Api {
     const requestId = response.headers.get("x-request-id") ?? "";
     const problem = (await response.json().catch(() => null)) as Partial<Problem & { error: string }> | null;
     const said = problem?.detail ?? problem?.error ?? problem?.title ?? `HTTP ${response.status}`;
-    throw new ApiError(response.status, problem?.code ?? "", said, problem?.request_id ?? requestId);
+    throw new ApiError(response.status, problem?.code ?? "", said, problem?.request_id ?? requestId, problem?.errors?.[0]?.pointer);
   }
 
   /** Every page of a list, up to `most` objects. */

@@ -163,6 +163,7 @@ export interface Problem {
   detail: string;
   status: number;
   request_id: string;
+  errors?: { pointer: string; detail: string }[];
 }
 
 /** Seconds since 1970 and a number as text. */

@@ -16,6 +16,8 @@ export interface Loaded<T> {
 
 const NOTHING = { value: undefined, error: undefined, at: 0 };
 const READ_EVERY_MS = 10_000;
+/** By then a host has told what became of what was asked of it. */
+const TOLD_WITHIN_MS = 2000;
 /** Tasks that the time line shows. */
 const TASKS = 200;
 const DAY_MS = 86_400_000;
@@ -66,8 +68,13 @@ export class Fleet {
     void this.read();
   }
 
+  /** Something was done: reads everything now, and once more when hosts have told of it. */
+  done(): Promise<void> {
+    return this.read(TOLD_WITHIN_MS);
+  }
+
   /** Reads everything now. */
-  async read(): Promise<void> {
+  async read(nextMs = READ_EVERY_MS): Promise<void> {
     clearTimeout(this.timer);
     await Promise.all([
       this.load(this.hosts, () => this.api.all<Host>("/api/v1/hosts")),
@@ -76,7 +83,7 @@ export class Fleet {
       this.load(this.tasks, () => this.api.all<Task>("/api/v1/tasks", TASKS)),
       this.load(this.events, () => this.log.read(Date.now() - DAY_MS)),
     ]);
-    if (!this.ended) this.timer = setTimeout(() => void this.read(), READ_EVERY_MS);
+    if (!this.ended) this.timer = setTimeout(() => void this.read(), nextMs);
   }
 
   private async load<T>(into: Cell<Loaded<T>>, read: () => Promise<T>): Promise<void> {

@@ -63,7 +63,30 @@ test("a change goes to the object that was read", async () => {
   const { machine } = following(api);
   machine.begin();
   await expect.poll(() => machine.guest.value.value?.name).toBe("web");
-  await machine.change({ cpus: 4 });
+  await machine.change({ cpus: 4 }, () => true);
   machine.close();
   expect(calls.filter((call) => call.method === "PATCH")).toEqual([{ method: "PATCH", path: "/api/v1/vms/g", body: '{"cpus":4}', tag: '"7"' }]);
+});
+
+test("a change is asked for again where the guest only went on, and not where somebody changed it", async () => {
+  let revision = 1;
+  const tags: (string | null)[] = [];
+  const fetcher = (async (_path: string, init: RequestInit) => {
+    if (init.method === "GET") return Response.json({ id: "g", name: "web", cpus: revision < 3 ? 1 : 2 }, { headers: { etag: `"${revision}"` } });
+    const tag = new Headers(init.headers).get("if-match");
+    tags.push(tag);
+    if (tag === `"${revision}"`) return Response.json({ id: "g" });
+    return new Response(JSON.stringify({ code: "PRG-1012", detail: "it has changed" }), { status: 412 });
+  }) as typeof fetch;
+  const machine = new Machine(new Api("token", fetcher), "g", async () => {});
+  machine.begin();
+  await expect.poll(() => machine.guest.value.value?.name).toBe("web");
+  const same = (now: { cpus: number }) => now.cpus === 1;
+  revision = 2;
+  await machine.change({ name: "shop" }, same);
+  expect(tags).toEqual(['"1"', '"2"']);
+  revision = 3;
+  await expect(machine.change({ name: "shop" }, same)).rejects.toThrow("it has changed");
+  machine.close();
+  expect(tags).toEqual(['"1"', '"2"', '"2"']);
 });

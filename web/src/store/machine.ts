@@ -8,6 +8,10 @@ import type { Verb } from "./verbs";
 
 const READ_EVERY_MS = 2000;
 const TASK_EVERY_MS = 500;
+/** What was read is not how it is now. */
+const OLD_TAG = "PRG-1012";
+/** A change is asked for so often. */
+const CHANGES_MAX = 5;
 const ENDED: Task["state"][] = ["succeeded", "failed", "cancelled", "dead"];
 
 export interface Doing {
@@ -95,9 +99,22 @@ export class Machine {
     }
   }
 
-  /** Changes what is configured, if nobody changed it meanwhile. */
-  async change(patch: GuestPatch): Promise<void> {
-    await this.api.send<Guest>("PATCH", this.path, patch, this.tag);
+  /**
+   * Changes what is configured, if nobody changed it meanwhile: `same` tells of what was read since. A guest that only
+   * went on, as one that boots does, is asked again.
+   */
+  async change(patch: GuestPatch, same: (now: Guest) => boolean): Promise<void> {
+    for (let left = CHANGES_MAX; ; left -= 1) {
+      try {
+        await this.api.send<Guest>("PATCH", this.path, patch, this.tag);
+        break;
+      } catch (error) {
+        const moved = error instanceof ApiError && error.code === OLD_TAG && left > 1;
+        if (moved) await this.read();
+        const { value } = this.guest.value;
+        if (!moved || !value || !same(value)) throw error;
+      }
+    }
     if (patch.name === undefined) await this.read();
   }
 

@@ -3,6 +3,7 @@
 import { guestState } from "../draw/icons";
 import type { ForeignVm, Guest } from "../protocol/types";
 import type { State } from "./fleet";
+import { strangers } from "./vms";
 
 export type Kind = "Screens" | "Hosts" | "Virtual machines" | "Sandboxes" | "Actions";
 
@@ -32,7 +33,7 @@ export function guestEntries(guests: Guest[], foreign: ForeignVm[]): Entry[] {
     const kind = guest.kind === "vm" ? "Virtual machines" : "Sandboxes";
     return { key: guest.id, kind, title: guest.name, detail: guest.host ? `${guest.status} on ${guest.host}` : guest.status, state: guestState(guest.status), run: `/vms/${encodeURIComponent(guest.name)}` };
   });
-  const theirs = foreign.map((vm): Entry => ({ key: vm.id, kind: "Virtual machines", title: vm.name, detail: `${vm.status} on ${vm.host}, of ${vm.driver}`, state: guestState(vm.status), run: `/vms/${vm.id}` }));
+  const theirs = strangers(guests, foreign).map((vm): Entry => ({ key: vm.id, kind: "Virtual machines", title: vm.name, detail: `${vm.status} on ${vm.host}, of ${vm.driver}`, state: guestState(vm.status), run: `/vms/${vm.id}` }));
   return [...ours, ...theirs];
 }
 

@@ -18,11 +18,17 @@ export interface VmRow extends ListRow {
   resident: number | undefined;
 }
 
+/** The two lists are not read at one moment: what was just taken over, or let go, is in both for a while. */
+export function strangers(guests: Guest[], foreign: ForeignVm[]): ForeignVm[] {
+  const ours = new Set(guests.map(({ id }) => id));
+  return foreign.filter(({ id }) => !ours.has(id));
+}
+
 export function vmRows(guests: Guest[], foreign: ForeignVm[], usage: Map<string, GuestUsage>): VmRow[] {
   const ours = guests
     .filter((guest) => guest.kind === "vm")
     .map((guest) => row({ ...guest, key: guest.id, ours: true, note: guest.problem?.detail ?? guest.note ?? "", memory: guest.memory_bytes }, usage, { ...guest.labels, image: guest.image, address: guest.addresses?.join(" ") }));
-  const theirs = foreign.map((vm) => row({ ...vm, key: vm.id, ours: false, note: vm.busy ? "busy with somebody's work on it" : "", memory: vm.memory_bytes }, usage, { driver: vm.driver }));
+  const theirs = strangers(guests, foreign).map((vm) => row({ ...vm, key: vm.id, ours: false, note: vm.busy ? "busy with somebody's work on it" : "", memory: vm.memory_bytes }, usage, { driver: vm.driver }));
   return [...ours, ...theirs];
 }
 

@@ -3,6 +3,7 @@
 //! The terminal is put into raw mode, so that every key is the guest's but Ctrl-], and put back as it was
 //! however this ends. Where standard input is no terminal, it is sent as it is, and no key means anything.
 
+use crate::cell::plain;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::names::{Kind, resolve};
@@ -12,7 +13,8 @@ use bytes::Bytes;
 use clap::Args;
 use nix::sys::termios::{self, SetArg, Termios};
 use perigee_api::ConsoleSeat;
-use perigee_client::{ConsoleReceiver, ConsoleSender};
+use perigee_client::{ClientError, ConsoleReceiver, ConsoleSender};
+use perigee_model::Code;
 use std::io::Stdin;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -28,6 +30,10 @@ const ESCAPE: u8 = 0x1d;
 const PIECE: usize = 32 << 10;
 /// Pieces of input on their way out.
 const QUEUE: usize = 4;
+/// Between looks at a machine that is on its way up.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Statuses of a machine that is on its way up; `running` when it came between two questions.
+const COMING: [&str; 4] = ["pending", "waiting", "starting", "running"];
 /// What a guest may have switched on in the terminal is switched off: the other screen, mouse reports,
 /// marked pastes, a hidden cursor, colours.
 const CALM: &[u8] = b"\x1b[?1047l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[?25h\x1b[0m";
@@ -44,6 +50,9 @@ pub struct Options {
     /// Leave when standard input has ended and the machine said nothing for so long [default: stay]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     linger: Option<Duration>,
+    /// So long a machine that is on its way up is waited for
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "2m")]
+    within: Duration,
 }
 
 /// How a sitting ended.
@@ -63,7 +72,7 @@ pub async fn run(options: &Options, session: &Session) -> Result<Exit, Failure> 
     let mut signals = Signals::listen().map_err(|e| Failure::io("signals cannot be heard", &e))?;
     let ended = match options.vnc {
         Some(port) => tokio::select! {
-            ended = lead(session, &vm, port) => ended?,
+            ended = lead(session, options, &vm, port) => ended?,
             () = signals.any() => Ending::Told,
         },
         None => sit(session, options, &vm, &mut signals).await?,
@@ -78,8 +87,9 @@ pub async fn run(options: &Options, session: &Session) -> Result<Exit, Failure> 
 
 async fn sit(session: &Session, options: &Options, vm: &str, signals: &mut Signals) -> Result<Ending, Failure> {
     let settings = &session.settings;
+    let client = session.client()?;
     let (mut sender, receiver) = tokio::select! {
-        seated = session.client()?.console(vm, ConsoleSeat::Serial) => seated?,
+        seated = started(session, options, vm, async || client.console(vm, ConsoleSeat::Serial).await) => seated?,
         () = signals.any() => return Ok(Ending::Told),
     };
     if settings.stdin_terminal {
@@ -99,6 +109,36 @@ async fn sit(session: &Session, options: &Options, vm: &str, signals: &mut Signa
     // The other end sees it anyway when we are gone.
     let _ = sender.leave().await;
     Ok(ended)
+}
+
+/// What `open` gives once the machine can be sat at: one that is on its way up is waited for.
+async fn started<T>(
+    session: &Session,
+    options: &Options,
+    vm: &str,
+    open: impl AsyncFn() -> Result<T, ClientError>,
+) -> Result<T, Failure> {
+    let until = Instant::now() + options.within;
+    let mut said = false;
+    loop {
+        let refused = match open().await {
+            Err(ClientError::Refused(problem)) if problem.code == Code::GuestNotRunning.number() => problem,
+            other => return Ok(other?),
+        };
+        let now = session.client()?.vm(vm).await?.object.guest;
+        if !COMING.contains(&now.status.as_str()) {
+            return Err(ClientError::Refused(refused).into());
+        }
+        let note = now.note.map(|note| format!(": {}", plain(&note))).unwrap_or_default();
+        if Instant::now() >= until {
+            let text = format!("{} did not start within {} s{note}", options.name, options.within.as_secs());
+            return Err(Failure::new(Exit::TIMEOUT, text).hint(format!("perigee vm get {}", options.name)));
+        }
+        if !std::mem::replace(&mut said, true) {
+            session.out.note(&format!("perigee: waiting for {} to start{note}", options.name));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 /// Until the person leaves, or the input has ended and then the guest was silent for long enough.
@@ -164,10 +204,10 @@ async fn silence(mut heard: watch::Receiver<Instant>, linger: Duration) {
 }
 
 /// One viewer, from its connection to its end.
-async fn lead(session: &Session, vm: &str, port: u16) -> Result<Ending, Failure> {
+async fn lead(session: &Session, options: &Options, vm: &str, port: u16) -> Result<Ending, Failure> {
     let client = session.client()?;
     // What cannot be opened is said before somebody starts a viewer.
-    client.console_ticket(vm, ConsoleSeat::Vnc).await?;
+    started(session, options, vm, async || client.console_ticket(vm, ConsoleSeat::Vnc).await).await?;
     let cannot = |e: std::io::Error| Failure::io(format!("port {port} cannot be listened on"), &e);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(cannot)?;
     let address = listener.local_addr().map_err(cannot)?;
@@ -175,7 +215,8 @@ async fn lead(session: &Session, vm: &str, port: u16) -> Result<Ending, Failure>
     session.out.note("perigee: waiting for a VNC viewer at this address; everybody on this machine can reach it");
     let (viewer, _) = listener.accept().await.map_err(cannot)?;
     drop(listener);
-    let (mut sender, receiver) = client.console(vm, ConsoleSeat::Vnc).await?;
+    let (mut sender, receiver) =
+        started(session, options, vm, async || client.console(vm, ConsoleSeat::Vnc).await).await?;
     let (from, to) = TcpStream::into_split(viewer);
     let (pieces, input) = mpsc::channel(QUEUE);
     tokio::spawn(read(from, pieces));

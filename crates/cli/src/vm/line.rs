@@ -77,8 +77,8 @@ fn ours(line: &VmView) -> Vec<Cell> {
         Cell::Bytes(guest.memory_bytes),
         Cell::text(addresses.as_ref()),
         moment(&guest.created_at),
-        Cell::Missing,
-        Cell::Missing,
+        cores(line.cpu_cores),
+        line.resident_bytes.map_or(Cell::Missing, Cell::Bytes),
         words(&guest.image),
         Cell::text(vm.and_then(|vm| vm.network.as_ref())),
         vm.and_then(|vm| vm.disk_bytes).map_or(Cell::Missing, Cell::Bytes),
@@ -103,7 +103,7 @@ fn foreign(vm: &ForeignVmView) -> Vec<Cell> {
         bytes(vm.memory_bytes),
         Cell::Missing,
         moment(&vm.measured_at),
-        Cell::text(vm.cpu_cores.map(|cores| format!("{cores:.2}")).as_ref()),
+        cores(vm.cpu_cores),
         bytes(vm.resident_bytes),
     ];
     let unknown = VmLine::COLUMNS.len() - cells.len();
@@ -112,6 +112,10 @@ fn foreign(vm: &ForeignVmView) -> Vec<Cell> {
         cells[place] = words(&vm.id);
     }
     cells
+}
+
+fn cores(used: Option<f64>) -> Cell {
+    Cell::text(used.map(|cores| format!("{cores:.2}")).as_ref())
 }
 
 /// Lists ours, then the others.

@@ -3,8 +3,8 @@
 use crate::fake::{Reply, Seen, json, refusal};
 use perigee_api::problem::ProblemView;
 use perigee_api::{
-    AbilitiesView, CatalogueEntryView, EventView, ExecutionView, HostView, ImageView, InventoryView, JoinTokenView,
-    LoadView, Page, PartView, ReadyPart, ReadyView, SandboxView, TaskView, UploadView,
+    AbilitiesView, CatalogueEntryView, EventView, ExecutionView, ForeignVmView, HostView, ImageView, InventoryView,
+    JoinTokenView, LoadView, Page, PartView, ReadyPart, ReadyView, SandboxView, TaskView, UploadView, VmPart, VmView,
 };
 use perigee_model::Code;
 use std::collections::BTreeMap;
@@ -60,6 +60,43 @@ pub fn failed_sandbox() -> SandboxView {
         kernel_release: None,
         boot_ms: None,
         ..sandbox()
+    }
+}
+
+/// One of ours, which uses something.
+pub fn vm() -> VmView {
+    let part = VmPart {
+        description: "the <shop>".to_owned(),
+        metadata: BTreeMap::from([("ticket".to_owned(), "7".to_owned())]),
+        disk_bytes: Some(20 << 30),
+        network: some("default"),
+        mac: "52:54:00:00:00:01".to_owned(),
+        addresses: vec!["192.0.2.7".to_owned()],
+        firmware: "bios".to_owned(),
+        tpm: false,
+        restart: "on_failure".to_owned(),
+        start_order: 0,
+        restart_needed: false,
+        adopted: false,
+    };
+    let guest = SandboxView { name: "db".to_owned(), kind: "vm".to_owned(), expires_at: None, ..sandbox() };
+    VmView { guest, vm: Some(part), resident_bytes: Some(96 << 20), cpu_cores: Some(0.256) }
+}
+
+fn foreign_vm() -> ForeignVmView {
+    ForeignVmView {
+        id: id(0xa9),
+        name: "win10".to_owned(),
+        status: "stopped".to_owned(),
+        busy: false,
+        host: "host-1".to_owned(),
+        host_id: id(0xb1),
+        driver: "libvirt".to_owned(),
+        cpus: Some(4),
+        memory_bytes: Some(8 << 30),
+        resident_bytes: None,
+        cpu_cores: None,
+        measured_at: AT.to_owned(),
     }
 }
 
@@ -214,6 +251,9 @@ pub fn answers(seen: &Seen) -> Reply {
         ("PUT", ["sandboxes", _, "files"]) => Reply { status: 204, media: "text/plain", body: Vec::new() },
         ("DELETE", ["sandboxes", "gone"]) => refusal(Code::NoSuchGuest, 404, "gone is not known"),
         ("DELETE", ["sandboxes", _]) => json(202, &running("vm:delete")),
+        ("GET", ["vms"]) => json(200, &page(vec![vm()])),
+        ("GET", ["vms", "db"]) => json(200, &vm()),
+        ("GET", ["foreign-vms"]) => json(200, &page(vec![foreign_vm()])),
         ("GET", ["hosts"]) => json(200, &page(vec![host()])),
         ("GET", ["hosts", "host-1"]) => json(200, &host()),
         ("DELETE", ["hosts", "host-1"]) => Reply { status: 204, media: "text/plain", body: Vec::new() },

@@ -1,6 +1,6 @@
 //! `perigee vm console`, on a pipe, a terminal and a port; the other end is played.
 
-use crate::fake::{Fake, Ran, json, refusal};
+use crate::fake::{Fake, Ran, Reply, Seen, json, refusal};
 use futures::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -8,13 +8,14 @@ use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use nix::unistd::Pid;
-use perigee_api::{ConsoleRequest, ConsoleSeat, ConsoleView};
+use perigee_api::{ConsoleRequest, ConsoleSeat, ConsoleView, VmView};
 use perigee_model::Code;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -44,7 +45,11 @@ pub async fn play(upgraded: Upgraded) {
 }
 
 fn plane() -> Fake {
-    Fake::start(|seen| match seen.path.as_str() {
+    Fake::start(answer)
+}
+
+fn answer(seen: &Seen) -> Reply {
+    match seen.path.as_str() {
         "/api/v1/vms/web/console" => {
             let asked: ConsoleRequest = serde_json::from_slice(&seen.body).unwrap();
             let seat = if asked.seat == ConsoleSeat::Vnc { "vnc" } else { "serial" };
@@ -53,10 +58,10 @@ fn plane() -> Fake {
         }
         path if path.starts_with("/api/v1/vms/web/console?") => {
             assert_eq!(seen.header("authorization"), "", "the ticket is enough");
-            crate::fake::Reply { status: 101, media: "", body: Vec::new() }
+            Reply { status: 101, media: "", body: Vec::new() }
         }
         _ => refusal(Code::NoSuchGuest, 404, "no guest of yours has this name or id"),
-    })
+    }
 }
 
 /// A terminal with our end of it, and `perigee` on the other.
@@ -127,6 +132,40 @@ fn a_script_speaks_through_pipes() {
     assert!(ran.err.contains("PRG-7003 it broke"), "{}", ran.err);
     let ran = plane.run(&["vm", "console", "nobody"]);
     assert_eq!((ran.code, ran.out.as_str()), (3, ""), "{}", ran.err);
+}
+
+#[test]
+fn a_machine_on_its_way_up_is_waited_for() {
+    let asked = AtomicUsize::new(0);
+    let plane = Fake::start(move |seen| match (seen.method.as_str(), seen.path.as_str()) {
+        ("POST", "/api/v1/vms/web/console") if asked.fetch_add(1, Ordering::SeqCst) < 2 => {
+            refusal(Code::GuestNotRunning, 409, "the guest is still starting")
+        }
+        ("POST", "/api/v1/vms/late/console" | "/api/v1/vms/off/console") => {
+            refusal(Code::GuestNotRunning, 409, "the guest is not running")
+        }
+        ("GET", "/api/v1/vms/web" | "/api/v1/vms/late") => json(200, &with_status("starting", Some("boots"))),
+        ("GET", "/api/v1/vms/off") => json(200, &with_status("stopped", None)),
+        _ => answer(seen),
+    });
+    let ran = plane.run_with_input(&["vm", "console", "web", "--linger", "0s"], b"");
+    assert_eq!(
+        (ran.code, ran.err.lines().next()),
+        (0, Some("perigee: waiting for web to start: boots")),
+        "{}",
+        ran.err
+    );
+    let ran = plane.run(&["vm", "console", "late", "--within", "1s"]);
+    assert!(ran.code == 6 && ran.err.contains("late did not start within 1 s: boots"), "{} {}", ran.code, ran.err);
+    let ran = plane.run(&["vm", "console", "off"]);
+    assert!(ran.code == 5 && ran.err.contains("PRG-4002"), "{} {}", ran.code, ran.err);
+    assert_eq!(plane.lines().iter().filter(|line| line.contains("vms/off")).count(), 2, "asked once, looked at once");
+}
+
+fn with_status(status: &str, note: Option<&str>) -> VmView {
+    let mut vm = crate::canned::vm();
+    (vm.guest.status, vm.guest.note) = (status.to_owned(), note.map(str::to_owned));
+    vm
 }
 
 #[test]

@@ -30,6 +30,11 @@ fn sandboxes() {
 }
 
 #[test]
+fn virtual_machines() {
+    expect_file!["./snapshots/vm.txt"].assert_eq(&told(&[&["vm", "list"], &["vm", "get", "db"]]));
+}
+
+#[test]
 fn hosts() {
     expect_file!["./snapshots/host.txt"].assert_eq(&told(&[
         &["host", "list"],

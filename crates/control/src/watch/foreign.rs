@@ -11,7 +11,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 /// What was measured longer ago says nothing of now: a host without guests looks for them every 10 s.
-const FRESH_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const FRESH_WITHIN: Duration = Duration::from_secs(30);
 
 /// A virtual machine that belongs to somebody else.
 #[derive(Clone, Debug, PartialEq)]

@@ -99,6 +99,11 @@ impl Link {
         }
     }
 
+    /// Whether libvirt may be on another machine.
+    pub fn is_far(&self) -> bool {
+        !matches!(self.endpoint, Endpoint::Unix(_))
+    }
+
     /// How libvirt has been lately.
     pub fn health(&self) -> LibvirtHealth {
         let guarded = self.guarded();

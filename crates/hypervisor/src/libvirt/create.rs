@@ -293,7 +293,15 @@ impl Step for Running<'_> {
         Ok(self.0.host.find(self.0.guest()).await?.is_some_and(|ours| ours.life.is_up()))
     }
     async fn perform(&self) -> Result<(), HypervisorError> {
-        self.0.in_libvirt(run(&self.0.host, self.0.machine.uuid, create::FORCE_BOOT)).await
+        let started = self.0.in_libvirt(run(&self.0.host, self.0.machine.uuid, create::FORCE_BOOT)).await;
+        started.map_err(|error| match error {
+            // All that libvirt says then is that there is no such file.
+            HypervisorError::DidNotStart(text) if self.0.host.control.is_far() && text.contains("No such file") => {
+                let text = format!("libvirt is on another machine, which does not have the files of this one: {text}");
+                HypervisorError::BadPlan(text)
+            }
+            error => error,
+        })
     }
     async fn undo(&self) -> Result<(), HypervisorError> {
         match self.0.host.find(self.0.guest()).await? {

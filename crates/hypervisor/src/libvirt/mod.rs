@@ -46,7 +46,7 @@ use connections::{Ask, Link};
 use host::Host;
 use perigee_clock::Clock;
 use perigee_guest::{ChannelError, ChannelLimits, UnixDial};
-use perigee_libvirt::{AddressSource, Connection, Domain, Wish};
+use perigee_libvirt::{AddressSource, Connection, Domain, State, Wish};
 use perigee_model::{Abilities, Acceleration, GuestId, GuestKind, InstanceId};
 use places::Places;
 use std::net::IpAddr;
@@ -56,6 +56,9 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::broadcast;
 use tokio::task::AbortHandle;
+
+/// libvirt's reason why a domain that is on its way up counts as paused (`virDomainPausedReason`).
+const STARTING_UP: i32 = 11;
 
 /// How the driver runs on this host.
 #[derive(Clone, Debug)]
@@ -234,6 +237,11 @@ impl Halt for Libvirt {
 impl Console for Libvirt {
     async fn sit(&self, guest: GuestId, seat: Seat) -> Result<Box<dyn Stream>, HypervisorError> {
         let domain = self.host.running(guest).await?.domain;
+        let state = self.host.control.ask(async |libvirt| libvirt.domain_state(&domain).await).await;
+        if state.map_err(Ask::told)? == (State::Paused, STARTING_UP) {
+            // It has no ports yet, and libvirt would blame its definition.
+            return Err(HypervisorError::NotRunning);
+        }
         match seat {
             Seat::Serial => {
                 let opened = self

@@ -37,7 +37,7 @@ impl<Id: Copy + Display + FromStr> Paging<Id> {
     }
 
     /// The page out of what [`Self::span`] found.
-    pub fn page<T, V>(self, mut found: Vec<T>, id: impl Fn(&T) -> Id, show: impl Fn(&T) -> V) -> Page<V> {
+    pub fn page<T, V>(self, mut found: Vec<T>, id: impl Fn(&T) -> Id, show: impl FnMut(&T) -> V) -> Page<V> {
         let more = found.len() > self.limit;
         found.truncate(self.limit);
         let next_page_token = found.last().filter(|_| more).map(|last| write(&id(last), &self.list));

@@ -52,7 +52,7 @@ pub fn list_of<V>(
     caller: &Caller,
     params: &ListParams,
     kind: Option<GuestKind>,
-    view: impl Fn(&Guest) -> V,
+    mut view: impl FnMut(&Guest) -> V,
 ) -> Answer<Json<Page<V>>> {
     let label = match params.label.as_deref().map(|l| l.split_once('=')) {
         Some(None) => return Err(Refusal::field("label", "label is key=value").into()),

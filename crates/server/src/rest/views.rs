@@ -8,12 +8,14 @@ use perigee_api::problem::ProblemView;
 use perigee_api::{
     EventView, ExecutionView, ForeignVmView, HostView, ImageView, LoadView, PartView, SandboxView, TaskView, VmView,
 };
-use perigee_control::watch::ForeignVm;
+use perigee_control::watch::{ForeignVm, GuestUse};
 use perigee_model::execution::Excerpt;
 use perigee_model::guest::Problem;
 use perigee_model::{
-    Code, Event, Execution, ExecutionState, Guest, Host, Image, Inventory, Outcome, Task, TaskKind, Timestamp,
+    Code, Event, Execution, ExecutionState, Guest, GuestId, Host, HostId, Image, Inventory, Outcome, Task, TaskKind,
+    Timestamp,
 };
+use std::collections::BTreeMap;
 
 fn time(at: Timestamp) -> String {
     at.to_string()
@@ -30,9 +32,26 @@ pub fn sandbox(server: &Server, guest: &Guest) -> SandboxView {
     SandboxView::of(guest, server.control.guest_status(guest), host.map(|h| h.name.to_string()))
 }
 
-/// A guest of any kind.
-pub fn vm(server: &Server, guest: &Guest) -> VmView {
-    VmView::of(guest, sandbox(server, guest))
+/// Guests of any kind, with what they use. What a host measured is read once for all of its guests.
+pub struct Vms<'a> {
+    server: &'a Server,
+    used: BTreeMap<HostId, BTreeMap<GuestId, GuestUse>>,
+}
+
+impl<'a> Vms<'a> {
+    pub fn of(server: &'a Server) -> Self {
+        Self { server, used: BTreeMap::new() }
+    }
+
+    pub fn view(&mut self, guest: &Guest) -> VmView {
+        let used = guest.desired.host.and_then(|host| {
+            let all = self.used.entry(host).or_insert_with(|| self.server.watch.guests_use(host));
+            all.get(&guest.id).copied()
+        });
+        let GuestUse { resident_bytes, cpu_cores } = used.unwrap_or_default();
+        let view = VmView::of(guest, sandbox(self.server, guest));
+        VmView { resident_bytes, cpu_cores, ..view }
+    }
 }
 
 /// The tag changes with the record, and with what is only computed from it.

@@ -61,7 +61,8 @@ pub async fn list(
     let kind = params.kind.as_deref().map(kind).transpose()?;
     let VmListParams { name, status, label, limit, page_token, .. } = params;
     let params = ListParams { name, status, label, limit, page_token };
-    sandboxes::list_of(&server, &caller, &params, kind, |guest| views::vm(&server, guest))
+    let mut vms = views::Vms::of(&server);
+    sandboxes::list_of(&server, &caller, &params, kind, |guest| vms.view(guest))
 }
 
 /// Creates a guest: 202 with the task, or, with `Prefer: wait`, 201 with the running guest; with
@@ -245,7 +246,7 @@ async fn settled(server: &Server, caller: &Caller, guest: &Guest, task: &perigee
 }
 
 fn object(server: &Server, guest: &Guest, status: StatusCode) -> Response {
-    sandboxes::tagged((status, Json(views::vm(server, guest))).into_response(), server, guest)
+    sandboxes::tagged((status, Json(views::Vms::of(server).view(guest))).into_response(), server, guest)
 }
 
 fn plan(server: &Server, caller: &Caller, wanted: NewGuest) -> Answer {
@@ -256,7 +257,7 @@ fn plan(server: &Server, caller: &Caller, wanted: NewGuest) -> Answer {
         reason: reason.text(),
     };
     let placement = placement.reasons.iter().map(reason).collect();
-    let vm = views::vm(server, &guest);
+    let vm = views::Vms::of(server).view(&guest);
     let plan = VmPlanView { vm, host: host.map(|h| h.name.to_string()), placement };
     Ok(Json(plan).into_response())
 }

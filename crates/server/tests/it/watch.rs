@@ -23,17 +23,23 @@ struct Agent {
 
 impl Agent {
     fn new(world: &World) -> Self {
-        let feed = world.watch.feed(world.host, StreamName::Node);
+        Self::on(world, StreamName::Node)
+    }
+    fn on(world: &World, stream: StreamName) -> Self {
+        let feed = world.watch.feed(world.host, stream);
         let start = world.control.clock().now() - Duration::from_secs(20);
         Self { feed, sheet: Sheet::default(), sequence: 0, start }
     }
     fn frame(&mut self, values: &[(&str, i64)]) -> Vec<u8> {
         self.sequence += 1;
         for (name, value) in values {
-            let slot = self.sheet.define(Series::gauge(name, 2)).unwrap();
-            self.sheet.set(slot, *value);
+            self.put(Series::gauge(name, 2), *value);
         }
         self.sheet.encode(self.sequence, self.start + Duration::from_secs(self.sequence), false)
+    }
+    fn put(&mut self, series: Series, value: i64) {
+        let slot = self.sheet.define(series).unwrap();
+        self.sheet.set(slot, value);
     }
     fn measure(&mut self, values: &[(&str, i64)]) {
         let frame = self.frame(values);
@@ -86,6 +92,30 @@ async fn what_a_host_measures_is_asked_for_in_promql() {
     assert_eq!(world.get("/api/v1/metadata").await.json()["data"]["node_load1"][0]["type"], "gauge");
     let host = world.get("/api/v1/hosts").await.json();
     assert_eq!(host["items"][0]["load"]["cpu_usage_ratio"], 0.25);
+}
+
+#[tokio::test]
+async fn a_guest_is_shown_with_what_it_uses_while_that_is_known() {
+    let mut world = World::new().await;
+    let (busy, other) = (world.running("busy").await, world.running("other").await);
+    let mut agent = Agent::on(&world, StreamName::Vm);
+    let of = |name: &str, digits| Series::gauge(name, digits).with("guest", &busy.to_string());
+    agent.put(of("perigee_guest_cpu_cores", 3), 1500);
+    agent.put(of("perigee_guest_memory_resident_bytes", 0), 96 << 20);
+    let fresh = std::mem::replace(&mut agent.start, world.control.clock().now() - Duration::from_secs(60));
+    agent.measure(&[]);
+    let told = async |path: String| {
+        let vm = world.get(&path).await.json();
+        (vm["cpu_cores"].clone(), vm["resident_bytes"].clone())
+    };
+    assert_eq!(told(format!("/api/v1/vms/{busy}")).await, (Value::Null, Value::Null), "a minute ago says nothing");
+    agent.start = fresh;
+    agent.measure(&[]);
+    assert_eq!(told(format!("/api/v1/vms/{busy}")).await, (json!(1.5), json!(96 << 20)));
+    assert_eq!(told(format!("/api/v1/vms/{other}")).await, (Value::Null, Value::Null));
+    let all = world.get("/api/v1/vms").await.json();
+    let cores: Vec<&Value> = all["items"].as_array().unwrap().iter().map(|vm| &vm["cpu_cores"]).collect();
+    assert_eq!(cores, [&json!(1.5), &Value::Null]);
 }
 
 #[tokio::test]

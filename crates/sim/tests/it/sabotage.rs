@@ -2,10 +2,13 @@
 
 use perigee_sim::{Sabotage, Settings, run};
 
+/// Some guards are leant on in one world of ten only.
+const WORLDS: u64 = 100;
+
 /// Plays worlds with a broken guard until the law is seen broken.
 fn is_noticed(sabotage: Sabotage, law: &str) {
     let mut seen = Vec::new();
-    for seed in 1..=10 {
+    for seed in 1..=WORLDS {
         let ending = run(Settings { sabotage, ..Settings::of(seed) }).unwrap();
         if ending.tally.violations.iter().any(|v| v.starts_with(law)) {
             return;
@@ -33,4 +36,14 @@ fn a_lost_journal_is_noticed_as_a_command_that_runs_twice() {
 #[test]
 fn without_admission_more_boots_are_in_flight() {
     is_noticed(Sabotage::NoAdmission, "no more guests boot at once than the host bears");
+}
+
+#[test]
+fn an_agent_that_starts_what_is_never_to_start_again_is_noticed() {
+    is_noticed(Sabotage::Restless, "nobody starts what is never to start again");
+}
+
+#[test]
+fn a_host_that_hides_its_pauses_is_noticed() {
+    is_noticed(Sabotage::HidesPauses, "a paused guest is told as paused");
 }

@@ -14,7 +14,10 @@ pub struct Ground {
 
 impl Ground {
     pub fn new() -> Self {
-        let ground = Self { daemon: Daemon::start(), instance: Instance::empty() };
+        Self::beside(Daemon::start())
+    }
+    pub fn beside(daemon: Daemon) -> Self {
+        let ground = Self { daemon, instance: Instance::empty() };
         ground.up();
         ground.fine(&["image", "build", "base"]);
         ground

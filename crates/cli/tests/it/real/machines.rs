@@ -15,6 +15,24 @@ impl Ground {
         let lines: Vec<&str> = told.lines().filter(|line| !line.trim().is_empty()).collect();
         assert!(lines.len() == 1 && lines[0].trim_end().ends_with(theirs), "{ours}: virsh says {told:?}");
     }
+    /// What its VM uses is shown, as it is of those that are not ours.
+    fn uses_something(&self) {
+        self.instance.until("what it uses of its host", || {
+            let vm = self.vm("db")?;
+            (vm["cpu_cores"].is_number() && vm["resident_bytes"].as_u64()? > 32 << 20).then_some(())
+        });
+        let shown = self.fine(&["vm", "get", "db", "-o", "csv"]);
+        let (heads, cells) = shown.trim_end().split_once('\n').unwrap();
+        let used = heads.split(',').zip(cells.split(',')).filter(|(head, _)| ["CPU_USED", "RESIDENT"].contains(head));
+        assert!(used.clone().count() == 2 && used.into_iter().all(|(_, cell)| !cell.is_empty()), "{shown}");
+    }
+    /// libvirt hangs: nothing can be stopped, which is said in time.
+    fn cannot_go_down(&self) {
+        self.daemon.signal(Signal::SIGSTOP);
+        let down = self.instance.perigee(&["down", "--guests", "stop", "--within", "5s"]);
+        self.daemon.signal(Signal::SIGCONT);
+        assert!(down.code == 6 && down.err.contains("db: did not end within 5 s"), "{} {}", down.code, down.err);
+    }
     fn echo(&self, word: &str) {
         assert_eq!(self.fine(&["vm", "exec", "db", "--", "echo", word]), format!("{word}\n"));
     }
@@ -27,12 +45,15 @@ fn real_a_vm_lives_a_whole_life() {
     assert!(told.contains("db would be made from base and go to") && told.contains("a disk of 1GiB"), "{told}");
     assert!(ground.vm("db").is_none(), "a dry run makes nothing");
 
-    ground.fine(&["vm", "create", "db", "--memory", "256MiB", "--disk", "1GiB", "--description", "a <b> & c", "-q"]);
+    let asked = ["--memory", "256MiB", "--disk", "1GiB", "--description", "a <b> & c", "--no-wait"];
+    ground.fine(&[&["vm", "create", "db"], &asked[..]].concat());
+    // It is sat at before it is there, and waited for.
+    let mut sitter = Sitter::at(&ground.instance, "db");
     ground.agree("running", "running");
     ground.echo("up");
-    let mut sitter = Sitter::at(&ground.instance, "db");
     sitter.asks("echo six times seven is $((6 * 7))", "is 42");
     sitter.leaves();
+    ground.uses_something();
     ground.fine(&["vm", "exec", "db", "--", "sh", "-c", "echo kept > /dev/vda; sync"]);
     ground.fine(&["vm", "pause", "db"]);
     ground.agree("suspended", "paused");
@@ -73,6 +94,9 @@ fn real_a_vm_lives_a_whole_life() {
     assert_eq!(ground.vm("db").unwrap()["boot_ms"], since);
     ground.fine(&["vm", "restart", "db", "--force"]);
     ground.agree("running", "running");
+
+    ground.cannot_go_down();
+    ground.agree("stopped", "shut off");
 
     ground.fine(&["vm", "delete", "db", "--yes"]);
     assert!(ground.vm("db").is_none());

@@ -20,6 +20,7 @@ mod machines;
 mod matrix;
 mod namespace;
 mod sitter;
+mod twins;
 mod vms;
 mod watch;
 

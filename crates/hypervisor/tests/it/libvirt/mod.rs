@@ -1,5 +1,6 @@
 //! The libvirt driver's lab: a libvirtd of its own in name spaces of its own, two instances.
 
+mod far;
 mod faults;
 mod firmware;
 mod foreign;

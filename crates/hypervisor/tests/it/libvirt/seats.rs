@@ -13,7 +13,18 @@ async fn real_the_screen_speaks_rfb() {
     let (driver, plan) = (lab.driver(), lab.plan());
     let console = driver.console().unwrap();
     assert!(matches!(console.sit(plan.guest, Seat::Vnc).await.err(), Some(HypervisorError::NotRunning)));
-    driver.start(&plan).await.unwrap();
+    // Whoever comes while it starts is told that it does not run yet, and nothing else.
+    let starting = tokio::spawn({
+        let (driver, plan) = (driver.clone(), plan.clone());
+        async move { driver.start(&plan).await }
+    });
+    while !starting.is_finished() {
+        for seat in [Seat::Serial, Seat::Vnc] {
+            let told = console.sit(plan.guest, seat).await.err();
+            assert!(matches!(told, None | Some(HypervisorError::NotRunning)), "{seat:?}: {told:?}");
+        }
+    }
+    starting.await.unwrap().unwrap();
     let mut screen = console.sit(plan.guest, Seat::Vnc).await.unwrap();
     let mut greeting = [0; 12];
     screen.read_exact(&mut greeting).await.unwrap();

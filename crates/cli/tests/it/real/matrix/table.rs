@@ -92,7 +92,7 @@ pub const VERBS: [Verb; 13] = [
     verb("delete a stopped one", Off, Absent, &["delete", "db", "--yes"], 300, 0, "guest.delete"),
     verb("delete a running one", Running, Absent, &["delete", "db", "--yes"], 500, 0, "guest.delete"),
     verb("adopt", Theirs, Taken, &["adopt", "old", "--name", "taken"], 300, 0, "guest.adopt"),
-    verb("release", Taken, Theirs, &["release", "taken"], 300, 0, "guest.delete"),
+    verb("release", Taken, Theirs, &["release", "taken"], 300, 0, "guest.release"),
 ];
 
 const fn verb(
