@@ -75,6 +75,7 @@ impl Bare {
             parts: self.parts.clone(),
             pace: Pace::Ordinary,
             vm: None,
+            nic: None,
             memo: None,
         };
         let began = self.clock.instant();
