@@ -15,7 +15,7 @@ use perigee_client::{Answer, ListQuery};
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Build an image by a recipe
-    #[command(after_help = "Examples:
+    #[command(after_help = "Example:
   perigee image build base
   perigee image build debian --include nginx,curl")]
     Build {

@@ -133,7 +133,7 @@ fn real_a_full_disk_is_told_and_leaves_nothing() {
         let lab = LibvirtLab::new().await;
         let config = lab.config(&lab.own);
         std::fs::create_dir_all(&config.dir).unwrap();
-        mount(Some("tmpfs"), &config.dir, Some("tmpfs"), MsFlags::empty(), Some("size=64k,mode=755")).unwrap();
+        mount(Some("tmpfs"), &config.dir, Some("tmpfs"), MsFlags::empty(), Some("size=8k,mode=755")).unwrap();
         let driver = lab.driver();
         let full = driver.start(&lab.plan()).await;
         assert!(matches!(full, Err(HypervisorError::NoRoom(_))), "{full:?}");
