@@ -2,6 +2,7 @@
 
 use crate::admission::Admission;
 use crate::builds::{self, Builder, Builds};
+use crate::cards::Cards;
 use crate::execution::{self, Executions};
 use crate::health::Health;
 use crate::inherit;
@@ -40,6 +41,8 @@ pub struct Agent {
     pub parts: Arc<dyn Parts>,
     /// What builds images.
     pub builder: Arc<dyn Builder>,
+    /// What gives sandboxes their cards.
+    pub cards: Arc<dyn Cards>,
     /// Reads the machine's inventory; drivers included.
     pub describe: Arc<Describe>,
     /// Where it says how it is.
@@ -81,6 +84,7 @@ impl Agent {
             uplink: self.uplink,
             parts: self.parts,
             builder: self.builder,
+            cards: self.cards,
             describe: self.describe,
             health: self.health,
             admission: Admission::new(most),

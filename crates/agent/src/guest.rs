@@ -24,6 +24,7 @@ use perigee_agent_api::{Act, DesiredGuest, GuestReport};
 use perigee_hypervisor::{Found, Session};
 use perigee_model::{GuestId, GuestKind, Observed, PartRole, Phase, Power, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
@@ -60,6 +61,9 @@ pub(crate) struct Document {
     /// It should be paused, and somebody else let it go on: that holds until the next order or act.
     #[serde(default)]
     pub let_go: bool,
+    /// Of its card, while it has one.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
 }
 
 impl Document {
@@ -95,6 +99,7 @@ impl Document {
             acted: None,
             acting: false,
             let_go: false,
+            address: None,
         }
     }
     /// As found by a new life of the agent.

@@ -9,12 +9,13 @@
 //! inventory ─┘              only a document: taken up as ended · leftovers: removed
 //! ```
 
+use crate::cards::{CardError, Kept};
 use crate::execution;
 use crate::guest::{self, Document, Fall};
 use crate::journal::{self, JournalError};
 use crate::world::World;
 use perigee_hypervisor::{Found, GuestEvent};
-use perigee_model::GuestId;
+use perigee_model::{GuestId, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,6 +91,9 @@ async fn read(world: &World) -> Result<Known, JournalError> {
 /// Adopts the guests that live, and clears up after those nobody knows.
 async fn take_up(world: &Arc<World>, place: usize, known: Known, found: Vec<Found>) {
     let mut found: BTreeMap<GuestId, Found> = found.into_iter().map(|f| (f.guest, f)).collect();
+    if place == 0 {
+        restore_cards(world, &known.documents, &found).await;
+    }
     let mut actors = Vec::new();
     // All at once, before any of them runs: those that boot hold their slots before others ask, and
     // those that will boot stand in the queue by their order.
@@ -118,6 +122,28 @@ async fn take_up(world: &Arc<World>, place: usize, known: Known, found: Vec<Foun
     for (actor, written) in actors {
         world.nursery.spawn(actor.run(written));
     }
+}
+
+/// Before any guest is changed: who lives keeps its card and its address, and nobody else has one.
+async fn restore_cards(world: &World, documents: &[Document], found: &BTreeMap<GuestId, Found>) {
+    let kept = documents.iter().filter_map(|document| {
+        let (id, address) = (document.id(), document.address?);
+        let egress = document.order.spec.egress.clone()?;
+        let up = document.observed.phase == Phase::Running;
+        found.get(&id).filter(|found| found.alive).map(|_| Kept { guest: id, address, egress, up })
+    });
+    tell_cards(world, world.cards.restore(kept.collect()).await);
+}
+
+fn tell_cards(world: &World, done: Result<(), CardError>) {
+    if let Err(error) = &done {
+        warn!(error = %crate::chain(error), "the network of sandboxes is not as it should be");
+    }
+    world.health.set(
+        "network",
+        done.is_ok(),
+        done.map_or_else(|error| error.to_string(), |()| "as planned".to_owned()),
+    );
 }
 
 /// Without knowing what lives here nothing may be done: it is asked until it is known.
@@ -170,6 +196,7 @@ pub(crate) async fn look(world: Arc<World>) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         compare(&world).await;
+        tell_cards(&world, world.cards.look().await);
         execution::sweep(&world).await;
     }
 }

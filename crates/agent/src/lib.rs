@@ -21,6 +21,7 @@
 pub mod admission;
 mod agent;
 pub mod builds;
+mod cards;
 pub mod enrol;
 mod execution;
 pub mod frames;
@@ -47,6 +48,7 @@ mod world;
 
 pub use agent::{Agent, AgentError};
 pub use builds::{BuildProgress, Builder, Built, Recipes};
+pub use cards::{CardError, Cards, HostCards, Kept, NoCards};
 pub use health::Health;
 pub use journal::{DirJournal, Journal, MemoryJournal};
 pub use parts::{CachedParts, Parts, PartsError};

@@ -2,6 +2,7 @@
 
 use crate::admission::Admission;
 use crate::builds::{Builder, Builds};
+use crate::cards::Cards;
 use crate::execution::Executions;
 use crate::guest::{self, Document, Handle};
 use crate::health::Health;
@@ -36,6 +37,7 @@ pub(crate) struct World {
     pub uplink: Arc<dyn Uplink>,
     pub parts: Arc<dyn Parts>,
     pub builder: Arc<dyn Builder>,
+    pub cards: Arc<dyn Cards>,
     pub describe: Arc<Describe>,
     pub health: Arc<Health>,
     pub admission: Admission,

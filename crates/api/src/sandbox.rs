@@ -2,7 +2,7 @@
 
 use crate::problem::ProblemView;
 use crate::word;
-use perigee_model::{Guest, GuestStatus};
+use perigee_model::{Egress, Guest, GuestStatus};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -41,6 +41,10 @@ pub struct SandboxRequest {
     /// `critical`, `high`, `default` or `low`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<String>,
+    /// A card, and what may be reached by it: `none`, `all` (the public internet), or places, like
+    /// `example.com:443`, `*.debian.org`, `10.1.0.0/16:5432`. Without: no card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Vec<String>>,
 }
 
 /// A merge patch (RFC 7396): labels given as `null` are removed.
@@ -102,6 +106,12 @@ pub struct SandboxView {
     /// From VMM start to the guest's hello.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_ms: Option<u64>,
+    /// What it may reach by its card: `none`, `all`, or places. Absent: it has no card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Vec<String>>,
+    /// Its address on its host's network of sandboxes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
     /// Counts the writes of what is desired.
     pub generation: u64,
 }
@@ -130,6 +140,11 @@ impl SandboxView {
             expires_at: guest.desired.expires_at.map(|at| at.to_string()),
             kernel_release: observed.and_then(|o| o.kernel_release.clone()),
             boot_ms: observed.and_then(|o| o.boot_ms),
+            egress: guest.spec.egress.as_ref().map(Egress::words),
+            address: observed
+                .filter(|_| guest.spec.egress.is_some())
+                .and_then(|o| o.addresses.first())
+                .map(ToString::to_string),
             generation: guest.desired.generation,
         }
     }

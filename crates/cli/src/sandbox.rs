@@ -128,6 +128,10 @@ pub struct GuestOptions {
     /// Environment of every command in it
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
     env: Vec<(String, String)>,
+    /// A card, and what may be reached by it: none, all, or a place like example.com:443; may be repeated
+    /// [default: no card]
+    #[arg(long, value_name = "PLACE")]
+    egress: Vec<String>,
     /// A mark
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
     label: Vec<(String, String)>,
@@ -214,6 +218,7 @@ impl GuestOptions {
             labels: self.label.into_iter().collect(),
             host: self.host,
             priority: None,
+            egress: (!self.egress.is_empty()).then_some(self.egress),
         }
     }
 }

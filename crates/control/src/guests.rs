@@ -8,7 +8,7 @@ use perigee_model::limits::{ENV_MAX, SANDBOX_TTL_MAX, SANDBOX_TTL_MIN, TASK_ATTE
 use perigee_model::name::labels_fault;
 use perigee_model::placement::{Candidate, Placement, Wanted, place};
 use perigee_model::{
-    Code, Desired, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, HostId, Image, ImageState, Labels, Name,
+    Code, Desired, Egress, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, HostId, Image, ImageState, Labels, Name,
     PartRole, Power, Priority, Refusal, Resources, Task, TaskId, TaskKind, TaskState, Verb, Who,
 };
 use perigee_store::{Batch, Record, StoreError};
@@ -39,6 +39,8 @@ pub struct NewGuest {
     pub priority: Priority,
     /// What only a full VM has.
     pub vm: Option<NewVm>,
+    /// A sandbox's card, and what it may reach; `None`: it has no card.
+    pub egress: Option<Egress>,
 }
 
 impl Control {
@@ -288,6 +290,7 @@ impl Control {
                 ttl_ms: wanted.ttl.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
                 host_wanted,
                 vm,
+                egress: wanted.egress,
             },
             desired: Desired {
                 generation: 0,
@@ -361,11 +364,13 @@ pub(crate) fn changed() -> Refusal {
 
 fn check(wanted: &NewGuest) -> Result<(), Refusal> {
     let fits = match wanted.kind {
-        GuestKind::Vm => wanted.vm.is_some() && wanted.ttl.is_none() && wanted.env.is_empty(),
+        GuestKind::Vm => {
+            wanted.vm.is_some() && wanted.ttl.is_none() && wanted.env.is_empty() && wanted.egress.is_none()
+        }
         GuestKind::Sandbox => wanted.vm.is_none(),
     };
     if !fits {
-        let text = "env and ttl_ms are of sandboxes; disks, networks, keys and policies are of VMs";
+        let text = "env, egress and ttl_ms are of sandboxes; disks, networks, keys and policies are of VMs";
         return Err(Refusal::field("kind", text));
     }
     if let Some((field, text)) = wanted.resources.fault() {

@@ -265,6 +265,7 @@ impl Control {
                 ttl_ms: None,
                 host_wanted: Some(foreign.host),
                 vm: Some(Box::new(vm)),
+                egress: None,
             },
             desired: Desired {
                 generation: 0,

@@ -10,7 +10,7 @@
 //!                  └──────────┴─────────┴─▶ failed             └▶ gone (desired absent)
 //! ```
 
-use crate::{Code, GuestId, HostId, ImageId, Labels, Name, Part, Resources, Tenant, Timestamp, VmSpec};
+use crate::{Code, Egress, GuestId, HostId, ImageId, Labels, Name, Part, Resources, Tenant, Timestamp, VmSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -46,6 +46,9 @@ pub struct GuestSpec {
     /// What only a full VM has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<Box<VmSpec>>,
+    /// Of a sandbox: it has a card, and may reach this. `None`: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
 }
 
 /// Which way the power switch points.
@@ -330,6 +333,7 @@ mod tests {
                 ttl_ms: None,
                 host_wanted: None,
                 vm: None,
+                egress: None,
             },
             desired: Desired {
                 generation,

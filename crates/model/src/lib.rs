@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod console;
+pub mod egress;
 pub mod event;
 pub mod execution;
 pub mod frame;
@@ -26,6 +27,7 @@ pub mod vm;
 pub mod who;
 
 pub use console::Seat;
+pub use egress::Egress;
 pub use event::{Event, Subject};
 pub use execution::{Execution, ExecutionState, Outcome};
 pub use guest::{Desired, Guest, GuestKind, GuestSpec, GuestStatus, Observed, Phase, Power, TakenAct};

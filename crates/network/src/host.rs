@@ -12,10 +12,10 @@ mod tap;
 pub use found::{Bridge, Found, Tap};
 pub use steps::{Step, steps};
 
-use crate::address::Block;
 use crate::names::{DeviceName, Names};
 use crate::plan::Plan;
 use crate::ruleset::{Held, Resolved, Ruleset};
+use perigee_model::egress::Block;
 use perigee_model::{InstanceId, Mac};
 use std::io;
 use std::path::Path;

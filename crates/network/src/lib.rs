@@ -13,24 +13,22 @@
 //! ```
 //! Killed between any two steps, the next [`Host::bring_about`] finds what is there by its name and goes on.
 
-mod address;
-mod domain;
 mod host;
 mod names;
 mod network;
 mod plan;
-mod policy;
 mod resolver;
 mod ruleset;
 mod subnet;
 
-pub use address::{Block, BlockError, NEVER, PRIVATE, is_public};
-pub use domain::{Domain, DomainError};
 pub use host::{Bridge, Found, Host, HostError, Step, Tap, steps};
 pub use names::{DeviceName, Names};
 pub use network::{Network, NetworkError};
+pub use perigee_model::egress::{
+    Block, BlockError, Domain, DomainError, Egress, NEVER, OPENINGS_MAX, Opening, OpeningError, PORTS_MAX, PRIVATE,
+    Place, Ports, Protocol, is_public,
+};
 pub use plan::{FORWARDS_MAX, Forward, MEMBERS_MAX, Member, Owner, Plan, PlanFault};
-pub use policy::{Egress, OPENINGS_MAX, Opening, OpeningError, PORTS_MAX, Place, Ports, Protocol};
 pub use resolver::{Lasting, upstreams};
 pub use ruleset::{CONNECTIONS_MAX, Held, Resolved, Ruleset};
 pub use subnet::{Subnet, SubnetError, mac_of};

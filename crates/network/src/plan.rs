@@ -1,8 +1,8 @@
 //! What the network of one instance should be.
 
 use crate::names::{DeviceName, Names};
-use crate::policy::{Egress, OPENINGS_MAX, Ports, Protocol};
 use crate::subnet::{Subnet, mac_of};
+use perigee_model::egress::{Egress, OPENINGS_MAX, Ports, Protocol};
 use perigee_model::{GuestId, InstanceId, Mac};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;

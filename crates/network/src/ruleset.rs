@@ -14,11 +14,11 @@
 //! Every packet that a guest sends is judged anew, also those of connections that are up: a policy that is taken
 //! back ends them. Chains of others on the host (a firewall) still judge what these accept.
 
-use crate::address::{NEVER, PRIVATE};
 use crate::names::Names;
 use crate::plan::{MEMBERS_MAX, Member, Plan};
-use crate::policy::{Egress, Opening, Place, Ports, Protocol, join};
 use crate::subnet::mac_of;
+use perigee_model::egress::{Egress, Opening, Place, Ports, Protocol, join};
+use perigee_model::egress::{NEVER, PRIVATE};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 

@@ -1,7 +1,7 @@
 //! The network that an instance's guests are on: which one, and who has which address of it.
 
-use crate::address::{Block, PRIVATE};
 use perigee_model::Mac;
+use perigee_model::egress::{Block, PRIVATE};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 

@@ -9,7 +9,7 @@ use crate::journal::WatchedJournal;
 use crate::network::{Line, Network, Wire};
 use crate::scene::{Sabotage, Scene};
 use perigee_agent::local::Listener;
-use perigee_agent::{Agent, Health, MemorySpool};
+use perigee_agent::{Agent, Health, MemorySpool, NoCards};
 use perigee_hypervisor::Hypervisor;
 use perigee_hypervisor::simulated::{Knobs, Simulated, SimulatedConfig, SimulatedHost};
 use perigee_model::limits::HOST_RESERVE_BYTES;
@@ -171,6 +171,7 @@ impl Host {
             host: self.id,
             clock: self.scene.clock.clone(),
             drivers: vec![Arc::new(driver)],
+            cards: Arc::new(NoCards("it is simulated")),
             journal: self.journal.clone(),
             spool: Arc::new(self.spool.clone()),
             uplink: Arc::new(Wire(self.line.clone())),

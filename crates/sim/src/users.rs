@@ -104,6 +104,7 @@ impl User {
             host,
             priority: PRIORITIES[self.draw.below(4)],
             vm,
+            egress: None,
         };
         let is_vm = wanted.vm.is_some();
         let what = format!("create {name}");

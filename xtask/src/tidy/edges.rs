@@ -24,7 +24,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("probe",      &["model"]),
     ("series",     &["model"]),
     ("control",    &["model", "clock", "store", "series", "agent-api"]),
-    ("agent",      &["model", "clock", "blobs", "guest", "hypervisor", "images", "probe", "api", "agent-api"]),
+    ("agent",      &["model", "clock", "blobs", "guest", "hypervisor", "images", "network", "probe", "api", "agent-api"]),
     ("server",     &["model", "clock", "blobs", "outbound", "images", "api", "agent-api", "store", "series", "control"]),
     ("client",     &["model", "clock", "api"]),
     ("cli",        &["model", "clock", "api", "client"]),

@@ -285,15 +285,21 @@ impl Actor {
         let (hypervisor, id) = (self.hypervisor.clone(), self.id());
         let keep = leave == Leave::Disks && self.keeps_disks();
         let release = leave == Leave::Nothing && self.document.order.desired.release;
+        let cards = self.document.order.spec.egress.is_some().then(|| self.world.cards.clone());
         let effect = self.effect(async move {
             match (hypervisor.adopt().filter(|_| release), hypervisor.halt().filter(|_| keep)) {
                 (Some(driver), _) => driver.release(id).await,
                 (None, Some(driver)) => driver.halt(id, Duration::ZERO).await.map(|_| ()),
                 (None, None) => hypervisor.destroy(id).await,
+            }?;
+            match cards {
+                Some(cards) => Ok(cards.unplug(id).await?),
+                None => Ok(()),
             }
         });
         match self.during(effect, Stoppable::No).await {
             Waited::Done(Ok(())) => {
+                self.document.address = None;
                 self.ended();
                 true
             }

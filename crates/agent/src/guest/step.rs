@@ -146,6 +146,7 @@ mod tests {
             ttl_ms: None,
             host_wanted: None,
             vm: None,
+            egress: None,
         };
         let expires_at = Some(Timestamp::from_micros(100));
         let desired =

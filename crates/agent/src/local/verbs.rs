@@ -213,6 +213,7 @@ impl Call {
             ttl_ms: None,
             host_wanted: Some(self.world.host),
             vm: Some(Box::new(vm)),
+            egress: None,
         })
     }
 

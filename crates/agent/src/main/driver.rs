@@ -3,8 +3,8 @@
 use crate::config::{Config, Driver};
 use anyhow::Context as _;
 use nix::unistd::geteuid;
-use perigee_agent::Describe;
 use perigee_agent::home::Home;
+use perigee_agent::{Cards, Describe, HostCards, NoCards};
 use perigee_clock::Clock;
 use perigee_hypervisor::Hypervisor;
 use perigee_hypervisor::libvirt::{Endpoint, Libvirt, LibvirtConfig, Target};
@@ -73,6 +73,15 @@ pub fn choose(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Cho
             drivers.extend(libvirt.clone().map(|driver| -> Arc<dyn Hypervisor> { Arc::new(driver) }));
             Ok(Chosen { drivers, libvirt, missing })
         }
+    }
+}
+
+/// What gives sandboxes their cards.
+pub fn cards(config: &Config, home: &Home) -> Arc<dyn Cards> {
+    match config.driver {
+        Driver::Simulated => Arc::new(NoCards("its guests are simulated")),
+        Driver::Auto if geteuid().is_root() => Arc::new(HostCards::new(home.instance.clone())),
+        Driver::Auto => Arc::new(NoCards("the agent is not root")),
     }
 }
 

@@ -101,7 +101,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let measuring = about.start(sheets, &chosen.drivers)?;
     let blobs = BlobDir::at(home.path().join("cache"))?;
-    let base = base(&config, &home);
     let agent = Agent {
         host,
         clock,
@@ -111,7 +110,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         spool: Arc::new(DirSpool::open(home.path().join("spool"))?),
         parts: Arc::new(CachedParts::new(blobs, uplink.clone())),
         uplink,
-        builder: Arc::new(Recipes::new(base)),
+        builder: Arc::new(Recipes::new(base(&config, &home))),
+        cards: driver::cards(&config, &home),
         health,
         local: local.listeners,
         boots_in_flight_max: config.boots,

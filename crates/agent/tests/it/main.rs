@@ -130,6 +130,7 @@ impl Rig {
             uplink: Arc::new(self.plane.clone()),
             parts: self.parts.clone(),
             builder: Arc::new(Instant),
+            cards: Arc::new(NoCards("it is a test")),
             describe: Arc::new(move || inventory.clone()),
             health: self.health.clone(),
             local: Vec::new(),
@@ -176,6 +177,7 @@ fn wanted(id: GuestId, generation: u64, power: Power) -> DesiredGuest {
         ttl_ms: None,
         host_wanted: None,
         vm: None,
+        egress: None,
     };
     let desired = Desired { generation, host: None, power, expires_at: None, restarts: 0, grace_ms: 0, release: false };
     DesiredGuest { id, name, kind: GuestKind::Sandbox, spec, desired }

@@ -40,6 +40,8 @@ pub fn sandbox() -> SandboxView {
         expires_at: some("2026-10-03T11:00:00.000000Z"),
         kernel_release: some("6.1.0-40-cloud-amd64"),
         boot_ms: Some(1234),
+        egress: None,
+        address: None,
         generation: 3,
     }
 }

@@ -1,12 +1,12 @@
 //! What is there: read from the kernel, by names.
 
 use super::{HostError, mac_from};
-use crate::address::Block;
 use crate::names::{DeviceName, Names};
 use crate::plan::{Owner, Plan};
 use crate::subnet::mac_of;
 use futures::TryStreamExt as _;
 use perigee_model::Mac;
+use perigee_model::egress::Block;
 use rtnetlink::Handle;
 use rtnetlink::packet_core::Nla as _;
 use rtnetlink::packet_route::AddressFamily;

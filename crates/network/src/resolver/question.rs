@@ -4,12 +4,12 @@
 //! understood of the answer. So nothing travels in either direction but a listed name and addresses.
 
 use super::answers::Wanted;
-use crate::address::is_public;
 use crate::plan::Member;
-use crate::policy::{Egress, Place};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use perigee_model::egress::is_public;
+use perigee_model::egress::{Egress, Place};
 use std::net::Ipv4Addr;
 
 /// Most addresses of one answer.

@@ -12,7 +12,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use perigee_api::{Page, ProblemDocument, SandboxPatch, SandboxRequest, SandboxView, TaskView};
 use perigee_control::guests::NewGuest;
 use perigee_model::limits::{SANDBOX_MEMORY_BYTES_DEFAULT, SANDBOX_TTL_DEFAULT};
-use perigee_model::{Code, Guest, GuestKind, Name, Priority, Refusal, Resources, Task, TaskState};
+use perigee_model::{Code, Egress, Guest, GuestKind, Name, Priority, Refusal, Resources, Task, TaskState};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -208,6 +208,7 @@ pub fn wanted(request: SandboxRequest) -> Result<NewGuest, Refusal> {
         host: request.host,
         priority: priority(request.priority.as_deref())?,
         vm: None,
+        egress: request.egress.as_deref().map(Egress::parse).transpose()?,
     })
 }
 

@@ -306,6 +306,7 @@ fn wanted(request: VmRequest) -> Result<NewGuest, Refusal> {
         host: request.host,
         priority: sandboxes::priority(request.priority.as_deref())?,
         vm: Some(vm),
+        egress: None,
     })
 }
 
@@ -338,5 +339,6 @@ fn sandbox(request: VmRequest) -> Result<NewGuest, Refusal> {
         labels: request.labels,
         host: request.host,
         priority: request.priority,
+        egress: None,
     })
 }

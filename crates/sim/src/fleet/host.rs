@@ -13,7 +13,7 @@ use perigee_agent::frames::{Caps, FrameSpool, Pace, Sender};
 use perigee_agent::identity::{CurrentIdentity, Identity, IdentityDir};
 use perigee_agent::uplink::grpc::GrpcUplink;
 use perigee_agent::watch::{Sampler, Watch};
-use perigee_agent::{Agent, Health, MemoryJournal, MemorySpool};
+use perigee_agent::{Agent, Health, MemoryJournal, MemorySpool, NoCards};
 use perigee_api::JoinTokenRequest;
 use perigee_hypervisor::simulated::{Knobs, Simulated, SimulatedConfig, SimulatedHost};
 use perigee_model::frame::{Series, Sheet, StreamName};
@@ -142,6 +142,7 @@ fn agent(
         host,
         clock,
         drivers: vec![Arc::new(Simulated::new(config, SimulatedHost::new()))],
+        cards: Arc::new(NoCards("it is played")),
         journal: Arc::new(MemoryJournal::default()),
         spool: Arc::new(MemorySpool::default()),
         uplink,

@@ -97,6 +97,7 @@ pub fn guest(n: u64, called: &str) -> Guest {
             ttl_ms: Some(u64::MAX),
             host_wanted: Some(HostId::new(uuid(8))),
             vm: Some(Box::new(vm())),
+            egress: None,
         },
         desired: Desired {
             generation: u64::MAX,

@@ -2,6 +2,7 @@
 //!
 //! These boot guests, so they run one at a time and nothing else beside them (`.config/nextest.toml`).
 
+mod cards;
 mod console;
 mod dashboard;
 mod debian;
@@ -19,6 +20,9 @@ mod life;
 mod machines;
 mod matrix;
 mod namespace;
+#[path = "../../../../network/tests/it/ns.rs"]
+#[allow(dead_code, clippy::expect_used, reason = "the tests of the network crate use all of it, where this is allowed")]
+mod ns;
 mod sitter;
 mod twins;
 mod vms;

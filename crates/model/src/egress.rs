@@ -1,8 +1,13 @@
 //! What a guest may reach.
 
-use crate::address::{Block, NEVER, PRIVATE};
-use crate::domain::Domain;
-use perigee_model::GuestId;
+mod address;
+mod domain;
+
+pub use address::{Block, BlockError, NEVER, PRIVATE, is_public};
+pub use domain::{Domain, DomainError};
+
+use crate::{GuestId, Refusal};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -13,7 +18,8 @@ pub const OPENINGS_MAX: usize = 256;
 pub const PORTS_MAX: usize = 32;
 
 /// What a guest may reach of the world outside its host.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Egress {
     /// Nothing; no name is answered either.
     None,
@@ -24,7 +30,8 @@ pub enum Egress {
 }
 
 /// One place that is open.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Opening {
     /// Where.
     pub place: Place,
@@ -102,13 +109,13 @@ impl Opening {
     }
 
     /// It leads into a private network on purpose.
-    pub(crate) fn is_private(&self) -> bool {
+    pub fn is_private(&self) -> bool {
         matches!(self.place, Place::Block(block) if PRIVATE.iter().any(|private| private.covers(block)))
     }
 }
 
 /// Sorts them, and makes one range of those that touch.
-pub(crate) fn join(ports: &mut Vec<Ports>) {
+pub fn join(ports: &mut Vec<Ports>) {
     ports.sort_unstable();
     ports.dedup_by(|next, kept| {
         let touch = next.protocol == kept.protocol && next.first <= kept.last.saturating_add(1);
@@ -175,7 +182,50 @@ impl fmt::Display for Ports {
     }
 }
 
+impl TryFrom<String> for Opening {
+    type Error = OpeningError;
+    fn try_from(text: String) -> Result<Self, OpeningError> {
+        text.parse()
+    }
+}
+impl From<Opening> for String {
+    fn from(opening: Opening) -> Self {
+        opening.to_string()
+    }
+}
+
 impl Egress {
+    /// As a user writes it: `none`, `all`, or places.
+    ///
+    /// # Errors
+    /// `BadField` of `egress`, with what is wrong.
+    pub fn parse(words: &[String]) -> Result<Self, Refusal> {
+        match words {
+            [] => return Err(Refusal::field("egress", "say none, all, or which places")),
+            [one] if one == "none" => return Ok(Self::None),
+            [one] if one == "all" => return Ok(Self::All),
+            _ => {}
+        }
+        if words.iter().any(|word| word == "none" || word == "all") {
+            return Err(Refusal::field("egress", "none and all stand alone"));
+        }
+        if words.len() > OPENINGS_MAX {
+            return Err(Refusal::field("egress", format!("{OPENINGS_MAX} places at most, not {}", words.len())));
+        }
+        let read =
+            |word: &String| word.parse().map_err(|fault: OpeningError| Refusal::field("egress", fault.to_string()));
+        words.iter().map(read).collect::<Result<_, _>>().map(Self::List)
+    }
+
+    /// As a user writes it.
+    pub fn words(&self) -> Vec<String> {
+        match self {
+            Self::None => vec!["none".to_owned()],
+            Self::All => vec!["all".to_owned()],
+            Self::List(openings) => openings.iter().map(Opening::to_string).collect(),
+        }
+    }
+
     /// Whether names are answered to such a guest at all.
     pub fn asks_names(&self) -> bool {
         match self {
@@ -186,7 +236,7 @@ impl Egress {
     }
 
     /// The openings that lead to names, put together by their ports.
-    pub(crate) fn name_groups(&self) -> Vec<NameGroup<'_>> {
+    pub fn name_groups(&self) -> Vec<NameGroup<'_>> {
         let Self::List(openings) = self else { return Vec::new() };
         let mut groups: Vec<NameGroup<'_>> = Vec::new();
         for opening in openings {
@@ -202,8 +252,10 @@ impl Egress {
 
 /// Names that are open at the same ports: a set in the kernel.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct NameGroup<'a> {
+pub struct NameGroup<'a> {
+    /// At these; empty: at all.
     pub ports: &'a [Ports],
+    /// Names.
     pub domains: Vec<&'a Domain>,
 }
 
@@ -251,6 +303,25 @@ mod tests {
         }
         check("169.254.169.254", "169.254.169.254/32 lies in 169.254.0.0/16, which no policy opens");
         check("127.0.0.1:80", "127.0.0.1/32 lies in 127.0.0.0/8, which no policy opens");
+    }
+
+    #[test]
+    fn a_policy_is_written_as_it_is_read() {
+        let parse = |words: &str| Egress::parse(&words.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        for text in ["none", "all", "*.example.com:tcp/443 10.1.0.0/16"] {
+            let egress = parse(text).unwrap();
+            assert_eq!(egress.words().join(" "), text);
+            let json = serde_json::to_string(&egress).unwrap();
+            assert_eq!(serde_json::from_str::<Egress>(&json).unwrap(), egress);
+        }
+        for bad in ["", "all a.com", "none none", "localhost", "127.0.0.1", "a.com;drop"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        assert!(parse(&"a.com ".repeat(OPENINGS_MAX + 1)).is_err());
+        assert!(
+            serde_json::from_str::<Egress>(r#"{"list":["127.0.0.1"]}"#).is_err(),
+            "a document cannot open it either"
+        );
     }
 
     #[test]

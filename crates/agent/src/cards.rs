@@ -1,0 +1,276 @@
+//! The cards of sandboxes: who has which address, and what each may reach.
+//!
+//! Owns: giving out addresses, the plan of this host's network, and bringing it about after every change.
+//! Refuses: remembering: a guest's address is in its document, its policy in its order.
+//!
+//! ```text
+//! boot:   plug ──▶ start ──▶ hello ──▶ raise        a card is up only when its guest has its address
+//! end:    destroy ──▶ unplug
+//! a new life of the agent: restore, with what lives; now and then: look
+//! ```
+
+use async_trait::async_trait;
+use perigee_hypervisor::{HypervisorError, Nic};
+use perigee_model::{Egress, GuestId, InstanceId};
+use perigee_network::{
+    HostError, Lasting, Member, Network, NetworkError, Owner, Plan, PlanFault, Subnet, SubnetError, upstreams,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::Ipv4Addr;
+use tokio::sync::Mutex;
+
+/// A card that an earlier life of the agent gave out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Whose.
+    pub guest: GuestId,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// What it may reach.
+    pub egress: Egress,
+    /// It is on the network already.
+    pub up: bool,
+}
+
+/// Why a sandbox has no card.
+#[derive(Debug, thiserror::Error)]
+pub enum CardError {
+    /// None is given out here.
+    #[error("this host has no network for sandboxes: {0}")]
+    Nowhere(&'static str),
+    /// No network is free.
+    #[error(transparent)]
+    Subnet(#[from] SubnetError),
+    /// Every address is given.
+    #[error("all addresses of {0} are given")]
+    Full(perigee_network::Block),
+    /// The plan cannot be.
+    #[error(transparent)]
+    Plan(#[from] PlanFault),
+    /// The host refused.
+    #[error("the network of sandboxes cannot be made: {0}")]
+    Network(#[from] NetworkError),
+}
+
+impl From<HostError> for CardError {
+    fn from(error: HostError) -> Self {
+        Self::Network(error.into())
+    }
+}
+
+impl From<CardError> for HypervisorError {
+    fn from(error: CardError) -> Self {
+        Self::Os { doing: "changing the network of sandboxes".to_owned(), source: io::Error::other(error) }
+    }
+}
+
+/// Gives out cards. Every call may be repeated.
+#[async_trait]
+pub trait Cards: Send + Sync {
+    /// Takes up what an earlier life gave out; whatever else there is of it goes.
+    ///
+    /// # Errors
+    /// What the host says.
+    async fn restore(&self, kept: Vec<Kept>) -> Result<(), CardError>;
+    /// A card for this guest, not up yet; the one it has, if it has one.
+    ///
+    /// # Errors
+    /// Why it has none; then nothing is left of it.
+    async fn plug(&self, guest: GuestId, egress: &Egress) -> Result<Nic, CardError>;
+    /// The guest has taken its address: its card goes up.
+    ///
+    /// # Errors
+    /// What the host says.
+    async fn raise(&self, guest: GuestId) -> Result<(), CardError>;
+    /// Takes it away. Fine when there is none.
+    ///
+    /// # Errors
+    /// What the host says; it is tried again.
+    async fn unplug(&self, guest: GuestId) -> Result<(), CardError>;
+    /// Makes good what somebody else changed.
+    ///
+    /// # Errors
+    /// What the host says.
+    async fn look(&self) -> Result<(), CardError>;
+}
+
+/// A host whose sandboxes have no network.
+#[derive(Clone, Copy, Debug)]
+pub struct NoCards(pub &'static str);
+
+#[async_trait]
+impl Cards for NoCards {
+    async fn restore(&self, kept: Vec<Kept>) -> Result<(), CardError> {
+        if kept.is_empty() { Ok(()) } else { Err(CardError::Nowhere(self.0)) }
+    }
+    async fn plug(&self, _: GuestId, _: &Egress) -> Result<Nic, CardError> {
+        Err(CardError::Nowhere(self.0))
+    }
+    async fn raise(&self, _: GuestId) -> Result<(), CardError> {
+        Err(CardError::Nowhere(self.0))
+    }
+    async fn unplug(&self, _: GuestId) -> Result<(), CardError> {
+        Ok(())
+    }
+    async fn look(&self) -> Result<(), CardError> {
+        Ok(())
+    }
+}
+
+/// Whom this machine asks for names; nobody when it does not say.
+fn resolvers() -> String {
+    std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
+}
+
+/// The cards of this machine, on a network that is made when the first is wanted.
+pub struct HostCards {
+    instance: InstanceId,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    network: Option<Network>,
+    subnet: Option<Subnet>,
+    members: BTreeMap<GuestId, Member>,
+    /// The address that was given last: the next is another.
+    last: Option<Ipv4Addr>,
+}
+
+impl HostCards {
+    /// Of this instance. Changes nothing.
+    pub fn new(instance: InstanceId) -> Self {
+        Self { instance, state: Mutex::default() }
+    }
+}
+
+impl State {
+    /// Of the network namespace that the agent is in.
+    fn network(&mut self, instance: &InstanceId) -> Result<&Network, CardError> {
+        let opened = match self.network.take() {
+            Some(network) => network,
+            None => Network::open(instance, upstreams(&resolvers()), Lasting::default())?,
+        };
+        Ok(self.network.insert(opened))
+    }
+
+    /// The one that is in use, or a free one.
+    async fn subnet(&mut self, instance: &InstanceId) -> Result<Subnet, CardError> {
+        if let Some(subnet) = self.subnet {
+            return Ok(subnet);
+        }
+        let taken = self.network(instance)?.host().taken().await?;
+        let subnet = Subnet::choose(None, &taken)?;
+        self.subnet = Some(subnet);
+        Ok(subnet)
+    }
+
+    /// Makes the host's network what the members say.
+    async fn bring_about(&mut self, instance: &InstanceId) -> Result<(), CardError> {
+        let subnet = self.subnet(instance).await?;
+        let plan = Plan::new(instance, subnet, self.members.values().cloned().collect())?;
+        let asks = self.members.values().any(|member| member.egress.asks_names());
+        match self.network(instance)?.bring_about(plan).await {
+            Ok(_) => Ok(()),
+            // All is as planned, and nobody here asks for names.
+            Err(NetworkError::Names(..)) if !asks => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn member(guest: GuestId, address: Ipv4Addr, egress: Egress, up: bool) -> Member {
+    // The driver opens the TAP and hands on what it opened.
+    let owner = Owner { uid: 0, gid: 0 };
+    Member { guest, address, owner, up, egress, host: Vec::new(), forwards: Vec::new() }
+}
+
+#[async_trait]
+impl Cards for HostCards {
+    async fn restore(&self, kept: Vec<Kept>) -> Result<(), CardError> {
+        let mut state = self.state.lock().await;
+        let network = state.network(&self.instance)?;
+        if kept.is_empty() {
+            // A host without nft, where nobody ever wanted a card, has nothing to take away.
+            if let Err(error) = network.take_away().await {
+                tracing::info!(%error, "sandboxes can have no card here");
+            }
+            return Ok(());
+        }
+        let found = network.host().look().await?;
+        let here = found.bridge.iter().flat_map(|bridge| bridge.addresses.iter().copied()).next();
+        if let Some((gateway, bits)) = here {
+            state.subnet = Some(Subnet::new(perigee_network::Block::around(gateway, bits))?);
+        }
+        state.last = kept.iter().map(|kept| kept.address).max();
+        state.members = kept.into_iter().map(|k| (k.guest, member(k.guest, k.address, k.egress, k.up))).collect();
+        state.bring_about(&self.instance).await
+    }
+
+    async fn plug(&self, guest: GuestId, egress: &Egress) -> Result<Nic, CardError> {
+        let mut state = self.state.lock().await;
+        let subnet = state.subnet(&self.instance).await?;
+        let before = state.members.get(&guest).cloned();
+        let address = match &before {
+            Some(member) => member.address,
+            None => {
+                let used: BTreeSet<Ipv4Addr> = state.members.values().map(|member| member.address).collect();
+                subnet.free(&used, state.last).ok_or(CardError::Full(subnet.block()))?
+            }
+        };
+        let wanted = member(guest, address, egress.clone(), false);
+        state.members.insert(guest, wanted.clone());
+        if let Err(error) = state.bring_about(&self.instance).await {
+            // What was made of it goes with the next change.
+            state.members.remove(&guest);
+            return Err(error);
+        }
+        state.last = Some(address);
+        let plan = Plan::new(&self.instance, subnet, vec![wanted.clone()])?;
+        Ok(Nic {
+            tap: plan.tap(&wanted).to_string(),
+            mac: wanted.mac(),
+            address,
+            network_bits: subnet.block().bits(),
+            gateway: subnet.gateway(),
+            names: egress.asks_names().then(|| subnet.gateway()),
+        })
+    }
+
+    async fn raise(&self, guest: GuestId) -> Result<(), CardError> {
+        let mut state = self.state.lock().await;
+        match state.members.get_mut(&guest) {
+            Some(member) if !member.up => member.up = true,
+            Some(_) => return Ok(()),
+            None => return Err(CardError::Nowhere("its card was taken away")),
+        }
+        let raised = state.bring_about(&self.instance).await;
+        if raised.is_err()
+            && let Some(member) = state.members.get_mut(&guest)
+        {
+            member.up = false;
+        }
+        raised
+    }
+
+    async fn unplug(&self, guest: GuestId) -> Result<(), CardError> {
+        let mut state = self.state.lock().await;
+        if let Some(taken) = state.members.remove(&guest) {
+            let left = match state.members.is_empty() {
+                false => state.bring_about(&self.instance).await,
+                true => state.network(&self.instance)?.take_away().await.map(drop).map_err(CardError::from),
+            };
+            if left.is_err() {
+                state.members.insert(guest, Member { up: false, ..taken });
+            }
+            return left;
+        }
+        Ok(())
+    }
+
+    async fn look(&self) -> Result<(), CardError> {
+        let mut state = self.state.lock().await;
+        if state.members.is_empty() { Ok(()) } else { state.bring_about(&self.instance).await }
+    }
+}

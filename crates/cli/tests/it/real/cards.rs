@@ -1,0 +1,132 @@
+//! Sandboxes with a card, on a host in a network namespace of its own with a world behind it.
+
+use super::Instance;
+use super::instance::programs;
+use super::ns::Ns;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+const WORLD: &str = "93.184.216.34";
+const PRIVATE: &str = "10.9.9.9";
+/// Here, where the control plane is, and there.
+const LINK: [&str; 2] = ["10.77.10.1", "10.77.10.2"];
+
+struct Host<'a> {
+    space: Ns,
+    _world: Ns,
+    instance: &'a Instance,
+    agent: Child,
+}
+
+impl<'a> Host<'a> {
+    fn join(instance: &'a Instance) -> Self {
+        let (space, world) = (Ns::new(), Ns::new());
+        Ns::of_this_thread().cable(&format!("pgc{}", std::process::id()), &space, "control");
+        Ns::of_this_thread().ip(&format!("addr add {}/24 dev pgc{}", LINK[0], std::process::id()));
+        space.ip(&format!("addr add {}/24 dev control", LINK[1]));
+        space.cable("uplink", &world, "out");
+        space.ip("addr add 93.184.216.1/24 dev uplink");
+        space.ip(&format!("route add default via {WORLD}"));
+        world.ip(&format!("addr add {WORLD}/24 dev out"));
+        world.ip(&format!("addr add {PRIVATE}/32 dev out"));
+        let listener = world.run(|| TcpListener::bind("0.0.0.0:80").unwrap());
+        std::thread::spawn(move || {
+            // A caller that is gone hears nothing.
+            listener.incoming().flatten().for_each(|mut caller| _ = caller.write_all(b"hello\n"));
+        });
+        instance.perigee(&["up", "--detach", "--agents", &format!("{}:0", LINK[0])]).fine();
+        instance.perigee(&["image", "build", "base"]).fine();
+        instance.perigee(&["host", "token", "--file", instance.path().join("join.token").to_str().unwrap()]).fine();
+        let agent = start(&space, instance);
+        Self { space, _world: world, instance, agent }
+    }
+
+    fn name(&self) -> String {
+        self.instance.until("the host's link", || {
+            let hosts = self.instance.json(&["host", "list"]);
+            let other = hosts.as_array()?.iter().find(|host| host["name"].as_str().unwrap().ends_with("-2"))?.clone();
+            (other["status"] == "connected").then(|| other["name"].as_str().unwrap().to_owned())
+        })
+    }
+
+    /// kill -9, and another.
+    fn restart(&mut self) {
+        kill(Pid::from_raw(self.agent.id() as i32), Signal::SIGKILL).unwrap();
+        self.agent.wait().unwrap();
+        self.agent = start(&self.space, self.instance);
+    }
+
+    /// What a sandbox hears at port 80 of an address.
+    fn heard(&self, sandbox: &str, address: &str) -> String {
+        let call = format!("busybox nc -w 3 {address} 80 </dev/null 2>/dev/null; true");
+        self.instance.exec(sandbox, &["sh", "-c", &call]).fine()
+    }
+}
+
+fn start(space: &Ns, instance: &Instance) -> Child {
+    let endpoints = std::fs::read_to_string(instance.path().join("endpoints.json")).unwrap();
+    let endpoints: serde_json::Value = serde_json::from_str(&endpoints).unwrap();
+    let (program, dir): (PathBuf, PathBuf) = (programs().join("perigee-agent"), instance.path().join("second"));
+    let mut command = Command::new(program);
+    command.args(["run", "--data-dir"]).arg(dir).args(["--server", endpoints["agents"].as_str().unwrap()]);
+    command.arg("--token-file").arg(instance.path().join("join.token"));
+    for port in ["--health", "--metrics", "--local"] {
+        command.args([port, "127.0.0.1:0"]);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    space.run(|| command.spawn().unwrap())
+}
+
+impl Drop for Host<'_> {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.agent.id() as i32), Signal::SIGTERM);
+        let _ = self.agent.wait();
+    }
+}
+
+#[test]
+fn real_a_sandbox_reaches_what_its_owner_opens() {
+    let instance = Instance::empty();
+    let mut host = Host::join(&instance);
+    let before = host.space.inventory();
+    let name = host.name();
+    let create = |sandbox: &str, egress: &[&str]| {
+        let words: Vec<&str> = egress.iter().flat_map(|place| ["--egress", *place]).collect();
+        let fixed = ["sandbox", "create", "--name", sandbox, "--image", "base", "--host", &name, "-q"];
+        instance.perigee(&[&fixed[..], &words].concat())
+    };
+    for bad in ["localhost", "127.0.0.1", "a.com:0", "all;drop"] {
+        let refused = create("bad", &[bad]);
+        assert!(refused.code == 2 && refused.err.contains("PRG-1002"), "{bad}: {}", refused.err);
+    }
+    create("web", &["93.184.216.34:80"]).fine();
+    let web = instance.json(&["sandbox", "get", "web"]);
+    assert_eq!((&web["egress"][0], &web["address"]), (&"93.184.216.34/32:tcp/80".into(), &"172.16.0.2".into()));
+    assert_eq!(host.heard("web", WORLD), "hello\n");
+    assert_eq!(host.heard("web", PRIVATE), "", "private networks are closed");
+    create("all", &["all"]).fine();
+    assert_eq!((host.heard("all", WORLD).as_str(), host.heard("all", PRIVATE).as_str()), ("hello\n", ""));
+    create("shut", &["none"]).fine();
+    assert_eq!(host.heard("shut", WORLD), "");
+    create("bare", &[]).fine();
+    assert_eq!(instance.exec("bare", &["sh", "-c", "ls /sys/class/net"]).fine(), "lo\n", "no card was asked for");
+
+    // A new life of the agent: who lives keeps its card, and who comes has another.
+    host.restart();
+    host.name();
+    instance.until("a word of it", || (instance.sandbox("web")?["status"] == "running").then_some(()));
+    assert_eq!(host.heard("web", WORLD), "hello\n");
+    create("late", &["all"]).fine();
+    let addresses =
+        ["web", "all", "shut", "late"].map(|sandbox| instance.sandbox(sandbox).unwrap()["address"].to_string());
+    assert_eq!(addresses.iter().collect::<std::collections::BTreeSet<_>>().len(), 4, "{addresses:?}");
+
+    for sandbox in ["web", "all", "shut", "bare", "late"] {
+        instance.perigee(&["sandbox", "delete", sandbox]).fine();
+    }
+    assert_eq!(host.space.inventory(), before, "nothing stays behind");
+}
