@@ -153,6 +153,7 @@ fn problem_of(error: &HypervisorError) -> Problem {
         | HypervisorError::Silent(_)
         | HypervisorError::NoRoom(_)
         | HypervisorError::Channel(_)
+        | HypervisorError::Locked(_)
         | HypervisorError::Os { .. } => (Code::ChannelBroken, error.to_string()),
     };
     Problem::new(code, text)

@@ -130,6 +130,9 @@ pub enum HypervisorError {
     /// The channel into the guest broke.
     #[error("the channel into the guest broke: {0}")]
     Channel(String),
+    /// The hypervisor's daemon lets nobody at the guest, and will not by itself; the text says what to do.
+    #[error("the guest is locked: {0}")]
+    Locked(String),
     /// The guest does not know this execution (any more).
     #[error("the guest does not know the execution")]
     UnknownExecution,

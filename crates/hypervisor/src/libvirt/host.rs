@@ -184,6 +184,7 @@ impl Host {
         let began = self.clock.instant();
         let ended = self.control.ask(async |libvirt| libvirt.within(VMM_WITHIN).destroy(&ours.domain).await).await;
         match ended {
+            Err(ask) if ask.code() == Some(codes::TIMED_OUT) => Err(self.locked(ours, ask).await),
             Err(ask) if !matches!(ask.code(), Some(codes::NOT_NOW | codes::NO_DOMAIN)) => Err(ask.told()),
             Ok(()) | Err(_) => {
                 tracing::info!(guest = %ours.mark.guest, libvirt = ?began.elapsed(), "domain ended");
@@ -191,6 +192,22 @@ impl Host {
                 Ok(())
             }
         }
+    }
+
+    /// Why the lock of a domain is not to be had. A libvirtd that was killed between a domain's claim and
+    /// its QEMU finds the start in its state file again, as one that nobody ends (seen with 11.3.0).
+    async fn locked(&self, ours: &Ours, ask: Ask) -> HypervisorError {
+        let guest = ours.mark.guest;
+        let runs = self.control.is_far()
+            || off_thread(move || Ok(processes::of(&[guest]))).await.map_or(true, |found| !found.is_empty());
+        if runs {
+            return ask.told();
+        }
+        let name = &ours.domain.name;
+        HypervisorError::Locked(format!(
+            "libvirtd was killed in the middle of its start and keeps it locked, with no QEMU there: stop libvirtd, \
+             remove {name}.xml and {name}.pid from its run folder (/run/libvirt/qemu), and start libvirtd ({ask})"
+        ))
     }
 
     /// Removes a definition and all that libvirt keeps with it.

@@ -148,6 +148,12 @@ impl Daemon {
         std::fs::read_to_string(file).ok()?.trim().parse().ok().map(Pid::from_raw)
     }
 
+    /// Where it keeps what runs, for its next life.
+    #[allow(dead_code, reason = "of use to those who share this file")]
+    pub fn states(&self) -> PathBuf {
+        self.folder.path().join("run/libvirt/qemu")
+    }
+
     /// How often libvirt has started a domain's QEMU, by its log.
     #[allow(dead_code, reason = "of use to those who share this file")]
     pub fn starts(&self, name: &str) -> usize {
