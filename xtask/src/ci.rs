@@ -24,10 +24,10 @@ const STAGES: &[Stage] = &[
     // Before perigeed, which embeds it.
     stage("web", 90, web::test),
     stage("clippy", 240, || cargo(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]).go()),
-    stage("build", 240, || cargo(["build", "--workspace", "--bins"]).go()),
+    stage("build", 480, build_all),
     stage("guest", 60, || build::guest().map(|_| ())),
     stage("test", 600, test),
-    stage("sim", 150, || simulate(SIM_SEEDS)),
+    stage("sim", 60, || simulate(SIM_SEEDS)),
 ];
 
 const fn stage(name: &'static str, seconds: u64, run: fn() -> Result<()>) -> Stage {
@@ -76,6 +76,12 @@ pub fn soak() -> Result<()> {
     simulate(SOAK_SEEDS)
 }
 
+/// Programs and tests at once: built one after the other they would have other features, and what lies between
+/// them and `rustix` would be built twice.
+fn build_all() -> Result<()> {
+    cargo(["build", "--workspace", "--bins", "--tests"]).go()
+}
+
 fn test() -> Result<()> {
     nextest().go()
 }
@@ -90,8 +96,7 @@ fn nextest() -> crate::shell::Step {
 fn simulate(seeds: &str) -> Result<()> {
     let from = first_seed().to_string();
     println!("seeds {from} and the {seeds} after it: the commit's; `cargo xtask sim --seed N --story` tells one");
-    // With all others: built alone it would have other features, and everything below it would be built again.
-    cargo(["build", "--quiet", "--workspace", "--bins"]).go()?;
+    build_all()?;
     program(debug_dir().join("perigee-sim")).args(["--seeds", seeds, "--from", &from]).go()
 }
 
