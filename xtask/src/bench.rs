@@ -13,9 +13,10 @@ const PROFILE: &[(&str, &str, &str)] = &[
 
 /// `arguments` are rows and options of `perigee-bench`.
 pub fn run(arguments: &[String]) -> Result<()> {
-    cargo(["build", "--release", "--bin", "perigee", "--bin", "perigeed", "--bin", "perigee-agent"])
+    cargo(["build", "--release", "--bin", "perigee", "--bin", "perigeed"])
         .args(["--bin", "perigee-sim", "--bin", "perigee-bench"])
         .go()?;
+    build::agent()?;
     let guest = build::guest()?;
     program(release_dir().join("perigee-bench"))
         .args(["--programs".as_ref(), release_dir().as_os_str()])
@@ -31,7 +32,7 @@ fn built(variable: impl Fn(&str) -> Option<String>) -> String {
         format!("{what} {}", variable(name).unwrap_or_else(|| (*usual).to_owned()))
     };
     let words: Vec<_> = PROFILE.iter().map(say).collect();
-    format!("release profile, {}", words.join(", "))
+    format!("release profile, {}; the agent with profile agent", words.join(", "))
 }
 
 #[cfg(test)]
@@ -41,6 +42,9 @@ mod tests {
     #[test]
     fn what_cargo_was_told_is_said() {
         let told = |name: &str| name.ends_with("LTO").then(|| "off".to_owned());
-        assert_eq!(built(told), "release profile, lto off, codegen units 16, opt level 3");
+        assert_eq!(
+            built(told),
+            "release profile, lto off, codegen units 16, opt level 3; the agent with profile agent"
+        );
     }
 }

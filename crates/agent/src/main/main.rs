@@ -1,17 +1,22 @@
 //! `perigee-agent`: the host agent's program.
-#![forbid(unsafe_code)]
 
 mod config;
 mod driver;
 mod log;
 mod measure;
+mod memory;
 mod run;
 
 use clap::Parser as _;
 use std::process::ExitCode;
 
+fn main() -> ExitCode {
+    memory::spare();
+    serve()
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn serve() -> ExitCode {
     let line = config::Line::parse();
     log::start(line.log());
     let ended = match line.into_order() {
