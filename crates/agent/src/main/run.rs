@@ -115,6 +115,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         health,
         local: local.listeners,
         boots_in_flight_max: config.boots,
+        look_every: config.look_every,
     };
     let ended = agent.run(cancel.clone()).await;
     cancel.cancel();

@@ -135,6 +135,7 @@ impl Rig {
             health: self.health.clone(),
             local: Vec::new(),
             boots_in_flight_max: self.boots,
+            look_every: None,
         };
         Running(tokio::spawn(async move { agent.run(CancellationToken::new()).await.unwrap() }))
     }
@@ -178,6 +179,7 @@ fn wanted(id: GuestId, generation: u64, power: Power) -> DesiredGuest {
         host_wanted: None,
         vm: None,
         egress: None,
+        forwards: Vec::new(),
     };
     let desired = Desired { generation, host: None, power, expires_at: None, restarts: 0, grace_ms: 0, release: false };
     DesiredGuest { id, name, kind: GuestKind::Sandbox, spec, desired }

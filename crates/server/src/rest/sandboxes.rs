@@ -10,6 +10,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Method, StatusCode, header};
 use perigee_api::{Page, ProblemDocument, SandboxPatch, SandboxRequest, SandboxView, TaskView};
+use perigee_control::cards::SandboxChange;
 use perigee_control::guests::NewGuest;
 use perigee_model::limits::{SANDBOX_MEMORY_BYTES_DEFAULT, SANDBOX_TTL_DEFAULT};
 use perigee_model::{Code, Egress, Guest, GuestKind, Name, Priority, Refusal, Resources, Task, TaskState};
@@ -132,19 +133,31 @@ pub fn read(
     object(server, guest, StatusCode::OK)
 }
 
-/// Sets and removes labels (JSON merge patch, RFC 7396). Needs `If-Match`.
+/// Changes labels, and what a sandbox with a card may reach (JSON merge patch, RFC 7396). Needs `If-Match`. With
+/// `Prefer: wait` it answers when the host has done it.
 #[utoipa::path(patch, path = "/api/v1/sandboxes/{id}", tag = "sandboxes", params(("id" = String, Path, description = "Id or name")),
     request_body = SandboxPatch,
     responses((status = 200, body = SandboxView), (status = "4XX", body = ProblemDocument)))]
-pub async fn label(
+pub async fn update(
     State(server): State<Server>,
     caller: Caller,
     Path(id): Path<String>,
     body: Body<SandboxPatch>,
 ) -> Answer {
     let revision = caller.require_match()?;
-    let guest = server.control.label_guest(&caller.who, &id, &body.value.labels, revision, &caller.cause()).await?;
+    let egress = body.value.egress.as_deref().map(Egress::parse).transpose()?;
+    let change = SandboxChange { labels: body.value.labels, egress };
+    let guest = server.control.update_sandbox(&caller.who, &id, &change, revision, &caller.cause()).await?;
+    let guest = settled(&server, &caller, guest).await;
     Ok(object(&server, &guest, StatusCode::OK))
+}
+
+/// The guest when its host has done what was asked for, for whoever waits.
+pub async fn settled(server: &Server, caller: &Caller, guest: Arc<Guest>) -> Arc<Guest> {
+    match caller.wait {
+        Some(wait) => server.control.wait_caught_up(guest, wait).await,
+        None => guest,
+    }
 }
 
 /// Deletes a sandbox: 202 with the task, or, with `Prefer: wait`, 204 when nothing is left of it.
@@ -174,7 +187,7 @@ pub fn fell(task: &perigee_model::Task) -> Refusal {
     }
 }
 
-fn object(server: &Server, guest: &Guest, status: StatusCode) -> Response {
+pub fn object(server: &Server, guest: &Guest, status: StatusCode) -> Response {
     tagged((status, Json(views::sandbox(server, guest))).into_response(), server, guest)
 }
 

@@ -254,6 +254,7 @@ impl World {
             restarts: 0,
             booted: None,
             addresses: Vec::new(),
+            forwards: Vec::new(),
         };
         let report = FromAgent::Guest(GuestReport { guest, observed });
         self.control.host_message(self.host, report).await.unwrap();
