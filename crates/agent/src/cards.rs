@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use perigee_hypervisor::{HypervisorError, Nic};
 use perigee_model::{Egress, Forward, GuestId, InstanceId};
 use perigee_network::{
-    HostError, Lasting, Member, Network, NetworkError, Owner, Plan, PlanFault, Protocol, Step, Subnet, SubnetError,
-    upstreams,
+    HostError, Lasting, Member, Network, NetworkError, Owner, Plan, PlanFault, Protocol, Resolved, Ruleset, Step,
+    Subnet, SubnetError, upstreams,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -89,6 +89,12 @@ pub trait Cards: Send + Sync {
     /// # Errors
     /// What the host says; it is tried again.
     async fn raise(&self, guest: GuestId, egress: &Egress, forwards: &[Forward]) -> Result<Vec<Forward>, CardError>;
+    /// The rules that a card of this guest would have, as text for `nft`: what is there for others is left out.
+    /// Changes nothing.
+    ///
+    /// # Errors
+    /// Why it could have none.
+    async fn plan(&self, guest: GuestId, egress: &Egress, forwards: &[Forward]) -> Result<String, CardError>;
     /// Takes it away. Fine when there is none.
     ///
     /// # Errors
@@ -114,6 +120,9 @@ impl Cards for NoCards {
         Err(CardError::Nowhere(self.0))
     }
     async fn raise(&self, _: GuestId, _: &Egress, _: &[Forward]) -> Result<Vec<Forward>, CardError> {
+        Err(CardError::Nowhere(self.0))
+    }
+    async fn plan(&self, _: GuestId, _: &Egress, _: &[Forward]) -> Result<String, CardError> {
         Err(CardError::Nowhere(self.0))
     }
     async fn unplug(&self, _: GuestId) -> Result<(), CardError> {
@@ -172,6 +181,15 @@ impl State {
         Ok(subnet)
     }
 
+    /// The one that the guest has, or the next.
+    fn address_of(&self, guest: GuestId, subnet: Subnet) -> Result<Ipv4Addr, CardError> {
+        if let Some(member) = self.members.get(&guest) {
+            return Ok(member.address);
+        }
+        let used: BTreeSet<Ipv4Addr> = self.members.values().map(|member| member.address).collect();
+        subnet.free(&used, self.last).ok_or(CardError::Full(subnet.block()))
+    }
+
     /// Makes the host's network what the members say.
     async fn bring_about(&mut self, instance: &InstanceId) -> Result<Vec<Step>, CardError> {
         let subnet = self.subnet(instance).await?;
@@ -227,14 +245,7 @@ impl Cards for HostCards {
     async fn plug(&self, guest: GuestId, egress: &Egress) -> Result<Nic, CardError> {
         let mut state = self.state.lock().await;
         let subnet = state.subnet(&self.instance).await?;
-        let before = state.members.get(&guest).cloned();
-        let address = match &before {
-            Some(member) => member.address,
-            None => {
-                let used: BTreeSet<Ipv4Addr> = state.members.values().map(|member| member.address).collect();
-                subnet.free(&used, state.last).ok_or(CardError::Full(subnet.block()))?
-            }
-        };
+        let address = state.address_of(guest, subnet)?;
         let wanted = member(guest, address, egress.clone(), false);
         state.members.insert(guest, wanted.clone());
         if let Err(error) = state.bring_about(&self.instance).await {
@@ -273,6 +284,16 @@ impl Cards for HostCards {
             state.members.insert(guest, before);
         }
         raised.map(|_| forwards)
+    }
+
+    async fn plan(&self, guest: GuestId, egress: &Egress, forwards: &[Forward]) -> Result<String, CardError> {
+        let mut state = self.state.lock().await;
+        let subnet = state.subnet(&self.instance).await?;
+        let address = state.address_of(guest, subnet)?;
+        let forwards = forwards.to_vec();
+        let one = Member { forwards, ..member(guest, address, egress.clone(), true) };
+        let plan = Plan::new(&self.instance, subnet, vec![one])?;
+        Ok(Ruleset::tables(&plan, Resolved { held: &[], answered: true }))
     }
 
     async fn unplug(&self, guest: GuestId) -> Result<(), CardError> {

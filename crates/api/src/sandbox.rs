@@ -1,6 +1,7 @@
 //! Sandboxes. `/api/v1/vms` serves the same shape for every kind of guest.
 
 use crate::problem::ProblemView;
+use crate::vm::HostReason;
 use crate::word;
 use perigee_model::{Egress, Forward, Guest, GuestStatus};
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,23 @@ pub struct SandboxPatch {
     /// Of a sandbox with a card: what may be reached by it from now on, as in a request to create one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Vec<String>>,
+}
+
+/// What a request would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SandboxPlanView {
+    /// The sandbox as it would be. Of one that is not there yet the id is of this answer alone.
+    pub sandbox: SandboxView,
+    /// The host it would be placed on now, or is on; absent when it would wait for room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Why, host by host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub placement: Vec<HostReason>,
+    /// The rules that its host would have for its card, as nft reads them, those for others left out. Absent: it has
+    /// no card, or no host says so now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<String>,
 }
 
 /// A port of the sandbox's host that is to lead to it.

@@ -8,8 +8,9 @@ use crate::names::{Kind, resolve};
 use crate::rows::words;
 use crate::session::Session;
 use crate::table::{Column, Shown, column, wide};
+use crate::units::show_bytes;
 use clap::Subcommand;
-use perigee_api::{ForwardRequest, ForwardView, Page, SandboxView};
+use perigee_api::{ForwardRequest, ForwardView, Page, SandboxPlanView, SandboxView};
 use perigee_client::ListQuery;
 use perigee_model::Forward;
 use serde::Serialize;
@@ -43,6 +44,9 @@ pub enum ForwardVerb {
         /// The host's port and the sandbox's, like 8080:80, 8080 when both are the same, or udp/5353:53
         #[arg(value_name = "PORTS")]
         forward: Forward,
+        /// Say which rules its host would have, and do nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// List forwards
     #[command(
@@ -106,20 +110,23 @@ impl Shown for ForwardLine {
 pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
     let Verb::Forward { verb } = verb;
     match verb {
-        ForwardVerb::Add { sandbox, forward } => add(session, &sandbox, forward).await,
+        ForwardVerb::Add { sandbox, forward, dry_run } => add(session, &sandbox, forward, dry_run).await,
         ForwardVerb::List { sandbox } => list(session, sandbox).await,
         ForwardVerb::Remove { sandbox, forward } => remove(session, &sandbox, forward).await,
     }
 }
 
-/// Leads a port to a sandbox.
-pub async fn add(session: &Session, sandbox: &str, forward: Forward) -> Result<Exit, Failure> {
+/// Leads a port to a sandbox, or says what that would be.
+pub async fn add(session: &Session, sandbox: &str, forward: Forward, dry_run: bool) -> Result<Exit, Failure> {
     let id = resolve(session, Kind::Sandbox, sandbox).await?;
     let request = ForwardRequest {
         host_port: forward.host_port.into(),
         guest_port: Some(forward.guest_port.into()),
         protocol: Some(forward.protocol.to_string()),
     };
+    if dry_run {
+        return planned(session, &session.client()?.plan_forward(&id, &request).await?);
+    }
     let sandbox = session.client()?.add_forward(&id, &request, Some(HOST_WITHIN)).await?;
     heard(session, &sandbox);
     let added = |line: &ForwardLine| {
@@ -169,4 +176,27 @@ pub fn heard(session: &Session, sandbox: &SandboxView) {
     if !sandbox.caught_up {
         session.out.note("perigee: its host has not done this yet: it will, as soon as it can");
     }
+}
+
+/// What would be done, in words, and the rules as nft reads them.
+pub fn planned(session: &Session, plan: &SandboxPlanView) -> Result<Exit, Failure> {
+    let sandbox = &plan.sandbox;
+    let place = plan.host.as_ref().map_or("wait for room".to_owned(), |host| format!("be on {host}"));
+    let mut lines = vec![
+        format!("{} from {} would {place}", sandbox.name, sandbox.image),
+        format!("  {} CPUs, {} memory", sandbox.cpus, show_bytes(sandbox.memory_bytes)),
+        match &sandbox.egress {
+            Some(places) => format!("  a card that reaches {}", places.join(" ")),
+            None => "  no card".to_owned(),
+        },
+    ];
+    lines.extend(
+        sandbox.forwards.iter().map(|one| format!("  {}/{} to its {}", one.protocol, one.host_port, one.guest_port)),
+    );
+    lines.extend(plan.placement.iter().map(|host| format!("  {}: {}", host.host, host.reason)));
+    if let Some(rules) = &plan.rules {
+        lines.push(format!("\n{}", rules.trim_end()));
+    }
+    session.out.text(&(lines.join("\n") + "\n"))?;
+    Ok(Exit::OK)
 }

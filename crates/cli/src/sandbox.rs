@@ -33,7 +33,9 @@ pub enum Verb {
         keep: bool,
     },
     /// Make a sandbox and wait until it runs
-    #[command(after_help = "Example:\n  perigee sandbox create --name web --memory 512MiB --ttl 2h")]
+    #[command(
+        after_help = "Example:\n  perigee sandbox create --name web --memory 512MiB --ttl 2h\n  perigee sandbox create --egress '*.debian.org:443' --dry-run"
+    )]
     Create {
         /// The guest
         #[command(flatten)]
@@ -41,6 +43,9 @@ pub enum Verb {
         /// Print the task's id instead of waiting
         #[arg(long)]
         no_wait: bool,
+        /// Say what would be done, with the rules that its host would have, and do nothing
+        #[arg(long, conflicts_with = "no_wait")]
+        dry_run: bool,
     },
     /// List sandboxes
     #[command(visible_alias = "ls", after_help = "Example:\n  perigee sandbox list --status running -o wide")]
@@ -201,7 +206,11 @@ pub struct CommandOptions {
 pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
     match verb {
         Verb::Run { guest, command, keep } => running::run(session, &guest.request(), &command, keep).await,
-        Verb::Create { guest, no_wait } => create(session, guest, no_wait).await,
+        Verb::Create { guest, dry_run: true, .. } => {
+            let plan = session.client()?.plan_sandbox(&guest.request()).await?;
+            network::planned(session, &plan)
+        }
+        Verb::Create { guest, no_wait, dry_run: false } => create(session, guest, no_wait).await,
         Verb::List { status, label, name, limit } => {
             let query = ListQuery::default().filter("status", status).filter("label", label).filter("name", name);
             let client = session.client()?;
@@ -216,7 +225,7 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
         Verb::Exec { name, command, env } => running::exec(session, Kind::Sandbox, &name, &command, env).await,
         Verb::Delete { names, all, yes, no_wait } => removal::delete(session, names, all, yes, no_wait).await,
         Verb::Update { name, change } => update(session, &name, change).await,
-        Verb::Forward { name, forward } => network::add(session, &name, forward).await,
+        Verb::Forward { name, forward } => network::add(session, &name, forward, false).await,
         Verb::Cp { source, destination } => copy::run(session, &source, &destination).await,
     }
 }

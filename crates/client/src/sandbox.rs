@@ -5,7 +5,9 @@ use crate::ask::Ask;
 use crate::call::json;
 use crate::{Answer, Client, ClientError, ListQuery, Tagged};
 use http::Method;
-use perigee_api::{ExecuteRequest, ExecutionView, ForwardRequest, Page, SandboxPatch, SandboxRequest, SandboxView};
+use perigee_api::{
+    ExecuteRequest, ExecutionView, ForwardRequest, Page, SandboxPatch, SandboxPlanView, SandboxRequest, SandboxView,
+};
 use std::time::Duration;
 
 /// `/api/v1/sandboxes/{id}` and what follows.
@@ -48,6 +50,16 @@ impl Client {
         ask.media = Some("application/merge-patch+json");
         ask.if_match = Some(etag.to_owned());
         self.value(&ask).await
+    }
+
+    /// What a create would do.
+    pub async fn plan_sandbox(&self, request: &SandboxRequest) -> Result<SandboxPlanView, ClientError> {
+        self.value(&Ask::new(Method::POST, "/api/v1/sandboxes?dry_run=true").json(json(request)?)).await
+    }
+
+    /// What a forward would do.
+    pub async fn plan_forward(&self, sandbox: &str, request: &ForwardRequest) -> Result<SandboxPlanView, ClientError> {
+        self.value(&Ask::new(Method::POST, path(sandbox, "/forwards?dry_run=true")).json(json(request)?)).await
     }
 
     /// A port of its host leads to the sandbox from now on; waiting up to `wait` for its host.

@@ -3,7 +3,7 @@
 use crate::guests::{changed, check_revision, desired_of};
 use crate::vms::merge;
 use crate::{Cause, Control, refuse_store};
-use perigee_agent_api::FromServer;
+use perigee_agent_api::{FromServer, Purpose, TunnelFrame};
 use perigee_model::forward::{FORWARDS_MAX, ForwardFault, fault};
 use perigee_model::name::labels_fault;
 use perigee_model::{Code, Egress, Forward, Guest, GuestKind, HostId, Phase, Power, Refusal, Verb, Who};
@@ -14,6 +14,10 @@ use std::time::Duration;
 
 /// Longest text of an audit event here.
 const DETAIL_BYTES_MAX: usize = 512;
+/// Longest ruleset of one guest that is shown.
+const RULES_BYTES_MAX: usize = 1 << 20;
+/// A host says at once which rules it would have.
+const RULES_WITHIN: Duration = Duration::from_secs(15);
 
 /// What may be changed of a sandbox; `None` leaves it.
 #[derive(Clone, Debug, Default)]
@@ -83,19 +87,8 @@ impl Control {
         forward: Forward,
         cause: &Cause,
     ) -> Result<Arc<Guest>, Refusal> {
-        self.change_forwards(who, text, (cause, "guest.forward", forward), |guest| {
-            let Some(host) = guest.desired.host else {
-                return Err(Refusal::new(Code::GuestNotRunning, "the sandbox has no host yet; wait until it runs"));
-            };
-            if guest.spec.forwards.contains(&forward) {
-                return Ok(());
-            }
-            self.check_forward(guest, host, forward)?;
-            guest.spec.forwards.push(forward);
-            guest.spec.forwards.sort_unstable();
-            Ok(())
-        })
-        .await
+        let add = |guest: &mut Guest| self.lead(guest, forward);
+        self.change_forwards(who, text, (cause, "guest.forward", forward), add).await
     }
 
     /// It does not lead there any more: what came by it ends.
@@ -170,6 +163,57 @@ impl Control {
         Err(Refusal::new(Code::PortTaken, text))
     }
 
+    /// The rules that a guest's card would have on this host, as text for `nft`. Nothing is changed. `None`: the
+    /// host is not connected.
+    ///
+    /// # Errors
+    /// `NoCard` with the host's reason, `ChannelBroken`.
+    pub async fn preview_card(&self, guest: &Guest, host: HostId) -> Result<Option<String>, Refusal> {
+        let Some(egress) = guest.spec.egress.clone().filter(|_| self.links().is_connected(host)) else {
+            return Ok(None);
+        };
+        let purpose = Purpose::PlanCard { guest: guest.id, egress, forwards: guest.spec.forwards.clone() };
+        let mut tunnel = self.links().open(host, purpose).await?;
+        let silent = || Refusal::new(Code::ChannelBroken, "the host did not say which rules it would have");
+        let mut text = Vec::new();
+        loop {
+            match tokio::time::timeout(RULES_WITHIN, tunnel.rx.recv()).await {
+                Ok(Some(TunnelFrame::Data(bytes))) if text.len() + bytes.len() <= RULES_BYTES_MAX => text.extend(bytes),
+                Ok(Some(TunnelFrame::End)) => return String::from_utf8(text).map(Some).map_err(|_| silent()),
+                Ok(Some(TunnelFrame::Failed(problem))) => {
+                    return Err(Refusal::new(Code::parse(&problem.code).unwrap_or(Code::Bug), problem.text));
+                }
+                Ok(_) | Err(_) => return Err(silent()),
+            }
+        }
+    }
+
+    /// The sandbox as it would be with one forward more. Nothing is changed.
+    ///
+    /// # Errors
+    /// As of `add_forward`.
+    pub fn preview_forward(&self, who: &Who, text: &str, forward: Forward) -> Result<Guest, Refusal> {
+        who.authorize(Verb::Operate)?;
+        let mut guest = self.find_sandbox(who, text)?.as_ref().clone();
+        check_card(&guest)?;
+        self.lead(&mut guest, forward)?;
+        Ok(guest)
+    }
+
+    /// One forward more, on a record that is not written yet.
+    fn lead(&self, guest: &mut Guest, forward: Forward) -> Result<(), Refusal> {
+        let Some(host) = guest.desired.host else {
+            return Err(Refusal::new(Code::GuestNotRunning, "the sandbox has no host yet; wait until it runs"));
+        };
+        if guest.spec.forwards.contains(&forward) {
+            return Ok(());
+        }
+        self.check_forward(guest, host, forward)?;
+        guest.spec.forwards.push(forward);
+        guest.spec.forwards.sort_unstable();
+        Ok(())
+    }
+
     fn check_forward(&self, guest: &Guest, host: HostId, forward: Forward) -> Result<(), Refusal> {
         let rows = self.view().read();
         let there = rows.living_guests().filter(|other| other.holds_room_on(host) && other.id != guest.id);
@@ -203,10 +247,7 @@ impl Control {
         let guest = self
             .decide(|| {
                 let mut next = self.find_sandbox(who, text)?.as_ref().clone();
-                if next.spec.egress.is_none() {
-                    let text = "it has no card: create it with --egress, none at least, to forward ports to it";
-                    return Err(Refusal::field("id", text));
-                }
+                check_card(&next)?;
                 let before = next.spec.forwards.clone();
                 change(&mut next)?;
                 let mut batch = Batch { idempotency: cause.row(""), ..Batch::default() };
@@ -232,6 +273,16 @@ impl Control {
     fn tell_host(&self, guest: &Guest) {
         if let Some(host) = guest.desired.host {
             self.links().send(host, FromServer::Desired(Box::new(desired_of(guest))));
+        }
+    }
+}
+
+fn check_card(guest: &Guest) -> Result<(), Refusal> {
+    match guest.spec.egress {
+        Some(_) => Ok(()),
+        None => {
+            let text = "it has no card: create it with --egress, none at least, to forward ports to it";
+            Err(Refusal::field("id", text))
         }
     }
 }

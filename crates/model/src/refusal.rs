@@ -100,6 +100,7 @@ codes! {
     DuplicateSequence "PRG-4008" Conflict "The sequence id was taken before",
     TwinAgent "PRG-4009" Conflict "Two agents have the identity of one host",
     PortTaken "PRG-4011" Conflict "The port of the host is taken",
+    NoCard "PRG-4012" Conflict "The sandbox can have no card there",
     NoRoom "PRG-5001" Exhausted "No host has room for the guest",
     TooManyTasks "PRG-5002" Exhausted "Too many tasks are waiting",
     DiskFull "PRG-5003" Exhausted "The disk is full",

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says what went wrong by panicking")]
 
+mod cards;
 mod console;
 mod crash;
 mod executions;
@@ -9,6 +10,9 @@ mod fake;
 mod frames;
 mod guests;
 mod identity;
+#[path = "../../../network/tests/it/ns.rs"]
+#[allow(dead_code, reason = "the tests of the network crate use all of it")]
+mod ns;
 mod plane;
 mod simulated;
 mod vms;

@@ -1,10 +1,10 @@
 //! `/api/v1/sandboxes/{id}/forwards`: ports of a sandbox's host that lead to it.
 
 use super::Server;
-use super::extract::{Body, Caller};
+use super::extract::{Body, Caller, Params};
 use super::once::once;
 use super::refuse::Answer;
-use super::sandboxes::{object, settled};
+use super::sandboxes::{DryParams, object, planned, settled};
 use axum::extract::{Path, State};
 use http::{Method, StatusCode};
 use perigee_api::{ForwardRequest, ProblemDocument, SandboxView};
@@ -12,18 +12,23 @@ use perigee_model::egress::Protocol;
 use perigee_model::{Forward, Refusal};
 
 /// A port of the sandbox's host leads to it from now on. With `Prefer: wait` it answers when it does, and refuses
-/// when a program of the host listens there.
+/// when a program of the host listens there. With `dry_run=true` it says what would be done.
 #[utoipa::path(post, path = "/api/v1/sandboxes/{id}/forwards", tag = "sandboxes", operation_id = "add_forward",
-    params(("id" = String, Path, description = "Id or name")), request_body = ForwardRequest,
+    params(("id" = String, Path, description = "Id or name"), DryParams), request_body = ForwardRequest,
     responses((status = 200, body = SandboxView), (status = "4XX", body = ProblemDocument)))]
 pub async fn add(
     State(server): State<Server>,
     caller: Caller,
     Path(id): Path<String>,
+    Params(params): Params<DryParams>,
     body: Body<ForwardRequest>,
 ) -> Answer {
     let ForwardRequest { host_port, guest_port, protocol } = body.value;
     let forward = Forward::new(of_word(protocol.as_deref())?, host_port, guest_port.unwrap_or(host_port))?;
+    if params.dry_run == Some(true) {
+        let guest = server.control.preview_forward(&caller.who, &id, forward)?;
+        return planned(&server, &guest, (guest.desired.host, Vec::new())).await;
+    }
     let path = format!("/api/v1/sandboxes/{id}/forwards");
     once(&server, &caller, (Method::POST, &path), &body.bytes, async |cause| {
         let guest = server.control.add_forward(&caller.who, &id, forward, &cause).await?;

@@ -158,3 +158,27 @@ fn others_meddle(host: &Host<'_>) {
         shown.contains(",UP").then_some(())
     });
 }
+
+/// Five hundred come and go, with a card and a forward each.
+#[test]
+#[ignore = "soak"]
+fn real_cards_come_and_go_and_nothing_stays_behind() {
+    let instance = Instance::empty();
+    let host = Host::join(&instance);
+    let name = host.name();
+    let files = || {
+        let found = std::process::Command::new("find").arg(instance.path().join("second/guests")).output().unwrap();
+        String::from_utf8(found.stdout).unwrap()
+    };
+    let cycle = |number: usize| {
+        let fixed = ["sandbox", "create", "--image", "base", "--egress", "93.184.216.34:80", "-q"];
+        instance.perigee(&[&fixed[..], &["--host", &name, "--name", "one"]].concat()).fine();
+        instance.perigee(&["network", "forward", "add", "one", "8080:80"]).fine();
+        assert_eq!(host.heard("one", WORLD), "hello\n", "cycle {number}");
+        instance.perigee(&["sandbox", "delete", "one"]).fine();
+    };
+    cycle(0);
+    let before = (host.space.inventory(), files(), instance.pids("qemu-system-x86_64"));
+    (1..=500).for_each(cycle);
+    assert_eq!((host.space.inventory(), files(), instance.pids("qemu-system-x86_64")), before);
+}

@@ -44,6 +44,7 @@ fn real_a_port_of_the_host_leads_to_a_sandbox() {
     let name = host.name();
     served(&instance, &name, "web");
     assert_eq!(page(&host, 8080), None);
+    dry(&instance, &host, &name);
     let said = forward(&instance, &["add", "web", "8080:80"]).fine();
     assert!(said.contains("tcp/8080") && said.contains("yes"), "{said}");
     assert_eq!(page(&host, 8080).as_deref(), Some("I am web\n"));
@@ -74,6 +75,22 @@ fn real_a_port_of_the_host_leads_to_a_sandbox() {
         instance.perigee(&["sandbox", "delete", sandbox]).fine();
     }
     assert_eq!(host.space.inventory(), before, "nothing stays behind");
+}
+
+/// What would be done is shown, and not done.
+fn dry(instance: &Instance, host: &Host<'_>, name: &str) {
+    let before = host.space.inventory();
+    let said = forward(instance, &["add", "web", "8080:80", "--dry-run"]).fine();
+    assert!(said.contains("tcp dport 8080 dnat ip to 172.16.0.2:80"), "{said}");
+    let create = ["sandbox", "create", "--name", "later", "--host", name, "--egress", "10.1.0.0/16:5432", "--dry-run"];
+    let said = instance.perigee(&create).fine();
+    for line in ["chain from_172_16_0_3 {", "ip daddr 10.1.0.0/16 tcp dport 5432 accept", "chosen"] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    let said = instance.perigee(&["sandbox", "create", "--host", name, "--dry-run"]).fine();
+    assert!(said.contains("no card") && !said.contains("table"), "{said}");
+    assert_eq!((page(host, 8080), instance.sandbox("later")), (None, None));
+    assert_eq!(host.space.inventory(), before);
 }
 
 /// Ports that nobody can have, while 8080 leads to `web`.
