@@ -6,7 +6,6 @@
 //! ```
 //! Owns: rows, spreads, the files in bench/results. Refuses: opinions; a target that is missed is
 //! printed as missed and the program still ends well. It ends badly when a row could not be measured.
-#![forbid(unsafe_code)]
 
 mod api;
 mod bare;
@@ -23,6 +22,7 @@ mod lab;
 mod libvirtd;
 mod load;
 mod machine;
+mod network;
 mod numbers;
 mod open_loop;
 mod outage;
@@ -47,7 +47,8 @@ use std::time::Duration;
 
 /// All rows, in the order in which they run. N13 ends the instance and therefore comes last; N1
 /// brings N2 and N3 along, N4 N6, and N19 the N2 of an agent with VMs.
-const ROWS: [&str; 14] = ["N1", "N1b", "N4", "N5", "N6", "N7", "N8", "N16", "N19", "N19b", "N9", "N10", "N11", "N13"];
+const ROWS: [&str; 16] =
+    ["N1", "N1b", "N4", "N5", "N6", "N7", "N8", "N16", "N19", "N19b", "N20", "N20b", "N9", "N10", "N11", "N13"];
 /// Those that need guests, and with them an instance that has an image.
 const ROWS_OF_GUESTS: [&str; 4] = ["N9", "N10", "N11", "N13"];
 /// The whole bench, without building and without what the options make longer.
@@ -57,7 +58,7 @@ const WITHIN: Duration = Duration::from_secs(1800);
 #[derive(Debug, Parser)]
 #[command(name = "perigee-bench")]
 pub struct Options {
-    /// Only these rows: N1, N1b, N4, N5, N6, N7, N8, N16, N19, N19b, N9, N10, N11, N13
+    /// Only these rows: N1, N1b, N4, N5, N6, N7, N8, N16, N19, N19b, N20, N20b, N9, N10, N11, N13
     rows: Vec<String>,
     /// A tenth of the runs
     #[arg(long)]
@@ -175,6 +176,8 @@ async fn rows(options: &Options, mut lab: Option<&mut Lab>, report: &mut Report)
             "N16" => fleet::run(options, report).await,
             "N19" => vms::run(options, report).await,
             "N19b" => vms::run_many(options, report).await,
+            "N20" => network::run(options, report).await,
+            "N20b" => network::run_many(options, report).await,
             _ => match lab.as_deref_mut() {
                 Some(lab) => of_guests(row, lab, report).await,
                 None => Ok(()),

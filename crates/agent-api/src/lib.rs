@@ -19,8 +19,8 @@ pub use perigee_model::frame::StreamName;
 use perigee_model::execution::Command;
 use perigee_model::guest::Problem;
 use perigee_model::{
-    Desired, ExecutionId, GuestId, GuestKind, GuestSpec, HostId, ImageId, Inventory, Name, Observed, Outcome, Part,
-    Recipe, RunId, Seat, Timestamp,
+    Desired, Egress, ExecutionId, Forward, GuestId, GuestKind, GuestSpec, HostId, ImageId, Inventory, Name, Observed,
+    Outcome, Part, Recipe, RunId, Seat, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -305,6 +305,15 @@ pub enum Purpose {
     ReadOutput {
         /// Which.
         execution: ExecutionId,
+    },
+    /// Say which rules a guest's card would have here; nothing is changed. Out: `Data` = their text, `End`.
+    PlanCard {
+        /// Which guest; one that is not there is given the next address.
+        guest: GuestId,
+        /// What it may reach.
+        egress: Egress,
+        /// What leads to it.
+        forwards: Vec<Forward>,
     },
     /// Sit at a guest until either side leaves.
     /// In: `Data`, `End` = leaves. Out: `Started` when it is open, `Data`, then `End` when the guest ended it.

@@ -20,6 +20,7 @@ use perigee_clock::Clock;
 use perigee_hypervisor::Hypervisor;
 use perigee_model::{HostId, RunId};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Everything an agent is made of. The same parts make the next life after a crash.
@@ -51,6 +52,8 @@ pub struct Agent {
     pub local: Vec<Arc<local::Listener>>,
     /// Boots at once; what the driver can bear, unless set.
     pub boots_in_flight_max: Option<u32>,
+    /// How often the host is compared with what is known of it; [`LOOK_EVERY`](crate::LOOK_EVERY), unless set.
+    pub look_every: Option<Duration>,
 }
 
 /// Why an agent ended by itself.
@@ -110,7 +113,7 @@ impl Agent {
             inherited = inherited => inherited?,
             () = cancel.cancelled() => return Ok(()),
         }
-        world.nursery.spawn(inherit::look(world.clone()));
+        world.nursery.spawn(inherit::look(world.clone(), self.look_every.unwrap_or(inherit::LOOK_EVERY)));
         world.nursery.spawn(link::run(world.clone()));
         for listener in self.local {
             world.nursery.spawn(local::serve(listener, world.clone()));

@@ -5,15 +5,17 @@
 //!
 //! ```text
 //! boot:   plug ──▶ start ──▶ hello ──▶ raise        a card is up only when its guest has its address
+//! later:  raise                                     another policy, other forwards: at once
 //! end:    destroy ──▶ unplug
 //! a new life of the agent: restore, with what lives; now and then: look
 //! ```
 
 use async_trait::async_trait;
 use perigee_hypervisor::{HypervisorError, Nic};
-use perigee_model::{Egress, GuestId, InstanceId};
+use perigee_model::{Egress, Forward, GuestId, InstanceId};
 use perigee_network::{
-    HostError, Lasting, Member, Network, NetworkError, Owner, Plan, PlanFault, Subnet, SubnetError, upstreams,
+    HostError, Lasting, Member, Network, NetworkError, Owner, Plan, PlanFault, Protocol, Resolved, Ruleset, Step,
+    Subnet, SubnetError, upstreams,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,6 +31,8 @@ pub struct Kept {
     pub address: Ipv4Addr,
     /// What it may reach.
     pub egress: Egress,
+    /// What leads to it.
+    pub forwards: Vec<Forward>,
     /// It is on the network already.
     pub up: bool,
 }
@@ -78,21 +82,29 @@ pub trait Cards: Send + Sync {
     /// # Errors
     /// Why it has none; then nothing is left of it.
     async fn plug(&self, guest: GuestId, egress: &Egress) -> Result<Nic, CardError>;
-    /// The guest has taken its address: its card goes up.
+    /// The guest has taken its address: its card is up, with this policy and these forwards, and no others, when
+    /// this returns. Answers the forwards that lead to it: a port that a program of the host listens at, or that
+    /// leads to another guest, stays theirs.
     ///
     /// # Errors
-    /// What the host says.
-    async fn raise(&self, guest: GuestId) -> Result<(), CardError>;
+    /// What the host says; it is tried again.
+    async fn raise(&self, guest: GuestId, egress: &Egress, forwards: &[Forward]) -> Result<Vec<Forward>, CardError>;
+    /// The rules that a card of this guest would have, as text for `nft`: what is there for others is left out.
+    /// Changes nothing.
+    ///
+    /// # Errors
+    /// Why it could have none.
+    async fn plan(&self, guest: GuestId, egress: &Egress, forwards: &[Forward]) -> Result<String, CardError>;
     /// Takes it away. Fine when there is none.
     ///
     /// # Errors
     /// What the host says; it is tried again.
     async fn unplug(&self, guest: GuestId) -> Result<(), CardError>;
-    /// Makes good what somebody else changed.
+    /// Makes good what somebody else changed. Answers what that was, for people; empty: nothing.
     ///
     /// # Errors
     /// What the host says.
-    async fn look(&self) -> Result<(), CardError>;
+    async fn look(&self) -> Result<String, CardError>;
 }
 
 /// A host whose sandboxes have no network.
@@ -107,14 +119,17 @@ impl Cards for NoCards {
     async fn plug(&self, _: GuestId, _: &Egress) -> Result<Nic, CardError> {
         Err(CardError::Nowhere(self.0))
     }
-    async fn raise(&self, _: GuestId) -> Result<(), CardError> {
+    async fn raise(&self, _: GuestId, _: &Egress, _: &[Forward]) -> Result<Vec<Forward>, CardError> {
+        Err(CardError::Nowhere(self.0))
+    }
+    async fn plan(&self, _: GuestId, _: &Egress, _: &[Forward]) -> Result<String, CardError> {
         Err(CardError::Nowhere(self.0))
     }
     async fn unplug(&self, _: GuestId) -> Result<(), CardError> {
         Ok(())
     }
-    async fn look(&self) -> Result<(), CardError> {
-        Ok(())
+    async fn look(&self) -> Result<String, CardError> {
+        Ok(String::new())
     }
 }
 
@@ -166,15 +181,24 @@ impl State {
         Ok(subnet)
     }
 
+    /// The one that the guest has, or the next.
+    fn address_of(&self, guest: GuestId, subnet: Subnet) -> Result<Ipv4Addr, CardError> {
+        if let Some(member) = self.members.get(&guest) {
+            return Ok(member.address);
+        }
+        let used: BTreeSet<Ipv4Addr> = self.members.values().map(|member| member.address).collect();
+        subnet.free(&used, self.last).ok_or(CardError::Full(subnet.block()))
+    }
+
     /// Makes the host's network what the members say.
-    async fn bring_about(&mut self, instance: &InstanceId) -> Result<(), CardError> {
+    async fn bring_about(&mut self, instance: &InstanceId) -> Result<Vec<Step>, CardError> {
         let subnet = self.subnet(instance).await?;
         let plan = Plan::new(instance, subnet, self.members.values().cloned().collect())?;
         let asks = self.members.values().any(|member| member.egress.asks_names());
         match self.network(instance)?.bring_about(plan).await {
-            Ok(_) => Ok(()),
+            Ok(steps) => Ok(steps),
             // All is as planned, and nobody here asks for names.
-            Err(NetworkError::Names(..)) if !asks => Ok(()),
+            Err(NetworkError::Names(..)) if !asks => Ok(Vec::new()),
             Err(error) => Err(error.into()),
         }
     }
@@ -184,6 +208,15 @@ fn member(guest: GuestId, address: Ipv4Addr, egress: Egress, up: bool) -> Member
     // The driver opens the TAP and hands on what it opened.
     let owner = Owner { uid: 0, gid: 0 };
     Member { guest, address, owner, up, egress, host: Vec::new(), forwards: Vec::new() }
+}
+
+/// Of the forwards that a guest should have those that it can have: what leads to it already stays its own.
+fn free(wanted: &[Forward], member: &Member, state: &State, busy: &BTreeSet<(Protocol, u16)>) -> Vec<Forward> {
+    let others = || state.members.values().filter(|other| other.guest != member.guest);
+    let taken = |forward: &Forward| others().any(|other| other.forwards.iter().any(|one| one.clashes(*forward)));
+    let held = |forward: &Forward| member.forwards.iter().any(|one| one.clashes(*forward));
+    let is_busy = |forward: &Forward| !held(forward) && busy.contains(&(forward.protocol, forward.host_port));
+    wanted.iter().filter(|forward| !taken(forward) && !is_busy(forward)).copied().collect()
 }
 
 #[async_trait]
@@ -204,21 +237,15 @@ impl Cards for HostCards {
             state.subnet = Some(Subnet::new(perigee_network::Block::around(gateway, bits))?);
         }
         state.last = kept.iter().map(|kept| kept.address).max();
-        state.members = kept.into_iter().map(|k| (k.guest, member(k.guest, k.address, k.egress, k.up))).collect();
-        state.bring_about(&self.instance).await
+        let again = |k: Kept| (k.guest, Member { forwards: k.forwards, ..member(k.guest, k.address, k.egress, k.up) });
+        state.members = kept.into_iter().map(again).collect();
+        state.bring_about(&self.instance).await.map(drop)
     }
 
     async fn plug(&self, guest: GuestId, egress: &Egress) -> Result<Nic, CardError> {
         let mut state = self.state.lock().await;
         let subnet = state.subnet(&self.instance).await?;
-        let before = state.members.get(&guest).cloned();
-        let address = match &before {
-            Some(member) => member.address,
-            None => {
-                let used: BTreeSet<Ipv4Addr> = state.members.values().map(|member| member.address).collect();
-                subnet.free(&used, state.last).ok_or(CardError::Full(subnet.block()))?
-            }
-        };
+        let address = state.address_of(guest, subnet)?;
         let wanted = member(guest, address, egress.clone(), false);
         state.members.insert(guest, wanted.clone());
         if let Err(error) = state.bring_about(&self.instance).await {
@@ -238,27 +265,42 @@ impl Cards for HostCards {
         })
     }
 
-    async fn raise(&self, guest: GuestId) -> Result<(), CardError> {
+    async fn raise(&self, guest: GuestId, egress: &Egress, forwards: &[Forward]) -> Result<Vec<Forward>, CardError> {
         let mut state = self.state.lock().await;
-        match state.members.get_mut(&guest) {
-            Some(member) if !member.up => member.up = true,
-            Some(_) => return Ok(()),
-            None => return Err(CardError::Nowhere("its card was taken away")),
+        let own = state.subnet(&self.instance).await?.block();
+        let busy = match forwards {
+            [] => BTreeSet::new(),
+            _ => state.network(&self.instance)?.host().listening(own)?,
+        };
+        let before = state.members.get(&guest).cloned().ok_or(CardError::Nowhere("its card was taken away"))?;
+        let forwards = free(forwards, &before, &state, &busy);
+        let wanted = Member { up: true, egress: egress.clone(), forwards: forwards.clone(), ..before.clone() };
+        if wanted == before {
+            return Ok(forwards);
         }
+        state.members.insert(guest, wanted);
         let raised = state.bring_about(&self.instance).await;
-        if raised.is_err()
-            && let Some(member) = state.members.get_mut(&guest)
-        {
-            member.up = false;
+        if raised.is_err() && !before.up {
+            state.members.insert(guest, before);
         }
-        raised
+        raised.map(|_| forwards)
+    }
+
+    async fn plan(&self, guest: GuestId, egress: &Egress, forwards: &[Forward]) -> Result<String, CardError> {
+        let mut state = self.state.lock().await;
+        let subnet = state.subnet(&self.instance).await?;
+        let address = state.address_of(guest, subnet)?;
+        let forwards = forwards.to_vec();
+        let one = Member { forwards, ..member(guest, address, egress.clone(), true) };
+        let plan = Plan::new(&self.instance, subnet, vec![one])?;
+        Ok(Ruleset::tables(&plan, Resolved { held: &[], answered: true }))
     }
 
     async fn unplug(&self, guest: GuestId) -> Result<(), CardError> {
         let mut state = self.state.lock().await;
         if let Some(taken) = state.members.remove(&guest) {
             let left = match state.members.is_empty() {
-                false => state.bring_about(&self.instance).await,
+                false => state.bring_about(&self.instance).await.map(drop),
                 true => state.network(&self.instance)?.take_away().await.map(drop).map_err(CardError::from),
             };
             if left.is_err() {
@@ -269,8 +311,16 @@ impl Cards for HostCards {
         Ok(())
     }
 
-    async fn look(&self) -> Result<(), CardError> {
+    async fn look(&self) -> Result<String, CardError> {
         let mut state = self.state.lock().await;
-        if state.members.is_empty() { Ok(()) } else { state.bring_about(&self.instance).await }
+        if state.members.is_empty() {
+            return Ok(String::new());
+        }
+        let had_rules = state.network(&self.instance)?.host().look().await?.rules;
+        let steps = state.bring_about(&self.instance).await?;
+        let mut amiss: Vec<_> = (!had_rules).then(|| "the rules were gone".to_owned()).into_iter().collect();
+        // The rules are said again in any case.
+        amiss.extend(steps.iter().filter(|step| !matches!(step, Step::Rules(_))).map(Step::to_string));
+        Ok(amiss.join(", "))
     }
 }

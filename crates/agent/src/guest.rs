@@ -13,6 +13,7 @@
 mod actor;
 mod addresses;
 mod boot;
+mod card;
 mod memo;
 mod power;
 mod step;
@@ -88,6 +89,7 @@ impl Document {
             restarts: 0,
             booted: None,
             addresses: Vec::new(),
+            forwards: Vec::new(),
         };
         Self {
             epoch,

@@ -23,8 +23,8 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tracing::{info, warn};
 
-/// The host is compared with what is known this often, events or not.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// The host is compared with what is known this often, events or not, unless it is set.
+pub const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// A host that cannot be read at the start is read again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// The parts of health that drivers are, in their order.
@@ -129,8 +129,11 @@ async fn restore_cards(world: &World, documents: &[Document], found: &BTreeMap<G
     let kept = documents.iter().filter_map(|document| {
         let (id, address) = (document.id(), document.address?);
         let egress = document.order.spec.egress.clone()?;
-        let up = document.observed.phase == Phase::Running;
-        found.get(&id).filter(|found| found.alive).map(|_| Kept { guest: id, address, egress, up })
+        // Those that led to it, and are still wanted; what was asked for since, its actor sees to.
+        let wanted = &document.order.spec.forwards;
+        let forwards = document.observed.forwards.iter().filter(|one| wanted.contains(one)).copied().collect();
+        let up = matches!(document.observed.phase, Phase::Running | Phase::Paused);
+        found.get(&id).filter(|found| found.alive).map(|_| Kept { guest: id, address, egress, forwards, up })
     });
     tell_cards(world, world.cards.restore(kept.collect()).await);
 }
@@ -192,11 +195,17 @@ pub(crate) async fn hear(world: Arc<World>, mut events: Receiver<GuestEvent>) {
 }
 
 /// Looks at the host now and then: hints may be lost.
-pub(crate) async fn look(world: Arc<World>) {
+pub(crate) async fn look(world: Arc<World>, every: Duration) {
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(every).await;
         compare(&world).await;
-        tell_cards(&world, world.cards.look().await);
+        let looked = world.cards.look().await;
+        if let Ok(amiss) = &looked
+            && !amiss.is_empty()
+        {
+            warn!(%amiss, "somebody else changed the network of sandboxes; it is as planned again");
+        }
+        tell_cards(&world, looked.map(drop));
         execution::sweep(&world).await;
     }
 }

@@ -50,6 +50,7 @@ pub use agent::{Agent, AgentError};
 pub use builds::{BuildProgress, Builder, Built, Recipes};
 pub use cards::{CardError, Cards, HostCards, Kept, NoCards};
 pub use health::Health;
+pub use inherit::LOOK_EVERY;
 pub use journal::{DirJournal, Journal, MemoryJournal};
 pub use parts::{CachedParts, Parts, PartsError};
 pub use spool::{DirSpool, MemorySpool, Spool};

@@ -16,7 +16,7 @@ use perigee_agent_api::{Execute, Purpose, TunnelFrame, TunnelId};
 use perigee_hypervisor::{HypervisorError, Session};
 use perigee_model::guest::Problem;
 use perigee_model::limits::{TUNNEL_OPEN_TIMEOUT, TUNNELS_PER_HOST_MAX};
-use perigee_model::{Code, ExecutionId, GuestId};
+use perigee_model::{Code, Egress, ExecutionId, Forward, GuestId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
@@ -24,6 +24,9 @@ use tracing::{info, warn};
 
 /// A session that is being opened again is waited for this long.
 const SESSION_WITHIN: Duration = Duration::from_secs(5);
+
+/// A text goes through in pieces of this size.
+const FRAME_BYTES: usize = 32 << 10;
 
 /// The tunnels of one link.
 #[derive(Clone)]
@@ -66,6 +69,9 @@ pub(crate) fn open(world: &Arc<World>, tunnels: &Tunnels, id: TunnelId, purpose:
             Purpose::ReadOutput { execution } => {
                 let _ = execution::read_output(&world, execution, false, &tunnel.tx).await;
             }
+            Purpose::PlanCard { guest, egress, forwards } => {
+                answer(plan_card(&world, (guest, &egress, &forwards), &tunnel.tx).await, &tunnel.tx).await;
+            }
             Purpose::Console { guest, seat } => console::sit(&world, guest, seat, tunnel).await,
         }
     });
@@ -77,6 +83,20 @@ async fn answer(result: Result<(), Problem>, tx: &mpsc::Sender<TunnelFrame>) {
         Err(problem) => TunnelFrame::Failed(problem),
     };
     let _ = tx.send(last).await;
+}
+
+async fn plan_card(
+    world: &World,
+    (guest, egress, forwards): (GuestId, &Egress, &[Forward]),
+    tx: &mpsc::Sender<TunnelFrame>,
+) -> Result<(), Problem> {
+    let rules = world.cards.plan(guest, egress, forwards).await;
+    let rules = rules.map_err(|error| Problem::new(Code::NoCard, crate::chain(&error)))?;
+    for piece in rules.as_bytes().chunks(FRAME_BYTES) {
+        // Nobody listens any more: nobody is to be told.
+        _ = tx.send(TunnelFrame::Data(piece.to_vec())).await;
+    }
+    Ok(())
 }
 
 async fn follow(world: &Arc<World>, execute: &Execute, live: Option<Arc<execution::Live>>, tunnel: Tunnel) {

@@ -30,7 +30,7 @@ pub use ingest::{
     ReceiptView, RegisterRequest, SampleKind, TagValue,
 };
 pub use problem::{FieldFault, ProblemDocument};
-pub use sandbox::{SandboxPatch, SandboxRequest, SandboxView};
+pub use sandbox::{ForwardRequest, ForwardView, SandboxPatch, SandboxPlanView, SandboxRequest, SandboxView};
 pub use task::TaskView;
 pub use vm::{AdoptRequest, ForeignVmView, HostReason, StopRequest, VmPart, VmPatch, VmPlanView, VmRequest, VmView};
 

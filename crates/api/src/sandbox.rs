@@ -1,8 +1,9 @@
 //! Sandboxes. `/api/v1/vms` serves the same shape for every kind of guest.
 
 use crate::problem::ProblemView;
+use crate::vm::HostReason;
 use crate::word;
-use perigee_model::{Egress, Guest, GuestStatus};
+use perigee_model::{Egress, Forward, Guest, GuestStatus};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -54,6 +55,53 @@ pub struct SandboxPatch {
     /// Labels to set or remove.
     #[serde(default)]
     pub labels: BTreeMap<String, Option<String>>,
+    /// Of a sandbox with a card: what may be reached by it from now on, as in a request to create one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Vec<String>>,
+}
+
+/// What a request would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SandboxPlanView {
+    /// The sandbox as it would be. Of one that is not there yet the id is of this answer alone.
+    pub sandbox: SandboxView,
+    /// The host it would be placed on now, or is on; absent when it would wait for room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Why, host by host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub placement: Vec<HostReason>,
+    /// The rules that its host would have for its card, as nft reads them, those for others left out. Absent: it has
+    /// no card, or no host says so now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<String>,
+}
+
+/// A port of the sandbox's host that is to lead to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardRequest {
+    /// At the host, 1 to 65535.
+    pub host_port: u32,
+    /// At the sandbox, 1 to 65535; the same by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_port: Option<u32>,
+    /// `tcp` (the default) or `udp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+}
+
+/// A port of a sandbox's host that leads to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ForwardView {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// At the host, at each of its addresses but the loopback ones.
+    pub host_port: u16,
+    /// At the sandbox.
+    pub guest_port: u16,
+    /// It leads there now. If not, the host has not heard of it yet, or `problem` says why.
+    pub up: bool,
 }
 
 /// A sandbox, as it is shown.
@@ -112,6 +160,11 @@ pub struct SandboxView {
     /// Its address on its host's network of sandboxes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// Ports of its host that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<ForwardView>,
+    /// Its host has done all that is desired of it. If not: not yet, or it cannot.
+    pub caught_up: bool,
     /// Counts the writes of what is desired.
     pub generation: u64,
 }
@@ -145,7 +198,18 @@ impl SandboxView {
                 .filter(|_| guest.spec.egress.is_some())
                 .and_then(|o| o.addresses.first())
                 .map(ToString::to_string),
+            forwards: guest.spec.forwards.iter().map(|one| forward(guest, *one)).collect(),
+            caught_up: guest.is_caught_up(),
             generation: guest.desired.generation,
         }
+    }
+}
+
+fn forward(guest: &Guest, forward: Forward) -> ForwardView {
+    ForwardView {
+        protocol: forward.protocol.to_string(),
+        host_port: forward.host_port,
+        guest_port: forward.guest_port,
+        up: guest.observed.as_ref().is_some_and(|o| o.forwards.contains(&forward)),
     }
 }

@@ -1,6 +1,6 @@
 //! The grammar: `perigee [options] NOUN VERB [NAME…] [options]`. Verbs are with their nouns.
 
-use crate::{api, down, event, execution, host, image, metrics, sandbox, task, up, vm};
+use crate::{api, down, event, execution, host, image, metrics, network, sandbox, task, up, vm};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -106,6 +106,13 @@ pub enum Noun {
         /// What to do.
         #[command(subcommand)]
         verb: image::Verb,
+    },
+    /// How guests are reached
+    #[command(after_help = "Example:\n  perigee network forward add web 8080:80")]
+    Network {
+        /// What to do.
+        #[command(subcommand)]
+        verb: network::Verb,
     },
     /// Units of work in the queue
     #[command(after_help = "Example:\n  perigee task list --state running")]

@@ -30,6 +30,7 @@ mod listing;
 mod live;
 mod metrics;
 mod names;
+mod network;
 mod output;
 mod progress;
 mod removal;
@@ -93,6 +94,7 @@ async fn dispatch(noun: Noun, session: &Session) -> Result<Exit, Failure> {
         Noun::Vm { verb } => vm::run(verb, session).await,
         Noun::Host { verb } => host::run(verb, session).await,
         Noun::Image { verb } => image::run(verb, session).await,
+        Noun::Network { verb } => network::run(verb, session).await,
         Noun::Task { verb } => task::run(verb, session).await,
         Noun::Execution { verb } => execution::run(verb, session).await,
         Noun::Metrics { verb } => metrics::run(verb, session).await,

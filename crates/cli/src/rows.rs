@@ -3,7 +3,9 @@
 use crate::cell::Cell;
 use crate::table::{Column, Shown, column, wide};
 use perigee_api::problem::ProblemView;
-use perigee_api::{CatalogueEntryView, EventView, ExecutionView, HostView, ImageView, SandboxView, TaskView};
+use perigee_api::{
+    CatalogueEntryView, EventView, ExecutionView, ForwardView, HostView, ImageView, SandboxView, TaskView,
+};
 
 /// A text as it is.
 pub fn words(text: &str) -> Cell {
@@ -13,6 +15,13 @@ pub fn words(text: &str) -> Cell {
 /// A problem with its code.
 pub fn problem(problem: Option<&ProblemView>) -> Cell {
     problem.map_or(Cell::Missing, |p| Cell::Text(format!("{} {}", p.code, p.detail)))
+}
+
+/// Ports of a host that lead to a guest.
+fn forwards(forwards: &[ForwardView]) -> Cell {
+    let word = |one: &ForwardView| format!("{}/{}:{}", one.protocol, one.host_port, one.guest_port);
+    let text = forwards.iter().map(word).collect::<Vec<_>>().join(" ");
+    Cell::text(Some(text).filter(|text| !text.is_empty()).as_ref())
 }
 
 /// A share of 0 to 1.
@@ -38,6 +47,7 @@ impl Shown for SandboxView {
         wide("KERNEL"),
         wide("ADDRESS"),
         wide("EGRESS"),
+        wide("FORWARDS"),
         wide("LABELS"),
         wide("OWNER"),
         wide("ID"),
@@ -58,6 +68,7 @@ impl Shown for SandboxView {
             Cell::text(self.kernel_release.as_ref()),
             Cell::text(self.address.as_ref()),
             Cell::text(self.egress.as_ref().map(|places| places.join(" ")).as_ref()),
+            forwards(&self.forwards),
             Cell::pairs(&self.labels),
             words(&self.owner),
             words(&self.id),

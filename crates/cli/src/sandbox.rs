@@ -5,11 +5,13 @@ use crate::failure::Failure;
 use crate::names::{Kind, resolve};
 use crate::session::Session;
 use crate::units::{parse_bytes, parse_duration, parse_pair};
-use crate::{copy, listing, progress, removal, running};
+use crate::vm::merge_patch;
+use crate::{copy, listing, network, progress, removal, running};
 use clap::{Args, Subcommand};
 use perigee_api::stream::ExecOpen;
-use perigee_api::{ExecuteRequest, SandboxRequest, TaskView};
+use perigee_api::{ExecuteRequest, SandboxPatch, SandboxRequest, TaskView};
 use perigee_client::{Answer, ListQuery};
+use perigee_model::Forward;
 use std::time::Duration;
 
 /// What to do with sandboxes.
@@ -31,7 +33,9 @@ pub enum Verb {
         keep: bool,
     },
     /// Make a sandbox and wait until it runs
-    #[command(after_help = "Example:\n  perigee sandbox create --name web --memory 512MiB --ttl 2h")]
+    #[command(
+        after_help = "Example:\n  perigee sandbox create --name web --memory 512MiB --ttl 2h\n  perigee sandbox create --egress '*.debian.org:443' --dry-run"
+    )]
     Create {
         /// The guest
         #[command(flatten)]
@@ -39,6 +43,9 @@ pub enum Verb {
         /// Print the task's id instead of waiting
         #[arg(long)]
         no_wait: bool,
+        /// Say what would be done, with the rules that its host would have, and do nothing
+        #[arg(long, conflicts_with = "no_wait")]
+        dry_run: bool,
     },
     /// List sandboxes
     #[command(visible_alias = "ls", after_help = "Example:\n  perigee sandbox list --status running -o wide")]
@@ -95,6 +102,26 @@ pub enum Verb {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Change a running sandbox
+    #[command(
+        after_help = "Example:\n  perigee sandbox update web --egress '*.debian.org:443' --egress 10.1.0.0/16:5432\n  perigee sandbox update web --egress none\n\n--egress replaces the whole list, at once: connections that both lists allow go on, others end."
+    )]
+    Update {
+        /// Name, id or the beginning of an id
+        name: String,
+        /// What changes
+        #[command(flatten)]
+        change: UpdateOptions,
+    },
+    /// Lead a port of its host to a sandbox, as network forward add does
+    #[command(after_help = "Example:\n  perigee sandbox forward web 8080:80")]
+    Forward {
+        /// Name, id or the beginning of an id
+        name: String,
+        /// The host's port and the sandbox's, like 8080:80, 8080 when both are the same, or udp/5353:53
+        #[arg(value_name = "PORTS")]
+        forward: Forward,
+    },
     /// Copy a file into or out of a sandbox
     #[command(
         after_help = "Example:\n  perigee sandbox cp ./job.sh web:/root/job.sh\n  perigee sandbox cp web:/etc/os-release -"
@@ -105,6 +132,21 @@ pub enum Verb {
         /// NAME:/path, a local file or directory, or - for standard output
         destination: String,
     },
+}
+
+/// What changes.
+#[derive(Clone, Debug, Default, Args)]
+#[group(required = true, multiple = true)]
+pub struct UpdateOptions {
+    /// What may be reached by its card from now on: none, all, or a place like example.com:443; may be repeated
+    #[arg(long, value_name = "PLACE")]
+    egress: Vec<String>,
+    /// Set a label
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
+    label: Vec<(String, String)>,
+    /// Remove a label
+    #[arg(long, value_name = "KEY")]
+    remove_label: Vec<String>,
 }
 
 /// What kind of guest.
@@ -164,7 +206,11 @@ pub struct CommandOptions {
 pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
     match verb {
         Verb::Run { guest, command, keep } => running::run(session, &guest.request(), &command, keep).await,
-        Verb::Create { guest, no_wait } => create(session, guest, no_wait).await,
+        Verb::Create { guest, dry_run: true, .. } => {
+            let plan = session.client()?.plan_sandbox(&guest.request()).await?;
+            network::planned(session, &plan)
+        }
+        Verb::Create { guest, no_wait, dry_run: false } => create(session, guest, no_wait).await,
         Verb::List { status, label, name, limit } => {
             let query = ListQuery::default().filter("status", status).filter("label", label).filter("name", name);
             let client = session.client()?;
@@ -178,6 +224,8 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
         }
         Verb::Exec { name, command, env } => running::exec(session, Kind::Sandbox, &name, &command, env).await,
         Verb::Delete { names, all, yes, no_wait } => removal::delete(session, names, all, yes, no_wait).await,
+        Verb::Update { name, change } => update(session, &name, change).await,
+        Verb::Forward { name, forward } => network::add(session, &name, forward, false).await,
         Verb::Cp { source, destination } => copy::run(session, &source, &destination).await,
     }
 }
@@ -195,6 +243,17 @@ async fn create(session: &Session, guest: GuestOptions, no_wait: bool) -> Result
             client.sandbox(subject(&task)?).await?.object
         }
     };
+    session.out.object(&sandbox)?;
+    Ok(Exit::OK)
+}
+
+async fn update(session: &Session, name: &str, change: UpdateOptions) -> Result<Exit, Failure> {
+    let id = resolve(session, Kind::Sandbox, name).await?;
+    let egress = (!change.egress.is_empty()).then_some(change.egress);
+    let patch = SandboxPatch { labels: merge_patch(change.label, change.remove_label), egress };
+    // Whatever it is now: one that boots would have another tag before it is asked.
+    let sandbox = session.client()?.patch_sandbox(&id, "*", &patch, Some(network::HOST_WITHIN)).await?;
+    network::heard(session, &sandbox);
     session.out.object(&sandbox)?;
     Ok(Exit::OK)
 }

@@ -273,7 +273,8 @@ async fn update(session: &Session, name: &str, change: UpdateOptions) -> Result<
     Ok(Exit::OK)
 }
 
-fn merge_patch(set: Vec<(String, String)>, removed: Vec<String>) -> BTreeMap<String, Option<String>> {
+/// Set and removed, as one merge patch.
+pub fn merge_patch(set: Vec<(String, String)>, removed: Vec<String>) -> BTreeMap<String, Option<String>> {
     let set = set.into_iter().map(|(key, value)| (key, Some(value)));
     set.chain(removed.into_iter().map(|key| (key, None))).collect()
 }

@@ -5,7 +5,9 @@ use crate::ask::Ask;
 use crate::call::json;
 use crate::{Answer, Client, ClientError, ListQuery, Tagged};
 use http::Method;
-use perigee_api::{ExecuteRequest, ExecutionView, Page, SandboxPatch, SandboxRequest, SandboxView};
+use perigee_api::{
+    ExecuteRequest, ExecutionView, ForwardRequest, Page, SandboxPatch, SandboxPlanView, SandboxRequest, SandboxView,
+};
 use std::time::Duration;
 
 /// `/api/v1/sandboxes/{id}` and what follows.
@@ -36,17 +38,49 @@ impl Client {
         self.work(&Ask::new(Method::POST, "/api/v1/sandboxes").json(json(request)?).waiting(wait)).await
     }
 
-    /// Changes labels, if nobody did since `etag` was read.
+    /// Changes labels and policy, if nobody did since `etag` was read; waiting up to `wait` for its host.
     pub async fn patch_sandbox(
         &self,
         sandbox: &str,
         etag: &str,
         patch: &SandboxPatch,
+        wait: Option<Duration>,
     ) -> Result<SandboxView, ClientError> {
-        let mut ask = Ask::new(Method::PATCH, path(sandbox, "")).json(json(patch)?);
+        let mut ask = Ask::new(Method::PATCH, path(sandbox, "")).json(json(patch)?).waiting(wait);
         ask.media = Some("application/merge-patch+json");
         ask.if_match = Some(etag.to_owned());
         self.value(&ask).await
+    }
+
+    /// What a create would do.
+    pub async fn plan_sandbox(&self, request: &SandboxRequest) -> Result<SandboxPlanView, ClientError> {
+        self.value(&Ask::new(Method::POST, "/api/v1/sandboxes?dry_run=true").json(json(request)?)).await
+    }
+
+    /// What a forward would do.
+    pub async fn plan_forward(&self, sandbox: &str, request: &ForwardRequest) -> Result<SandboxPlanView, ClientError> {
+        self.value(&Ask::new(Method::POST, path(sandbox, "/forwards?dry_run=true")).json(json(request)?)).await
+    }
+
+    /// A port of its host leads to the sandbox from now on; waiting up to `wait` for its host.
+    pub async fn add_forward(
+        &self,
+        sandbox: &str,
+        request: &ForwardRequest,
+        wait: Option<Duration>,
+    ) -> Result<SandboxView, ClientError> {
+        self.value(&Ask::new(Method::POST, path(sandbox, "/forwards")).json(json(request)?).waiting(wait)).await
+    }
+
+    /// It leads there no more; waiting up to `wait` for its host. `protocol`: `tcp` or `udp`.
+    pub async fn remove_forward(
+        &self,
+        sandbox: &str,
+        (protocol, host_port): (&str, u16),
+        wait: Option<Duration>,
+    ) -> Result<SandboxView, ClientError> {
+        let rest = format!("/forwards/{protocol}/{host_port}");
+        self.value(&Ask::new(Method::DELETE, path(sandbox, &rest)).waiting(wait)).await
     }
 
     /// Deletes a sandbox, waiting up to `wait` until nothing of it is left.

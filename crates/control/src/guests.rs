@@ -11,7 +11,7 @@ use perigee_model::{
     Code, Desired, Egress, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, HostId, Image, ImageState, Labels, Name,
     PartRole, Power, Priority, Refusal, Resources, Task, TaskId, TaskKind, TaskState, Verb, Who,
 };
-use perigee_store::{Batch, Record, StoreError};
+use perigee_store::{Batch, Record};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,42 +130,6 @@ impl Control {
     /// What is shown of it.
     pub fn guest_status(&self, guest: &Guest) -> GuestStatus {
         guest.status(guest.desired.host.is_some_and(|h| self.links().is_connected(h)))
-    }
-
-    /// Sets (`Some`) and removes (`None`) labels, if the guest still has this revision.
-    ///
-    /// # Errors
-    /// `NoSuchGuest`, `PreconditionFailed`, `BadField`.
-    pub async fn label_guest(
-        &self,
-        who: &Who,
-        text: &str,
-        labels: &BTreeMap<String, Option<String>>,
-        revision: Option<u64>,
-        cause: &Cause,
-    ) -> Result<Arc<Guest>, Refusal> {
-        who.authorize(Verb::Operate)?;
-        let mut guest = self.find_guest(who, text)?.as_ref().clone();
-        check_revision(revision, guest.revision)?;
-        for (key, value) in labels {
-            match value {
-                Some(value) => drop(guest.labels.insert(key.clone(), value.clone())),
-                None => drop(guest.labels.remove(key)),
-            }
-        }
-        if let Some(fault) = labels_fault(&guest.labels) {
-            return Err(Refusal::field("labels", fault));
-        }
-        guest.revision += 1;
-        let mut batch = Batch { idempotency: cause.row(""), ..Batch::default() };
-        let about = ("guest", guest.id.to_string());
-        batch.events.push(self.event((&who.tenant, &who.actor), "guest.label", about, cause, ""));
-        batch.update(Record::Guest(guest.clone()));
-        match self.commit(batch).await {
-            Ok(()) => Ok(Arc::new(guest)),
-            Err(StoreError::Stale { .. }) => Err(changed()),
-            Err(other) => Err(refuse_store(other)),
-        }
     }
 
     /// Records the task that leaves nothing of a guest. A second delete gives the first's task.
@@ -291,6 +255,7 @@ impl Control {
                 host_wanted,
                 vm,
                 egress: wanted.egress,
+                forwards: Vec::new(),
             },
             desired: Desired {
                 generation: 0,

@@ -12,6 +12,7 @@
 //! only: the [`reconcile`] pass finds what is not yet as it should be and asks again.
 #![forbid(unsafe_code)]
 
+pub mod cards;
 pub mod consoles;
 pub mod executions;
 pub mod guests;

@@ -266,6 +266,7 @@ impl Control {
                 host_wanted: Some(foreign.host),
                 vm: Some(Box::new(vm)),
                 egress: None,
+                forwards: Vec::new(),
             },
             desired: Desired {
                 generation: 0,
@@ -338,7 +339,7 @@ fn changed_by(guest: &Guest, change: &VmChange) -> Result<Guest, Refusal> {
 }
 
 /// A merge patch (RFC 7396) of one map.
-fn merge(map: &mut BTreeMap<String, String>, patch: &BTreeMap<String, Option<String>>) {
+pub(crate) fn merge(map: &mut BTreeMap<String, String>, patch: &BTreeMap<String, Option<String>>) {
     for (key, value) in patch {
         match value {
             Some(value) => drop(map.insert(key.clone(), value.clone())),

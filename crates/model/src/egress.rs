@@ -80,6 +80,17 @@ pub enum OpeningError {
     Never(Block, Block),
 }
 
+impl Protocol {
+    /// `tcp` or `udp`.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "tcp" => Some(Self::Tcp),
+            "udp" => Some(Self::Udp),
+            _ => None,
+        }
+    }
+}
+
 impl Ports {
     /// From the first to the last, both included; `None` if there are none, or 0 is one.
     pub fn new(protocol: Protocol, range: RangeInclusive<u16>) -> Option<Self> {
@@ -144,9 +155,7 @@ fn read_ports(text: &str) -> Option<Vec<Ports>> {
     let number = |text: &str| text.parse::<u16>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
     let one = |text: &str| {
         let (protocol, range) = match text.split_once('/') {
-            Some(("tcp", range)) => (Protocol::Tcp, range),
-            Some(("udp", range)) => (Protocol::Udp, range),
-            Some(_) => return None,
+            Some((word, range)) => (Protocol::parse(word)?, range),
             None => (Protocol::Tcp, text),
         };
         let (first, last) = range.split_once('-').unwrap_or((range, range));
@@ -235,37 +244,36 @@ impl Egress {
         }
     }
 
-    /// The openings that lead to names, put together by their ports.
-    pub fn name_groups(&self) -> Vec<NameGroup<'_>> {
+    /// The openings that lead to names, each once.
+    pub fn listed_names(&self) -> Vec<ListedName<'_>> {
         let Self::List(openings) = self else { return Vec::new() };
-        let mut groups: Vec<NameGroup<'_>> = Vec::new();
+        let mut names: Vec<ListedName<'_>> = Vec::new();
         for opening in openings {
             let Place::Domain(domain) = &opening.place else { continue };
-            match groups.iter_mut().find(|group| group.ports == opening.ports) {
-                Some(group) => group.domains.push(domain),
-                None => groups.push(NameGroup { ports: &opening.ports, domains: vec![domain] }),
+            let name = ListedName { ports: &opening.ports, domain };
+            if !names.contains(&name) {
+                names.push(name);
             }
         }
-        groups
+        names
     }
 }
 
-/// Names that are open at the same ports: a set in the kernel.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NameGroup<'a> {
+/// A name that is open at some ports: a set in the kernel. Each has its own, so that a policy that lists it, too,
+/// keeps what it was answered for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ListedName<'a> {
     /// At these; empty: at all.
     pub ports: &'a [Ports],
-    /// Names.
-    pub domains: Vec<&'a Domain>,
+    /// The name.
+    pub domain: &'a Domain,
 }
 
-impl NameGroup<'_> {
+impl ListedName<'_> {
     /// A number of what it says, to whom (FNV-1a): what was answered for it stays open as long as that stays.
     pub fn number(&self, guest: GuestId) -> u32 {
         let ports = self.ports.iter().map(|ports| format!("{}/{ports} ", ports.protocol));
-        let mut domains: Vec<_> = self.domains.iter().map(|domain| format!("{domain} ")).collect();
-        domains.sort_unstable();
-        let text: String = ports.chain(domains).collect();
+        let text: String = ports.chain([format!("{} ", self.domain)]).collect();
         let bytes = guest.uuid().into_bytes().into_iter().chain(text.bytes());
         bytes.fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
     }
@@ -325,25 +333,27 @@ mod tests {
     }
 
     #[test]
-    fn names_are_put_together_by_their_ports() {
-        let list = ["a.com:443", "10.0.0.0/8", "b.com", "c.com:443"].map(|text| text.parse().unwrap());
+    fn names_are_listed_once_each_at_its_ports() {
+        let list = ["a.com:443", "10.0.0.0/8", "b.com", "a.com:443", "a.com:80"].map(|text| text.parse().unwrap());
         let egress = Egress::List(list.to_vec());
-        let words = |group: &NameGroup<'_>| group.domains.iter().map(|d| format!("{d} ")).collect::<String>();
-        let groups = egress.name_groups();
-        assert_eq!(groups.iter().map(words).collect::<Vec<_>>(), ["a.com c.com ", "b.com "]);
+        let words = |name: &ListedName<'_>| format!("{} {}", name.domain, name.ports.len());
+        assert_eq!(egress.listed_names().iter().map(words).collect::<Vec<_>>(), ["a.com 1", "b.com 0", "a.com 1"]);
         assert!(egress.asks_names());
         assert!(!Egress::List(list[1..2].to_vec()).asks_names());
     }
 
     #[test]
-    fn a_group_is_known_by_what_it_says_and_to_whom() {
-        let number = |openings: &str, guest: u128| {
+    fn a_name_is_known_by_what_it_says_and_to_whom() {
+        let numbers = |openings: &str, guest: u128| {
             let list = openings.split(' ').map(|opening| opening.parse().unwrap()).collect();
-            Egress::List(list).name_groups()[0].number(GuestId::new(uuid::Uuid::from_u128(guest)))
+            let egress = Egress::List(list);
+            let guest = GuestId::new(uuid::Uuid::from_u128(guest));
+            egress.listed_names().iter().map(|name| name.number(guest)).collect::<std::collections::BTreeSet<_>>()
         };
-        assert_eq!(number("a.com:443 b.com:443 10.0.0.0/8", 1), number("b.com:443 a.com:443", 1));
-        for (other, guest) in [("a.com:443", 1), ("a.com:444 b.com:444", 1), ("a.com:443 b.com:443", 2)] {
-            assert_ne!(number(other, guest), number("a.com:443 b.com:443", 1), "{other}");
-        }
+        let both = numbers("a.com:443 b.com:443 10.0.0.0/8", 1);
+        assert_eq!((both.len(), numbers("b.com:443 a.com:443", 1)), (2, both.clone()));
+        assert!(numbers("a.com:443", 1).is_subset(&both), "a policy that lists less keeps what it lists");
+        assert!(numbers("a.com:444 *.a.com:443 a.com", 1).is_disjoint(&both));
+        assert!(numbers("a.com:443", 2).is_disjoint(&both));
     }
 }

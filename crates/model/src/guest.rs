@@ -10,7 +10,9 @@
 //!                  └──────────┴─────────┴─▶ failed             └▶ gone (desired absent)
 //! ```
 
-use crate::{Code, Egress, GuestId, HostId, ImageId, Labels, Name, Part, Resources, Tenant, Timestamp, VmSpec};
+use crate::{
+    Code, Egress, Forward, GuestId, HostId, ImageId, Labels, Name, Part, Resources, Tenant, Timestamp, VmSpec,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -49,6 +51,9 @@ pub struct GuestSpec {
     /// Of a sandbox: it has a card, and may reach this. `None`: it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,
+    /// Ports of its host that lead to it; only with a card.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<Forward>,
 }
 
 /// Which way the power switch points.
@@ -155,6 +160,9 @@ pub struct Observed {
     /// Where it can be reached, as far as its host knows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
+    /// Of its forwards those that lead to it now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<Forward>,
 }
 
 /// An act of a guest's host that was taken or refused.
@@ -334,6 +342,7 @@ mod tests {
                 host_wanted: None,
                 vm: None,
                 egress: None,
+                forwards: Vec::new(),
             },
             desired: Desired {
                 generation,

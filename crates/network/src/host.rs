@@ -5,6 +5,7 @@
 mod found;
 mod links;
 mod nft;
+mod ports;
 mod recall;
 mod steps;
 mod tap;
@@ -15,8 +16,9 @@ pub use steps::{Step, steps};
 use crate::names::{DeviceName, Names};
 use crate::plan::Plan;
 use crate::ruleset::{Held, Resolved, Ruleset};
-use perigee_model::egress::Block;
+use perigee_model::egress::{Block, Protocol};
 use perigee_model::{InstanceId, Mac};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -66,6 +68,11 @@ impl Host {
         found::routes(&self.netlink, &self.names).await
     }
 
+    /// Ports at which programs of this host are reached, and that a forward would take from them; `own`: the
+    /// guests' network, whose address is ours.
+    pub fn listening(&self, own: Block) -> Result<BTreeSet<(Protocol, u16)>, HostError> {
+        Ok(ports::listening(own)?)
+    }
     /// What there is of this instance.
     pub async fn look(&self) -> Result<Found, HostError> {
         let mut found = found::devices(&self.netlink, &self.names).await?;

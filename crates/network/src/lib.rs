@@ -28,7 +28,8 @@ pub use perigee_model::egress::{
     Block, BlockError, Domain, DomainError, Egress, NEVER, OPENINGS_MAX, Opening, OpeningError, PORTS_MAX, PRIVATE,
     Place, Ports, Protocol, is_public,
 };
-pub use plan::{FORWARDS_MAX, Forward, MEMBERS_MAX, Member, Owner, Plan, PlanFault};
+pub use perigee_model::forward::{FORWARDS_MAX, Forward};
+pub use plan::{MEMBERS_MAX, Member, Owner, Plan, PlanFault};
 pub use resolver::{Lasting, upstreams};
 pub use ruleset::{CONNECTIONS_MAX, Held, Resolved, Ruleset};
 pub use subnet::{Subnet, SubnetError, mac_of};

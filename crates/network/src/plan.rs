@@ -3,14 +3,13 @@
 use crate::names::{DeviceName, Names};
 use crate::subnet::{Subnet, mac_of};
 use perigee_model::egress::{Egress, OPENINGS_MAX, Ports, Protocol};
+use perigee_model::forward::{FORWARDS_MAX, Forward};
 use perigee_model::{GuestId, InstanceId, Mac};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 /// Most guests on one bridge: the kernel gives it 1,023 ports.
 pub const MEMBERS_MAX: usize = 1023;
-/// Most forwards to one guest.
-pub const FORWARDS_MAX: usize = 256;
 
 /// A guest on the network.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,26 +39,15 @@ pub struct Owner {
     pub gid: u32,
 }
 
-/// A port of the host, at each of its addresses, that leads to a port of a guest.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct Forward {
-    /// Of both ports.
-    pub protocol: Protocol,
-    /// At the host.
-    pub host_port: u16,
-    /// At the guest.
-    pub guest_port: u16,
-}
-
 impl Member {
     /// The hardware address of its card.
     pub fn mac(&self) -> Mac {
         mac_of(self.address)
     }
 
-    /// Numbers of the groups of names that its policy lists, as [`Held`](crate::Held) has them.
+    /// Numbers of the names that its policy lists, as [`Held`](crate::Held) has them.
     pub fn names(&self) -> impl Iterator<Item = u32> {
-        self.egress.name_groups().into_iter().map(|group| group.number(self.guest))
+        self.egress.listed_names().into_iter().map(|name| name.number(self.guest))
     }
 }
 

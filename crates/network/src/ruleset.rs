@@ -30,8 +30,8 @@ pub const CONNECTIONS_MAX: u32 = 4096;
 pub struct Held {
     /// The guest's address.
     pub guest: Ipv4Addr,
-    /// Which of its groups of names, by its number.
-    pub group: u32,
+    /// For which of the names that are listed to it, by its number.
+    pub number: u32,
     /// The address that was answered.
     pub address: Ipv4Addr,
     /// New connections to it are let through for so many seconds more; 0: none.
@@ -73,8 +73,8 @@ impl Ruleset {
     pub(crate) fn opened(names: &Names, held: &[Held]) -> Self {
         let mut text = String::new();
         let kinds = held.iter().flat_map(|held| [("fresh", held.fresh_secs, held), ("met", held.met_secs, held)]);
-        for (kind, secs, Held { guest, group, address, .. }) in kinds.filter(|(_, secs, _)| *secs > 0) {
-            let set = format!("inet {} {}", names.table(), set_name(kind, *guest, *group));
+        for (kind, secs, Held { guest, number, address, .. }) in kinds.filter(|(_, secs, _)| *secs > 0) {
+            let set = format!("inet {} {}", names.table(), set_name(kind, *guest, *number));
             // An element that is there keeps its time: it is taken away first, which needs it to be there.
             _ = writeln!(text, "add element {set} {{ {address} timeout 1s }}");
             _ = writeln!(text, "delete element {set} {{ {address} }}");
@@ -196,19 +196,19 @@ fn inet_table(out: &mut Text, plan: &Plan, resolved: Resolved<'_>) {
     });
 }
 
-/// For each group of names of a guest: what its new connections may go to, and what those that are up may.
+/// For each name that is listed to a guest: what its new connections may go to, and what those that are up may.
 fn name_sets(out: &mut Text, member: &Member, held: &[Held]) {
-    for group in member.names() {
-        let of_group = || held.iter().filter(|held| held.guest == member.address && held.group == group);
+    for number in member.names() {
+        let of_name = || held.iter().filter(|held| held.guest == member.address && held.number == number);
         let elements = |secs: fn(&Held) -> u64| {
-            let live = of_group().filter(|held| secs(held) > 0);
+            let live = of_name().filter(|held| secs(held) > 0);
             let mut live: Vec<_> = live.map(|held| (held.address, secs(held))).collect();
             live.sort_unstable();
             live.into_iter().map(|(address, secs)| format!("{address} timeout {secs}s")).collect::<Vec<_>>()
         };
         let kind = "type ipv4_addr\n        flags timeout";
-        out.set(&set_name("fresh", member.address, group), kind, &elements(|held| held.fresh_secs));
-        out.set(&set_name("met", member.address, group), kind, &elements(|held| held.met_secs));
+        out.set(&set_name("fresh", member.address, number), kind, &elements(|held| held.fresh_secs));
+        out.set(&set_name("met", member.address, number), kind, &elements(|held| held.met_secs));
     }
 }
 
@@ -305,10 +305,10 @@ fn from_guest(out: &mut Text, member: &Member) {
                 private.into_iter().for_each(|opening| block_rules(out, opening));
                 out.line("ip daddr @closed counter drop");
                 other.into_iter().for_each(|opening| block_rules(out, opening));
-                for group in member.egress.name_groups() {
+                for name in member.egress.listed_names() {
                     for (state, kind) in [("new", "fresh"), ("established", "met")] {
-                        let set = set_name(kind, member.address, group.number(member.guest));
-                        by_ports(group.ports, "dport")
+                        let set = set_name(kind, member.address, name.number(member.guest));
+                        by_ports(name.ports, "dport")
                             .for_each(|at| out.line(format!("ct state {state} ip daddr @{set} {at}accept")));
                     }
                 }
@@ -363,20 +363,20 @@ fn by_ports<'a>(ports: &'a [Ports], side: &'static str) -> impl Iterator<Item = 
     [Protocol::Tcp, Protocol::Udp].into_iter().filter_map(of).chain(every)
 }
 
-/// The guest and the group that a set is about, and whether it is for new connections.
+/// The guest and the number of the name that a set is about, and whether it is for new connections.
 pub(crate) fn set_of(name: &str) -> Option<(Ipv4Addr, u32, bool)> {
     let (kind, rest) = name.split_once('_')?;
-    let (guest, group) = rest.rsplit_once('_')?;
+    let (guest, number) = rest.rsplit_once('_')?;
     let fresh = match kind {
         "fresh" => true,
         "met" => false,
         _ => return None,
     };
-    Some((guest.replace('_', ".").parse().ok()?, u32::from_str_radix(group, 16).ok()?, fresh))
+    Some((guest.replace('_', ".").parse().ok()?, u32::from_str_radix(number, 16).ok()?, fresh))
 }
 
-fn set_name(kind: &str, guest: Ipv4Addr, group: u32) -> String {
-    format!("{kind}_{}_{group:08x}", tail(guest))
+fn set_name(kind: &str, guest: Ipv4Addr, number: u32) -> String {
+    format!("{kind}_{}_{number:08x}", tail(guest))
 }
 
 fn tail(address: Ipv4Addr) -> String {

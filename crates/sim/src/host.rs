@@ -181,6 +181,7 @@ impl Host {
             health: Arc::new(Health::default()),
             local: vec![Arc::new(Listener::Within(tokio::sync::Mutex::new(asked)))],
             boots_in_flight_max: unbounded.then_some(u32::MAX),
+            look_every: None,
         }
     }
 }

@@ -68,6 +68,11 @@ export interface Guest {
   created_at: string;
   expires_at?: string;
   kernel_release?: string;
+  // Sandboxes with a card have these.
+  address?: string;
+  /** `none`, `all`, or places. */
+  egress?: string[];
+  forwards?: Forward[];
   // Full VMs have some of these.
   description?: string;
   disk_bytes?: number;
@@ -81,6 +86,15 @@ export interface Guest {
   restart_needed?: boolean;
   adopted?: boolean;
   metadata?: Record<string, string>;
+}
+
+/** A port of a sandbox's host that leads to it. */
+export interface Forward {
+  protocol: string;
+  host_port: number;
+  guest_port: number;
+  /** It leads there now. */
+  up: boolean;
 }
 
 /** A VM that is asked for; what is undefined is as the control plane likes. */

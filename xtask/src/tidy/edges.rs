@@ -29,7 +29,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("client",     &["model", "clock", "api"]),
     ("cli",        &["model", "clock", "api", "client"]),
     ("sim",        &["model", "clock", "store", "control", "agent", "agent-api", "hypervisor", "api", "client"]),
-    ("bench",      &["model", "api", "client", "clock", "guest", "hypervisor", "libvirt"]),
+    ("bench",      &["model", "api", "client", "clock", "guest", "hypervisor", "libvirt", "network"]),
     ("xtask",      &[]),
 ];
 

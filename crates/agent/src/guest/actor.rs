@@ -150,6 +150,7 @@ impl Actor {
                 Step::Pause => self.pause().await,
                 Step::Unpause => self.unpause().await,
                 Step::Notice(phase) => self.notice(phase).await,
+                Step::Card => self.change_card().await,
                 Step::Confirm => self.observe(self.document.observed.phase, |_| {}).await,
                 Step::Rest(until) => self.rest(until).await,
             }

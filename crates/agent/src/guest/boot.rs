@@ -1,11 +1,11 @@
 //! Bringing a guest up: parts, slot, VMM, hello.
 
-use super::Reach;
 use super::actor::{Actor, Stoppable, Waited, bounded};
 use super::power::Leave;
+use super::{Reach, card};
 use crate::parts::PartsError;
 use crate::world::World;
-use perigee_hypervisor::{Hypervisor, HypervisorError, Nic, Pace, Plan, Session};
+use perigee_hypervisor::{Hypervisor, HypervisorError, Pace, Plan, Session};
 use perigee_model::guest::Problem;
 use perigee_model::limits::{BOOT_RETRY_TIMEOUT, BOOT_TIMEOUT, RECONNECT_FIRST, RECONNECT_MAX};
 use perigee_model::{Code, GuestId, PartRole, Phase};
@@ -199,42 +199,10 @@ impl Actor {
         }
     }
 
-    /// Its card, when it is to have one; not up yet.
-    async fn card(&mut self) -> Result<Option<Nic>, Attempt> {
-        let Some(egress) = self.document.order.spec.egress.clone() else { return Ok(None) };
-        let (cards, id) = (self.world.cards.clone(), self.id());
-        let plug = self.effect(async move { cards.plug(id, &egress).await });
-        match self.during(plug, Stoppable::No).await {
-            Waited::Done(Ok(nic)) => {
-                self.document.address = Some(nic.address);
-                Ok(Some(nic))
-            }
-            Waited::Done(Err(e)) => {
-                let problem = Problem::new(Code::BootFailed, bounded(&crate::chain(&e)));
-                Err(Attempt::Failed(problem))
-            }
-            Waited::Turned | Waited::Fell => Err(Attempt::Turned),
-        }
-    }
-
-    /// It has said hello, so it has its address: from here on it is on the network.
-    async fn raise_card(&mut self) -> Result<(), Attempt> {
-        if self.document.address.is_none() {
-            return Ok(());
-        }
-        let (cards, id) = (self.world.cards.clone(), self.id());
-        let raise = self.effect(async move { cards.raise(id).await });
-        match self.during(raise, Stoppable::No).await {
-            Waited::Done(Ok(())) => Ok(()),
-            Waited::Done(Err(e)) => Err(Attempt::Failed(Problem::new(Code::BootFailed, bounded(&crate::chain(&e))))),
-            Waited::Turned | Waited::Fell => Err(Attempt::Turned),
-        }
-    }
-
     async fn attempt(&mut self, files: &Files, pace: Pace) -> Attempt {
-        let nic = match self.card().await {
+        let nic = match self.plug_card().await {
             Ok(nic) => nic,
-            Err(instead) => return instead,
+            Err(why) => return Attempt::Failed(Problem::new(Code::BootFailed, why)),
         };
         self.document.steady = pace == Pace::Steady;
         self.document.let_go = false;
@@ -297,9 +265,13 @@ impl Actor {
             }
             Waited::Turned => return Attempt::Turned,
         };
-        if let Err(instead) = self.raise_card().await {
-            return instead;
-        }
+        // It has its address: from here on it is on the network.
+        let forwards = self.document.order.spec.forwards.clone();
+        let led = match self.raise_card().await {
+            Ok(led) => led,
+            Err(e) => return Attempt::Failed(Problem::new(Code::BootFailed, bounded(&crate::chain(&e)))),
+        };
+        let taken = card::taken(&forwards, &led);
         let address = self.document.address;
         let kernel = session.as_ref().map(|s| bounded_word(&s.hello().kernel_release));
         let boot_ms = began.map(|b| u64::try_from(b.elapsed().as_millis()).unwrap_or(u64::MAX));
@@ -308,6 +280,8 @@ impl Actor {
             o.kernel_release = kernel;
             o.boot_ms = boot_ms;
             o.addresses.extend(address.map(IpAddr::V4));
+            o.forwards = led;
+            o.problem = taken;
         })
         .await;
         Attempt::Up

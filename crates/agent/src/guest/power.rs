@@ -300,6 +300,7 @@ impl Actor {
         match self.during(effect, Stoppable::No).await {
             Waited::Done(Ok(())) => {
                 self.document.address = None;
+                self.document.observed.forwards.clear();
                 self.ended();
                 true
             }
@@ -328,7 +329,7 @@ impl Actor {
     }
 
     /// Says what could not be done, and waits a moment before it is tried again.
-    async fn not_done(&mut self, failing: &str, error: &HypervisorError) -> bool {
+    pub(super) async fn not_done(&mut self, failing: &str, error: &HypervisorError) -> bool {
         warn!(guest = %self.id(), error = %crate::chain(error), "{failing}");
         let note = bounded(&format!("{failing}: {error}"));
         if self.document.observed.note.as_ref() != Some(&note) {

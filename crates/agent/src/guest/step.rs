@@ -41,6 +41,8 @@ pub(super) enum Step {
     Unpause,
     /// Somebody else brought it there: say so.
     Notice(Phase),
+    /// It has a card, and what is wanted of it may be another by now.
+    Card,
     /// Say again what is so, for the newer generation.
     Confirm,
     /// Nothing, until mail or this time.
@@ -124,7 +126,12 @@ impl Document {
     }
     fn settled(&self) -> Step {
         let until = self.order.desired.expires_at.filter(|_| self.observed.phase != Phase::Gone);
-        if self.is_behind() { Step::Confirm } else { Step::Rest(until) }
+        let is_up = matches!(self.observed.phase, Phase::Running | Phase::Paused);
+        match self.is_behind() {
+            true if is_up && self.address.is_some() => Step::Card,
+            true => Step::Confirm,
+            false => Step::Rest(until),
+        }
     }
 }
 
@@ -147,6 +154,7 @@ mod tests {
             host_wanted: None,
             vm: None,
             egress: None,
+            forwards: Vec::new(),
         };
         let expires_at = Some(Timestamp::from_micros(100));
         let desired =
@@ -223,6 +231,21 @@ mod tests {
         document.observed.restarts = 3;
         document.observed.generation = 2;
         assert_eq!(document.next(seen), Step::Rest(Some(Timestamp::from_micros(100))));
+    }
+
+    #[test]
+    fn who_has_a_card_has_it_changed_while_it_is_up() {
+        let with_card = |phase, alive, behind| {
+            let seen = Seen { alive, paused: phase == Phase::Paused, connected: true, now: Timestamp::from_micros(1) };
+            let mut document = document(Power::Running, phase, behind);
+            document.address = Some("172.16.0.2".parse().unwrap());
+            document.next(seen)
+        };
+        let rest = Step::Rest(Some(Timestamp::from_micros(100)));
+        assert_eq!(with_card(Phase::Running, true, true), Step::Card);
+        assert_eq!(with_card(Phase::Running, true, false), rest);
+        assert_eq!(with_card(Phase::Running, false, true), Step::Fell);
+        assert_eq!(with_card(Phase::Gone, false, true), Step::Confirm);
     }
 
     #[test]

@@ -214,6 +214,7 @@ impl Call {
             host_wanted: Some(self.world.host),
             vm: Some(Box::new(vm)),
             egress: None,
+            forwards: Vec::new(),
         })
     }
 

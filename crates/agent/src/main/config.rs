@@ -119,6 +119,10 @@ struct RunFlags {
     /// Boots at once; what the driver can bear, unless given.
     #[arg(long, env = "PERIGEE_BOOTS")]
     boots: Option<u32>,
+    /// How often this host is compared with what it should be, and what others changed is made good, in
+    /// milliseconds (default 60000).
+    #[arg(long, env = "PERIGEE_LOOK_MS", value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
+    look_ms: Option<u64>,
     /// Configuration file.
     #[arg(long, env = "PERIGEE_CONFIG")]
     config: Option<PathBuf>,
@@ -167,6 +171,7 @@ struct File {
     guest_binary: Option<PathBuf>,
     kernel_deb: Option<PathBuf>,
     boots: Option<u32>,
+    look_ms: Option<u64>,
 }
 
 /// What is to be done.
@@ -230,6 +235,8 @@ pub struct Config {
     pub kernel_deb: Option<PathBuf>,
     /// Boots at once.
     pub boots: Option<u32>,
+    /// How often the host is compared with what it should be, when given.
+    pub look_every: Option<Duration>,
     /// Where this user's sockets may be, when the system says so.
     pub runtime_dir: Option<PathBuf>,
 }
@@ -302,6 +309,7 @@ fn combine(flags: RunFlags, file: File) -> anyhow::Result<Config> {
         guest_binary: flags.guest_binary.or(file.guest_binary).unwrap_or_else(|| beside("perigee-guest")),
         kernel_deb: flags.kernel_deb.or(file.kernel_deb),
         boots: flags.boots.or(file.boots),
+        look_every: flags.look_ms.or(file.look_ms).map(Duration::from_millis),
         runtime_dir: std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute()),
     })
 }

@@ -73,14 +73,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let [node, guests] = sheets.clone();
     tokio::spawn(web::serve(scraped, web::metrics_pages(node, guests), cancel.clone()));
 
-    let known = tokio::select! {
+    let (server, identity) = tokio::select! {
         known = identity(&config, &home, &clock, &health) => known?,
         () = cancel.cancelled() => {
             home.forget_endpoints();
             return Ok(());
         }
     };
-    let (server, identity) = known;
     tracing::info!(host = %identity.host, server = %server, pid = std::process::id(), "starting");
     let host = identity.host;
     let current = Arc::new(CurrentIdentity::new(identity));
@@ -115,6 +114,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         health,
         local: local.listeners,
         boots_in_flight_max: config.boots,
+        look_every: config.look_every,
     };
     let ended = agent.run(cancel.clone()).await;
     cancel.cancel();

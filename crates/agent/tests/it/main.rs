@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says what went wrong by panicking")]
 
+mod cards;
 mod console;
 mod crash;
 mod executions;
@@ -9,6 +10,9 @@ mod fake;
 mod frames;
 mod guests;
 mod identity;
+#[path = "../../../network/tests/it/ns.rs"]
+#[allow(dead_code, reason = "the tests of the network crate use all of it")]
+mod ns;
 mod plane;
 mod simulated;
 mod vms;
@@ -135,6 +139,7 @@ impl Rig {
             health: self.health.clone(),
             local: Vec::new(),
             boots_in_flight_max: self.boots,
+            look_every: None,
         };
         Running(tokio::spawn(async move { agent.run(CancellationToken::new()).await.unwrap() }))
     }
@@ -178,6 +183,7 @@ fn wanted(id: GuestId, generation: u64, power: Power) -> DesiredGuest {
         host_wanted: None,
         vm: None,
         egress: None,
+        forwards: Vec::new(),
     };
     let desired = Desired { generation, host: None, power, expires_at: None, restarts: 0, grace_ms: 0, release: false };
     DesiredGuest { id, name, kind: GuestKind::Sandbox, spec, desired }

@@ -42,6 +42,8 @@ pub fn sandbox() -> SandboxView {
         boot_ms: Some(1234),
         egress: None,
         address: None,
+        forwards: Vec::new(),
+        caught_up: true,
         generation: 3,
     }
 }

@@ -35,13 +35,14 @@ pub(super) fn held(json: &str, table: &str) -> Vec<Held> {
     let Ok(listed) = serde_json::from_str::<Listed>(json) else { return Vec::new() };
     let mut found: BTreeMap<(Ipv4Addr, u32, Ipv4Addr), (u64, u64)> = BTreeMap::new();
     for set in listed.nftables.into_iter().filter_map(|object| object.set).filter(|set| set.table == table) {
-        let Some((guest, group, fresh)) = set_of(&set.name) else { continue };
+        let Some((guest, number, fresh)) = set_of(&set.name) else { continue };
         for element in set.elem.into_iter().filter_map(|element| serde_json::from_value::<Timed>(element).ok()) {
-            let secs = found.entry((guest, group, element.elem.val)).or_default();
+            let secs = found.entry((guest, number, element.elem.val)).or_default();
             *(if fresh { &mut secs.0 } else { &mut secs.1 }) = element.elem.expires;
         }
     }
-    let one = |((guest, group, address), (fresh_secs, met_secs))| Held { guest, group, address, fresh_secs, met_secs };
+    let one =
+        |((guest, number, address), (fresh_secs, met_secs))| Held { guest, number, address, fresh_secs, met_secs };
     found.into_iter().map(one).collect()
 }
 

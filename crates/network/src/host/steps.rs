@@ -7,6 +7,7 @@ use crate::ruleset::{Resolved, Ruleset};
 use crate::subnet::Subnet;
 use perigee_model::Mac;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::Ipv4Addr;
 
 /// One thing done to the kernel. Each may be repeated, and each leaves what the next look finds by its name.
@@ -40,6 +41,28 @@ pub enum Step {
     Raise(DeviceName),
     /// It is down.
     Lower(DeviceName),
+}
+
+/// For people: what somebody did when this must be done again.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TakeTaps(names) => write!(f, "{} devices were not planned", names.len()),
+            Self::TakeBridge => f.write_str("the bridge was another"),
+            Self::Forget(address) => write!(f, "{address} was a neighbour"),
+            Self::Forward => f.write_str("packets were not passed on"),
+            Self::MakeBridge(_) => f.write_str("the bridge was gone"),
+            Self::Address(subnet) => write!(f, "the bridge had not {}", subnet.gateway()),
+            Self::RaiseBridge => f.write_str("the bridge was down"),
+            Self::Rules(_) => f.write_str("the rules are said again"),
+            Self::MakeTap(name, _) => write!(f, "{name} was gone"),
+            Self::Attach(name) => write!(f, "{name} was not a port of the bridge, apart from the others"),
+            Self::Know(name, mac) => write!(f, "{mac} was not behind {name}"),
+            Self::Meet(address, mac) => write!(f, "{address} was not {mac}"),
+            Self::Raise(name) => write!(f, "{name} was down"),
+            Self::Lower(name) => write!(f, "{name} was up"),
+        }
+    }
 }
 
 /// All that leads from `found` to the plan, in an order in which no guest is ever without its rules: they come

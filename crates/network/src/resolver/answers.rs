@@ -38,7 +38,7 @@ impl Default for Lasting {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Wanted {
     pub guest: Ipv4Addr,
-    pub group: u32,
+    pub number: u32,
     pub address: Ipv4Addr,
 }
 
@@ -76,7 +76,7 @@ impl Answers {
     /// They are open in the kernel.
     pub fn note(&mut self, opened: &[Held], now: Instant) {
         for held in opened {
-            let wanted = Wanted { guest: held.guest, group: held.group, address: held.address };
+            let wanted = Wanted { guest: held.guest, number: held.number, address: held.address };
             let [fresh, met] = [held.fresh_secs, held.met_secs].map(|secs| now + Duration::from_secs(secs));
             self.held.insert(wanted, Until { fresh, met });
         }
@@ -90,16 +90,17 @@ impl Answers {
 
     /// Lets go of whatever this plan does not allow.
     pub fn keep(&mut self, plan: &Plan) {
-        let listed =
-            |held: &Wanted| plan.at(held.guest).is_some_and(|member| member.names().any(|group| group == held.group));
+        let listed = |held: &Wanted| {
+            plan.at(held.guest).is_some_and(|member| member.names().any(|number| number == held.number))
+        };
         self.held.retain(|held, _| listed(held));
     }
 }
 
 fn held(wanted: &Wanted, until: &Until, now: Instant) -> Held {
     let left = |until: Instant| until.saturating_duration_since(now).as_secs();
-    let Wanted { guest, group, address } = *wanted;
-    Held { guest, group, address, fresh_secs: left(until.fresh), met_secs: left(until.met) }
+    let Wanted { guest, number, address } = *wanted;
+    Held { guest, number, address, fresh_secs: left(until.fresh), met_secs: left(until.met) }
 }
 
 #[cfg(test)]
@@ -114,8 +115,8 @@ mod tests {
         met: Duration::from_secs(1000),
     };
 
-    fn wanted(group: u32, last: u8) -> Wanted {
-        Wanted { guest: Ipv4Addr::new(172, 16, 0, 2), group, address: Ipv4Addr::new(1, 1, 1, last) }
+    fn wanted(number: u32, last: u8) -> Wanted {
+        Wanted { guest: Ipv4Addr::new(172, 16, 0, 2), number, address: Ipv4Addr::new(1, 1, 1, last) }
     }
 
     /// Asks at a second after the beginning; how long it is opened for, or nothing if it is open.
@@ -153,7 +154,7 @@ mod tests {
     #[test]
     fn one_guest_holds_only_so_many() {
         let (mut answers, now) = (Answers::default(), Instant::now());
-        let many: Vec<_> = (0..HELD_MAX as u32).map(|group| wanted(group, 1)).collect();
+        let many: Vec<_> = (0..HELD_MAX as u32).map(|number| wanted(number, 1)).collect();
         let missing = answers.missing(&many, 60, LASTING, now).unwrap();
         answers.note(&missing, now);
         assert_eq!(answers.missing(&[wanted(0, 2)], 60, LASTING, now), None);
@@ -172,15 +173,15 @@ mod tests {
             one
         };
         let one = with("a.com:443 b.com");
-        let groups: Vec<_> = one.names().collect();
-        let missing = answers.missing(&[wanted(groups[0], 1), wanted(groups[1], 2)], 60, LASTING, now).unwrap();
+        let numbers: Vec<_> = one.names().collect();
+        let missing = answers.missing(&[wanted(numbers[0], 1), wanted(numbers[1], 2)], 60, LASTING, now).unwrap();
         answers.note(&missing, now);
         let mut left = |members| {
             answers.keep(&plan(members));
-            answers.held(now).iter().map(|held| held.group).collect::<std::collections::BTreeSet<_>>()
+            answers.held(now).iter().map(|held| held.number).collect::<std::collections::BTreeSet<_>>()
         };
-        assert_eq!(left(vec![one]), groups.iter().copied().collect());
-        assert_eq!(left(vec![with("c.com a.com:443")]), [groups[0]].into());
+        assert_eq!(left(vec![one]), numbers.iter().copied().collect());
+        assert_eq!(left(vec![with("c.com a.com:443")]), [numbers[0]].into());
         assert_eq!(left(vec![]), [].into());
     }
 }

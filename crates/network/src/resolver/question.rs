@@ -41,7 +41,7 @@ pub(super) struct Asked {
     /// A, or with a policy of `all` another type.
     pub kind: RecordType,
     /// Groups of the guest's policy that list the name.
-    pub groups: Vec<u32>,
+    pub numbers: Vec<u32>,
 }
 
 /// What the world said of an address.
@@ -67,13 +67,13 @@ pub(super) fn judge(bytes: &[u8], member: &Member) -> Verdict {
         return say(ResponseCode::Refused);
     };
     let kind = query.query_type();
-    let groups = match &member.egress {
+    let numbers = match &member.egress {
         Egress::None => return say(ResponseCode::Refused),
         Egress::All => Vec::new(),
         egress @ Egress::List(_) => {
-            let groups = egress.name_groups();
-            let listed = groups.iter().filter(|group| group.domains.iter().any(|domain| domain.matches(&plain)));
-            let listed: Vec<_> = listed.map(|group| group.number(member.guest)).collect();
+            let names = egress.listed_names();
+            let listed = names.iter().filter(|name| name.domain.matches(&plain));
+            let listed: Vec<_> = listed.map(|name| name.number(member.guest)).collect();
             if listed.is_empty() {
                 return say(ResponseCode::Refused);
             }
@@ -89,7 +89,7 @@ pub(super) fn judge(bytes: &[u8], member: &Member) -> Verdict {
         _ if all => {}
         _ => return say(ResponseCode::NoError),
     }
-    Verdict::Ask(Asked { name, kind, groups, heard })
+    Verdict::Ask(Asked { name, kind, numbers, heard })
 }
 
 /// A name of letters, digits, hyphens and underscores as text, without the last dot: others are nobody's, and
@@ -154,11 +154,11 @@ impl Asked {
 
     /// What is to be open before the guest hears of it.
     pub(super) fn wanted(&self, member: &Member, meaning: &Meaning) -> Vec<Wanted> {
-        let one = |group: &u32| {
-            let of = |address: &Ipv4Addr| Wanted { guest: member.address, group: *group, address: *address };
+        let one = |number: &u32| {
+            let of = |address: &Ipv4Addr| Wanted { guest: member.address, number: *number, address: *address };
             meaning.addresses.iter().map(of).collect::<Vec<_>>()
         };
-        self.groups.iter().flat_map(one).collect()
+        self.numbers.iter().flat_map(one).collect()
     }
 
     /// Addresses, for the guest.

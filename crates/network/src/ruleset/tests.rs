@@ -44,8 +44,8 @@ fn the_whole_of_a_small_plan() {
     one.host = vec![Ports::new(Protocol::Tcp, 3128..=3128).unwrap()];
     one.forwards = vec![forward(Protocol::Tcp, 8080, 80)];
     let address = Ipv4Addr::new(93, 184, 216, 34);
-    let group = one.names().next().unwrap();
-    let held = Held { guest: one.address, group, address, fresh_secs: 60, met_secs: 3600 };
+    let number = one.names().next().unwrap();
+    let held = Held { guest: one.address, number, address, fresh_secs: 60, met_secs: 3600 };
     let plan = plan(vec![one, member(3, Egress::None)]);
     expect_test::expect_file!["small.nft"]
         .assert_eq(Ruleset::of(&plan, Resolved { held: &[held], answered: true }).text());
@@ -142,16 +142,16 @@ fn names_have_a_set_for_each_choice_of_ports() {
     "#]],
     );
     let one = member(2, egress());
-    let groups: Vec<_> = one.names().collect();
-    let at = |last: u8, group: usize, fresh_secs| Held {
+    let numbers: Vec<_> = one.names().collect();
+    let at = |last: u8, number: usize, fresh_secs| Held {
         guest: Ipv4Addr::new(172, 16, 0, last),
-        group: groups[group],
-        address: Ipv4Addr::new(1, 1, 1, group as u8),
+        number: numbers[number],
+        address: Ipv4Addr::new(1, 1, 1, number as u8),
         fresh_secs,
         met_secs: 9,
     };
     let held = [at(2, 0, 5), at(2, 1, 0), at(3, 0, 5)];
-    let set = |kind: &str, group: usize| format!("set {kind}_172_16_0_2_{:08x}", groups[group]);
+    let set = |kind: &str, number: usize| format!("set {kind}_172_16_0_2_{:08x}", numbers[number]);
     check(
         vec![one.clone()],
         &held,
@@ -231,7 +231,7 @@ fn forwards_open_their_own_ports_both_ways() {
 fn an_answer_is_put_in_its_sets() {
     let held = Held {
         guest: Ipv4Addr::new(172, 16, 0, 2),
-        group: 1,
+        number: 1,
         address: Ipv4Addr::new(1, 1, 1, 1),
         fresh_secs: 30,
         met_secs: 86_400,

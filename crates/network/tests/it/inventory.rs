@@ -125,10 +125,10 @@ fn every_plan_is_a_ruleset() {
             Member { host, forwards, ..member(2 + index as u8, Egress::List(list)) }
         };
         let plan = world.plan(guests.into_iter().enumerate().map(one).collect());
-        let groups =
-            plan.members().flat_map(|member| member.names().map(|group| (member.address, group)).collect::<Vec<_>>());
+        let listed =
+            plan.members().flat_map(|member| member.names().map(|number| (member.address, number)).collect::<Vec<_>>());
         let held: Vec<_> =
-            groups.map(|(guest, group)| Held { guest, group, address: WORLD, fresh_secs: 9, met_secs: 99 }).collect();
+            listed.map(|(guest, number)| Held { guest, number, address: WORLD, fresh_secs: 9, met_secs: 99 }).collect();
         let judged = world.with(|host| async {
             let host = host;
             host.judge(&plan, Resolved { held: &held, answered: true }).await

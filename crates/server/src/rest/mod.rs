@@ -9,6 +9,7 @@ mod executions;
 pub mod extract;
 mod files;
 mod foreign_vms;
+mod forwards;
 mod health;
 mod hosts;
 mod images;
@@ -97,7 +98,9 @@ impl std::ops::Deref for Server {
 pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
     let (routes, mut document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(sandboxes::list, sandboxes::create))
-        .routes(routes!(sandboxes::get, sandboxes::label, sandboxes::delete))
+        .routes(routes!(sandboxes::get, sandboxes::update, sandboxes::delete))
+        .routes(routes!(forwards::add))
+        .routes(routes!(forwards::remove))
         .routes(routes!(executions::execute))
         .routes(routes!(exec_stream::exec))
         .routes(routes!(files::put, files::get))

@@ -9,10 +9,13 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Method, StatusCode, header};
-use perigee_api::{Page, ProblemDocument, SandboxPatch, SandboxRequest, SandboxView, TaskView};
+use perigee_api::{
+    HostReason, Page, ProblemDocument, SandboxPatch, SandboxPlanView, SandboxRequest, SandboxView, TaskView,
+};
+use perigee_control::cards::SandboxChange;
 use perigee_control::guests::NewGuest;
 use perigee_model::limits::{SANDBOX_MEMORY_BYTES_DEFAULT, SANDBOX_TTL_DEFAULT};
-use perigee_model::{Code, Egress, Guest, GuestKind, Name, Priority, Refusal, Resources, Task, TaskState};
+use perigee_model::{Code, Egress, Guest, GuestKind, HostId, Name, Priority, Refusal, Resources, Task, TaskState};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,16 +74,47 @@ pub fn list_of<V>(
     Ok(Json(paging.page(guests, |g| g.id, |g| view(g))))
 }
 
-/// Creates a sandbox: 202 with the task, or, with `Prefer: wait`, 201 with the running sandbox.
-#[utoipa::path(post, path = "/api/v1/sandboxes", tag = "sandboxes", request_body = SandboxRequest,
-    responses((status = 201, body = SandboxView), (status = 202, body = TaskView),
+/// Whether to do it.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct DryParams {
+    /// `true`: say what would be done, and do nothing.
+    pub dry_run: Option<bool>,
+}
+
+/// Creates a sandbox: 202 with the task, or, with `Prefer: wait`, 201 with the running sandbox; with
+/// `dry_run=true` 200 with what would be done.
+#[utoipa::path(post, path = "/api/v1/sandboxes", tag = "sandboxes", params(DryParams), request_body = SandboxRequest,
+    responses((status = 200, body = SandboxPlanView), (status = 201, body = SandboxView), (status = 202, body = TaskView),
         (status = "4XX", body = ProblemDocument), (status = 503, body = ProblemDocument)))]
-pub async fn create(State(server): State<Server>, caller: Caller, body: Body<SandboxRequest>) -> Answer {
+pub async fn create(
+    State(server): State<Server>,
+    caller: Caller,
+    Params(params): Params<DryParams>,
+    body: Body<SandboxRequest>,
+) -> Answer {
     if body.value.kind.as_deref().is_some_and(|k| k != "sandbox") {
         return Err(Refusal::field("kind", "this route makes sandboxes; leave kind out, or use /api/v1/vms").into());
     }
     let wanted = wanted(body.value)?;
+    if params.dry_run == Some(true) {
+        let (guest, placement) = server.control.preview_guest(&caller.who, wanted)?;
+        let reasons = placement.reasons.iter().map(views::host_reason).collect();
+        return planned(&server, &guest, (placement.host, reasons)).await;
+    }
     create_of(&server, &caller, "/api/v1/sandboxes", (wanted, &body.bytes), object).await
+}
+
+/// What would be done, with the rules that the host would have.
+pub async fn planned(server: &Server, guest: &Guest, (host, placement): (Option<HostId>, Vec<HostReason>)) -> Answer {
+    let rules = match host {
+        Some(host) => server.control.preview_card(guest, host).await?,
+        None => None,
+    };
+    let host = host.and_then(|id| server.control.view().host(id)).map(|host| host.name.to_string());
+    let plan = SandboxPlanView { sandbox: views::sandbox(server, guest), host, placement, rules };
+    Ok(Json(plan).into_response())
 }
 
 /// Creates a guest by any of the routes that do; `object` answers with it.
@@ -132,19 +166,31 @@ pub fn read(
     object(server, guest, StatusCode::OK)
 }
 
-/// Sets and removes labels (JSON merge patch, RFC 7396). Needs `If-Match`.
+/// Changes labels, and what a sandbox with a card may reach (JSON merge patch, RFC 7396). Needs `If-Match`. With
+/// `Prefer: wait` it answers when the host has done it.
 #[utoipa::path(patch, path = "/api/v1/sandboxes/{id}", tag = "sandboxes", params(("id" = String, Path, description = "Id or name")),
     request_body = SandboxPatch,
     responses((status = 200, body = SandboxView), (status = "4XX", body = ProblemDocument)))]
-pub async fn label(
+pub async fn update(
     State(server): State<Server>,
     caller: Caller,
     Path(id): Path<String>,
     body: Body<SandboxPatch>,
 ) -> Answer {
     let revision = caller.require_match()?;
-    let guest = server.control.label_guest(&caller.who, &id, &body.value.labels, revision, &caller.cause()).await?;
+    let egress = body.value.egress.as_deref().map(Egress::parse).transpose()?;
+    let change = SandboxChange { labels: body.value.labels, egress };
+    let guest = server.control.update_sandbox(&caller.who, &id, &change, revision, &caller.cause()).await?;
+    let guest = settled(&server, &caller, guest).await;
     Ok(object(&server, &guest, StatusCode::OK))
+}
+
+/// The guest when its host has done what was asked for, for whoever waits.
+pub async fn settled(server: &Server, caller: &Caller, guest: Arc<Guest>) -> Arc<Guest> {
+    match caller.wait {
+        Some(wait) => server.control.wait_caught_up(guest, wait).await,
+        None => guest,
+    }
 }
 
 /// Deletes a sandbox: 202 with the task, or, with `Prefer: wait`, 204 when nothing is left of it.
@@ -174,7 +220,7 @@ pub fn fell(task: &perigee_model::Task) -> Refusal {
     }
 }
 
-fn object(server: &Server, guest: &Guest, status: StatusCode) -> Response {
+pub fn object(server: &Server, guest: &Guest, status: StatusCode) -> Response {
     tagged((status, Json(views::sandbox(server, guest))).into_response(), server, guest)
 }
 

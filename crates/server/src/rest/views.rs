@@ -6,14 +6,16 @@ use base64::engine::general_purpose::STANDARD;
 use perigee_api::host::{AbilitiesView, InventoryView};
 use perigee_api::problem::ProblemView;
 use perigee_api::{
-    EventView, ExecutionView, ForeignVmView, HostView, ImageView, LoadView, PartView, SandboxView, TaskView, VmView,
+    EventView, ExecutionView, ForeignVmView, HostReason, HostView, ImageView, LoadView, PartView, SandboxView,
+    TaskView, VmView,
 };
 use perigee_control::watch::{ForeignVm, GuestUse};
 use perigee_model::execution::Excerpt;
 use perigee_model::guest::Problem;
+use perigee_model::placement::Reason;
 use perigee_model::{
-    Code, Event, Execution, ExecutionState, Guest, GuestId, Host, HostId, Image, Inventory, Outcome, Task, TaskKind,
-    Timestamp,
+    Code, Event, Execution, ExecutionState, Guest, GuestId, Host, HostId, Image, Inventory, Name, Outcome, Task,
+    TaskKind, Timestamp,
 };
 use std::collections::BTreeMap;
 
@@ -30,6 +32,11 @@ fn problem(problem: &Problem) -> ProblemView {
 pub fn sandbox(server: &Server, guest: &Guest) -> SandboxView {
     let host = guest.desired.host.and_then(|h| server.control.view().host(h));
     SandboxView::of(guest, server.control.guest_status(guest), host.map(|h| h.name.to_string()))
+}
+
+/// What placement thinks of a host.
+pub fn host_reason((host, reason): &(Name, Reason)) -> HostReason {
+    HostReason { host: host.to_string(), reason: reason.text() }
 }
 
 /// Guests of any kind, with what they use. What a host measured is read once for all of its guests.

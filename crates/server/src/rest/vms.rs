@@ -4,7 +4,7 @@
 use super::extract::{Body, Caller, Params};
 use super::once::once;
 use super::refuse::Answer;
-use super::sandboxes::{self, ListParams};
+use super::sandboxes::{self, DryParams, ListParams};
 use super::{Server, executions, tasks, views};
 use axum::Json;
 use axum::extract::{Path, State};
@@ -12,8 +12,8 @@ use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode};
 use perigee_api::vm::restart_policy;
 use perigee_api::{
-    AdoptRequest, ExecuteRequest, ExecutionView, HostReason, Page, ProblemDocument, SandboxRequest, StopRequest,
-    TaskView, VmPatch, VmPlanView, VmRequest, VmView,
+    AdoptRequest, ExecuteRequest, ExecutionView, Page, ProblemDocument, SandboxRequest, StopRequest, TaskView, VmPatch,
+    VmPlanView, VmRequest, VmView,
 };
 use perigee_control::guests::NewGuest;
 use perigee_control::vms::{NewVm, VmChange};
@@ -41,15 +41,6 @@ pub struct VmListParams {
     pub page_token: Option<String>,
 }
 
-/// Whether to do it.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct CreateParams {
-    /// `true`: say what would be done, and do nothing.
-    pub dry_run: Option<bool>,
-}
-
 /// Guests of every kind, oldest first.
 #[utoipa::path(get, path = "/api/v1/vms", tag = "vms", operation_id = "list_vms", params(VmListParams),
     responses((status = 200, body = Page<VmView>), (status = "4XX", body = ProblemDocument)))]
@@ -67,13 +58,13 @@ pub async fn list(
 
 /// Creates a guest: 202 with the task, or, with `Prefer: wait`, 201 with the running guest; with
 /// `dry_run=true` 200 with what would be done.
-#[utoipa::path(post, path = "/api/v1/vms", tag = "vms", operation_id = "create_vm", params(CreateParams), request_body = VmRequest,
+#[utoipa::path(post, path = "/api/v1/vms", tag = "vms", operation_id = "create_vm", params(DryParams), request_body = VmRequest,
     responses((status = 200, body = VmPlanView), (status = 201, body = VmView), (status = 202, body = TaskView),
         (status = "4XX", body = ProblemDocument), (status = 503, body = ProblemDocument)))]
 pub async fn create(
     State(server): State<Server>,
     caller: Caller,
-    Params(params): Params<CreateParams>,
+    Params(params): Params<DryParams>,
     body: Body<VmRequest>,
 ) -> Answer {
     let user_data = body.value.user_data.clone();
@@ -252,11 +243,7 @@ fn object(server: &Server, guest: &Guest, status: StatusCode) -> Response {
 fn plan(server: &Server, caller: &Caller, wanted: NewGuest) -> Answer {
     let (guest, placement) = server.control.preview_guest(&caller.who, wanted)?;
     let host = placement.host.and_then(|id| server.control.view().host(id));
-    let reason = |(host, reason): &(Name, perigee_model::placement::Reason)| HostReason {
-        host: host.to_string(),
-        reason: reason.text(),
-    };
-    let placement = placement.reasons.iter().map(reason).collect();
+    let placement = placement.reasons.iter().map(views::host_reason).collect();
     let vm = views::Vms::of(server).view(&guest);
     let plan = VmPlanView { vm, host: host.map(|h| h.name.to_string()), placement };
     Ok(Json(plan).into_response())

@@ -16,7 +16,7 @@ impl Route {
     }
     /// The path with something in place of its parameters, and the query it cannot do without.
     fn filled(&self, id: &str) -> String {
-        let path = self.path.replace("{id}", id);
+        let path = self.path.replace("{id}", id).replace("{protocol}", "tcp").replace("{port}", "80");
         let needs_path = self.path.ends_with("/files");
         if needs_path { format!("{path}?path=/tmp/x") } else { path }
     }
@@ -194,9 +194,10 @@ async fn another_tenants_objects_do_not_exist() {
             "executions" => &execution,
             other => panic!("no object of {other} to try {} with", route.label()),
         };
-        let body: &[u8] = match (route.has_json_body(), route.path.ends_with("execute")) {
-            (true, true) => br#"{"argv":["true"]}"#,
-            (true, false) => b"{}",
+        let body: &[u8] = match (route.has_json_body(), route.path.rsplit('/').next()) {
+            (true, Some("execute")) => br#"{"argv":["true"]}"#,
+            (true, Some("forwards")) => br#"{"host_port":80}"#,
+            (true, _) => b"{}",
             (false, _) => b"",
         };
         let headers = [("if-match", "*")];
@@ -219,6 +220,7 @@ async fn unknown_ids_methods_and_routes_are_refused() {
         let now = world.control.clock().now();
         let body = match route.path.rsplit('/').next().unwrap() {
             "execute" => json!({ "argv": ["true"] }),
+            "forwards" => json!({ "host_port": 80 }),
             "result" => json!({ "timestamp": now, "exit_code": 0 }),
             _ => json!({}),
         };

@@ -3,6 +3,7 @@
 
 mod conformance;
 mod console;
+mod forwards;
 mod hostile;
 mod idempotency;
 mod images;

@@ -210,11 +210,18 @@ impl World {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Body::from(body.to_vec())).unwrap();
-        let response = self.app.clone().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default().to_vec();
-        Answer { status: parts.status, headers: parts.headers, bytes }
+        answer(self.app.clone(), request.body(Body::from(body.to_vec())).unwrap()).await
+    }
+
+    /// A POST that waits for the work, under way beside whatever else happens.
+    pub fn post_waiting(&self, path: &str, body: &Value) -> tokio::task::JoinHandle<Answer> {
+        let bearer = format!("Bearer {}", self.admin);
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json"), ("prefer", "wait=10")];
+        let mut request = Request::builder().method(Method::POST).uri(path).header("host", "localhost");
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        tokio::spawn(answer(self.app.clone(), request.body(Body::from(body.to_string())).unwrap()))
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -254,6 +261,7 @@ impl World {
             restarts: 0,
             booted: None,
             addresses: Vec::new(),
+            forwards: Vec::new(),
         };
         let report = FromAgent::Guest(GuestReport { guest, observed });
         self.control.host_message(self.host, report).await.unwrap();
@@ -265,4 +273,10 @@ impl World {
         assert_eq!(answer.status, 202, "{}", answer.json());
         self.obey(Phase::Running, 1).await
     }
+}
+
+async fn answer(app: Router, request: Request<Body>) -> Answer {
+    let (parts, body) = app.oneshot(request).await.unwrap().into_parts();
+    let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default().to_vec();
+    Answer { status: parts.status, headers: parts.headers, bytes }
 }

@@ -152,6 +152,7 @@ fn agent(
         health,
         local: Vec::new(),
         boots_in_flight_max: None,
+        look_every: None,
     }
 }
 

@@ -98,6 +98,7 @@ pub fn guest(n: u64, called: &str) -> Guest {
             host_wanted: Some(HostId::new(uuid(8))),
             vm: Some(Box::new(vm())),
             egress: None,
+            forwards: vec!["8080:80".parse().unwrap()],
         },
         desired: Desired {
             generation: u64::MAX,
@@ -120,6 +121,7 @@ pub fn guest(n: u64, called: &str) -> Guest {
             restarts: 1,
             booted: Some(Resources { cpus: 2, memory_bytes: 256 << 20 }),
             addresses: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
+            forwards: vec!["udp/5353:53".parse().unwrap()],
         }),
         created_at: at(0),
         gone_at: None,

@@ -10,26 +10,29 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-const WORLD: &str = "93.184.216.34";
+pub const WORLD: &str = "93.184.216.34";
+/// Where the world reaches the host.
+pub const UPLINK: &str = "93.184.216.1";
 const PRIVATE: &str = "10.9.9.9";
 /// Here, where the control plane is, and there.
 const LINK: [&str; 2] = ["10.77.10.1", "10.77.10.2"];
 
-struct Host<'a> {
-    space: Ns,
-    _world: Ns,
+/// The host, its agent, and the world behind it, which says hello at port 80.
+pub struct Host<'a> {
+    pub space: Ns,
+    pub world: Ns,
     instance: &'a Instance,
     agent: Child,
 }
 
 impl<'a> Host<'a> {
-    fn join(instance: &'a Instance) -> Self {
+    pub fn join(instance: &'a Instance) -> Self {
         let (space, world) = (Ns::new(), Ns::new());
         Ns::of_this_thread().cable(&format!("pgc{}", std::process::id()), &space, "control");
         Ns::of_this_thread().ip(&format!("addr add {}/24 dev pgc{}", LINK[0], std::process::id()));
         space.ip(&format!("addr add {}/24 dev control", LINK[1]));
         space.cable("uplink", &world, "out");
-        space.ip("addr add 93.184.216.1/24 dev uplink");
+        space.ip(&format!("addr add {UPLINK}/24 dev uplink"));
         space.ip(&format!("route add default via {WORLD}"));
         world.ip(&format!("addr add {WORLD}/24 dev out"));
         world.ip(&format!("addr add {PRIVATE}/32 dev out"));
@@ -42,10 +45,10 @@ impl<'a> Host<'a> {
         instance.perigee(&["image", "build", "base"]).fine();
         instance.perigee(&["host", "token", "--file", instance.path().join("join.token").to_str().unwrap()]).fine();
         let agent = start(&space, instance);
-        Self { space, _world: world, instance, agent }
+        Self { space, world, instance, agent }
     }
 
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         self.instance.until("the host's link", || {
             let hosts = self.instance.json(&["host", "list"]);
             let other = hosts.as_array()?.iter().find(|host| host["name"].as_str().unwrap().ends_with("-2"))?.clone();
@@ -54,7 +57,7 @@ impl<'a> Host<'a> {
     }
 
     /// kill -9, and another.
-    fn restart(&mut self) {
+    pub fn restart(&mut self) {
         kill(Pid::from_raw(self.agent.id() as i32), Signal::SIGKILL).unwrap();
         self.agent.wait().unwrap();
         self.agent = start(&self.space, self.instance);
@@ -77,7 +80,10 @@ fn start(space: &Ns, instance: &Instance) -> Child {
     for port in ["--health", "--metrics", "--local"] {
         command.args([port, "127.0.0.1:0"]);
     }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // What others change of its network is seen soon.
+    command.args(["--look-ms", "500"]);
+    let log = std::fs::File::options().create(true).append(true).open(instance.path().join("second.log")).unwrap();
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
     space.run(|| command.spawn().unwrap())
 }
 
@@ -115,6 +121,8 @@ fn real_a_sandbox_reaches_what_its_owner_opens() {
     create("bare", &[]).fine();
     assert_eq!(instance.exec("bare", &["sh", "-c", "ls /sys/class/net"]).fine(), "lo\n", "no card was asked for");
 
+    others_meddle(&host);
+
     // A new life of the agent: who lives keeps its card, and who comes has another.
     host.restart();
     host.name();
@@ -129,4 +137,48 @@ fn real_a_sandbox_reaches_what_its_owner_opens() {
         instance.perigee(&["sandbox", "delete", sandbox]).fine();
     }
     assert_eq!(host.space.inventory(), before, "nothing stays behind");
+}
+
+/// Somebody loads a firewall anew, or sweeps away what is not his: it is made good, and said.
+fn others_meddle(host: &Host<'_>) {
+    let rules = || host.space.tool("nft", "list ruleset").matches("chain ").count();
+    let (before, said) = (rules(), || std::fs::read_to_string(host.instance.path().join("second.log")).unwrap());
+    assert!(before > 0 && !said().contains("somebody else changed"), "{}", said());
+    host.space.tool("nft", "flush ruleset");
+    host.instance.until("its rules", || (rules() == before).then_some(()));
+    assert_eq!((host.heard("web", WORLD).as_str(), host.heard("web", PRIVATE).as_str()), ("hello\n", ""));
+    let warned = |what: &str| said().lines().any(|line| line.contains("somebody else changed") && line.contains(what));
+    host.instance.until("a word of it", || warned("the rules were gone").then_some(()));
+    let links = host.space.ip("-o link show type tun");
+    let tap = links.split(": ").nth(1).unwrap();
+    host.space.ip(&format!("link set {tap} down"));
+    host.instance.until("a word of it", || warned(&format!("{tap} was down")).then_some(()));
+    host.instance.until("its card", || {
+        let shown = host.space.ip(&format!("-o link show {tap}"));
+        shown.contains(",UP").then_some(())
+    });
+}
+
+/// Five hundred come and go, with a card and a forward each.
+#[test]
+#[ignore = "soak"]
+fn real_cards_come_and_go_and_nothing_stays_behind() {
+    let instance = Instance::empty();
+    let host = Host::join(&instance);
+    let name = host.name();
+    let files = || {
+        let found = std::process::Command::new("find").arg(instance.path().join("second/guests")).output().unwrap();
+        String::from_utf8(found.stdout).unwrap()
+    };
+    let cycle = |number: usize| {
+        let fixed = ["sandbox", "create", "--image", "base", "--egress", "93.184.216.34:80", "-q"];
+        instance.perigee(&[&fixed[..], &["--host", &name, "--name", "one"]].concat()).fine();
+        instance.perigee(&["network", "forward", "add", "one", "8080:80"]).fine();
+        assert_eq!(host.heard("one", WORLD), "hello\n", "cycle {number}");
+        instance.perigee(&["sandbox", "delete", "one"]).fine();
+    };
+    cycle(0);
+    let before = (host.space.inventory(), files(), instance.pids("qemu-system-x86_64"));
+    (1..=500).for_each(cycle);
+    assert_eq!((host.space.inventory(), files(), instance.pids("qemu-system-x86_64")), before);
 }

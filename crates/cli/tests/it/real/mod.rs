@@ -7,6 +7,7 @@ mod console;
 mod dashboard;
 mod debian;
 mod fleet;
+mod forwards;
 mod ground;
 mod images;
 mod ingest;

@@ -22,7 +22,7 @@ fn verdict(policy: &str, message: &Message) -> String {
     match judge(&message.to_vec().unwrap(), &asking(policy)) {
         Verdict::Silence => "silence".to_owned(),
         Verdict::Answer(answer) => format!("{:?}", answer.metadata.response_code),
-        Verdict::Ask(asked) => format!("ask {} {} in {} groups", asked.name, asked.kind, asked.groups.len()),
+        Verdict::Ask(asked) => format!("ask {} {} in {} names", asked.name, asked.kind, asked.numbers.len()),
     }
 }
 
@@ -35,9 +35,9 @@ const LIST: &str = "a.com:443 *.b.com:443 *.b.com:80 c.com 10.0.0.0/8";
 
 #[test]
 fn only_listed_names_are_asked_for() {
-    check(LIST, "a.com.", RecordType::A, expect!["ask a.com. A in 1 groups"]);
-    check(LIST, "A.Com.", RecordType::A, expect!["ask a.com. A in 1 groups"]);
-    check(LIST, "x.y.b.com.", RecordType::A, expect!["ask x.y.b.com. A in 2 groups"]);
+    check(LIST, "a.com.", RecordType::A, expect!["ask a.com. A in 1 names"]);
+    check(LIST, "A.Com.", RecordType::A, expect!["ask a.com. A in 1 names"]);
+    check(LIST, "x.y.b.com.", RecordType::A, expect!["ask x.y.b.com. A in 2 names"]);
     for (policy, name) in [
         (LIST, "b.com."),
         (LIST, "x.a.com."),
@@ -48,7 +48,7 @@ fn only_listed_names_are_asked_for() {
     ] {
         assert_eq!(verdict(policy, &question(name, RecordType::A)), "Refused", "{name}");
     }
-    check("all", "any.where.net.", RecordType::A, expect!["ask any.where.net. A in 0 groups"]);
+    check("all", "any.where.net.", RecordType::A, expect!["ask any.where.net. A in 0 names"]);
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_list_opens_addresses_and_nothing_else() {
         assert_eq!(verdict(LIST, &question("a.com.", kind)), "NoError", "{kind}");
     }
     check(LIST, "a.com.", RecordType::ANY, expect!["NotImp"]);
-    check("all", "a.com.", RecordType::TXT, expect!["ask a.com. TXT in 0 groups"]);
+    check("all", "a.com.", RecordType::TXT, expect!["ask a.com. TXT in 0 names"]);
     check("all", "a.com.", RecordType::AAAA, expect!["NoError"]);
     check("all", "a.com.", RecordType::AXFR, expect!["NotImp"]);
 }

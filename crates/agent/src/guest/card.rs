@@ -1,0 +1,61 @@
+//! A sandbox's card: had before it boots, up when it has its address, changed while it runs.
+
+use super::actor::{Actor, Stoppable, Waited, bounded};
+use perigee_hypervisor::{HypervisorError, Nic};
+use perigee_model::guest::Problem;
+use perigee_model::{Code, Forward};
+
+/// Why there is none: a text for the user.
+pub(super) type Without = String;
+
+impl Actor {
+    /// Its card, when it is to have one; not up yet.
+    pub(super) async fn plug_card(&mut self) -> Result<Option<Nic>, Without> {
+        let Some(egress) = self.document.order.spec.egress.clone() else { return Ok(None) };
+        let (cards, id) = (self.world.cards.clone(), self.id());
+        let plug = self.effect(async move { cards.plug(id, &egress).await });
+        match self.during(plug, Stoppable::No).await {
+            Waited::Done(Ok(nic)) => {
+                self.document.address = Some(nic.address);
+                Ok(Some(nic))
+            }
+            Waited::Done(Err(e)) => Err(bounded(&crate::chain(&e))),
+            Waited::Turned | Waited::Fell => Err("it should not run any more".to_owned()),
+        }
+    }
+
+    /// It has its address: from here on it is on the network, as its newest order says. Answers what leads to it.
+    pub(super) async fn raise_card(&mut self) -> Result<Vec<Forward>, HypervisorError> {
+        let spec = &self.document.order.spec;
+        let (Some(egress), Some(_)) = (spec.egress.clone(), self.document.address) else { return Ok(Vec::new()) };
+        let (cards, id, forwards) = (self.world.cards.clone(), self.id(), spec.forwards.clone());
+        let raise = self.effect(async move { cards.raise(id, &egress, &forwards).await });
+        match self.during(raise, Stoppable::No).await {
+            Waited::Done(raised) => Ok(raised?),
+            Waited::Turned | Waited::Fell => Err(HypervisorError::NotRunning),
+        }
+    }
+
+    /// Of one that runs: another policy, or other forwards. Tried again until the host has taken it.
+    pub(super) async fn change_card(&mut self) {
+        let wanted = self.document.order.spec.forwards.clone();
+        match self.raise_card().await {
+            Ok(led) => {
+                let taken = taken(&wanted, &led);
+                self.observe(self.document.observed.phase, |o| {
+                    o.forwards = led;
+                    o.problem = taken;
+                })
+                .await;
+            }
+            Err(e) => drop(self.not_done("its card cannot be changed", &e).await),
+        }
+    }
+}
+
+/// Forwards that do not lead to it, in published words.
+pub(super) fn taken(wanted: &[Forward], led: &[Forward]) -> Option<Problem> {
+    let ports: Vec<_> = wanted.iter().filter(|forward| !led.contains(forward)).map(ToString::to_string).collect();
+    let text = || bounded(&format!("not forwarded, because the host's port is in use there: {}", ports.join(", ")));
+    (!ports.is_empty()).then(|| Problem::new(Code::PortTaken, text()))
+}

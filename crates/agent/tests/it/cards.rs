@@ -1,0 +1,114 @@
+//! The cards of a host, in a network namespace of its own.
+
+use crate::ns::Ns;
+use perigee_agent::{Cards, HostCards, Kept};
+use perigee_model::{Egress, Forward, GuestId, InstanceId};
+use std::net::TcpListener;
+use uuid::Uuid;
+
+/// How many come and go.
+const CYCLES: u128 = 50;
+
+fn guest(number: u128) -> GuestId {
+    GuestId::new(Uuid::from_u128(number))
+}
+
+fn egress(words: &str) -> Egress {
+    Egress::parse(&words.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).unwrap()
+}
+
+fn forwards(words: &str) -> Vec<Forward> {
+    words.split_whitespace().map(|word| word.parse().unwrap()).collect()
+}
+
+fn cards() -> HostCards {
+    HostCards::new(InstanceId::from_bits(0xca4d))
+}
+
+#[test]
+fn fifty_come_and_go_and_nothing_stays_behind() {
+    let host = Ns::new();
+    let before = host.inventory();
+    host.block_on(|| async {
+        let cards = cards();
+        let policies = ["none", "all", "a.com:443 10.1.0.0/16 1.1.1.1:udp/53"].map(egress);
+        // Three are there at a time.
+        for number in 1..=CYCLES {
+            let policy = &policies[(number % 3) as usize];
+            cards.plug(guest(number), policy).await.unwrap();
+            let port = format!("{}:80", 8000 + number);
+            assert_eq!(cards.raise(guest(number), policy, &forwards(&port)).await.unwrap(), forwards(&port));
+            if number > 2 {
+                cards.unplug(guest(number - 2)).await.unwrap();
+            }
+        }
+        for number in [CYCLES - 1, CYCLES] {
+            cards.unplug(guest(number)).await.unwrap();
+        }
+    });
+    assert_eq!(host.inventory(), before);
+}
+
+#[test]
+fn a_port_has_one_owner() {
+    let host = Ns::new();
+    let _own = host.run(|| TcpListener::bind("0.0.0.0:9090").unwrap());
+    host.block_on(|| async {
+        let cards = cards();
+        let none = egress("none");
+        for number in [1, 2] {
+            cards.plug(guest(number), &none).await.unwrap();
+        }
+        let led = async |number, words: &str| {
+            let led = cards.raise(guest(number), &none, &forwards(words)).await.unwrap();
+            led.iter().map(Forward::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(led(1, "8080:80 9090:80").await, "tcp/8080:80", "a program of the host has the other");
+        assert_eq!(led(2, "8080:80 udp/8080:80").await, "udp/8080:80", "another guest has it");
+        assert_eq!(led(1, "8081:80").await, "tcp/8081:80");
+        assert_eq!(led(2, "8080:80 udp/8080:80").await, "tcp/8080:80 udp/8080:80", "it was let go");
+    });
+}
+
+#[test]
+fn a_new_life_takes_up_what_lives_and_a_plan_changes_nothing() {
+    let host = Ns::new();
+    let rules = || host.tool("nft", "-s list ruleset");
+    let all = egress("all");
+    let (nic, planned) = host.block_on(|| async {
+        let cards = cards();
+        let nic = cards.plug(guest(1), &all).await.unwrap();
+        cards.raise(guest(1), &all, &forwards("8080:80")).await.unwrap();
+        (nic, cards.plan(guest(2), &egress("none"), &forwards("81:80")).await.unwrap())
+    });
+    let before = rules();
+    assert!(before.contains("tcp dport 8080 dnat ip to 172.16.0.2:80"), "{before}");
+    assert!(planned.contains("tcp dport 81 dnat ip to 172.16.0.3:80") && !planned.contains("8080"), "{planned}");
+    assert!(!before.contains("172.16.0.3"), "{before}");
+    let again = host.block_on(|| async {
+        let cards = cards();
+        let address = nic.address;
+        let kept = Kept { guest: guest(1), address, egress: all.clone(), forwards: forwards("8080:80"), up: true };
+        cards.restore(vec![kept]).await.unwrap();
+        (cards.look().await.unwrap(), cards.plug(guest(1), &all).await.unwrap().address)
+    });
+    assert_eq!(again, (String::new(), nic.address));
+}
+
+#[test]
+fn what_others_did_is_made_good_and_told() {
+    let host = Ns::new();
+    let all = egress("all");
+    host.block_on(|| async {
+        let cards = cards();
+        let nic = cards.plug(guest(1), &all).await.unwrap();
+        cards.raise(guest(1), &all, &[]).await.unwrap();
+        assert_eq!(cards.look().await.unwrap(), "");
+        host.tool("nft", "flush ruleset");
+        host.ip(&format!("link set {} down", nic.tap));
+        let told = cards.look().await.unwrap();
+        assert!(told.contains("the rules were gone") && told.contains(&format!("{} was down", nic.tap)), "{told}");
+        assert_eq!(cards.look().await.unwrap(), "");
+        cards.unplug(guest(1)).await.unwrap();
+    });
+}
