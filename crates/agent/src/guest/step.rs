@@ -41,6 +41,8 @@ pub(super) enum Step {
     Unpause,
     /// Somebody else brought it there: say so.
     Notice(Phase),
+    /// Do the long work that is due.
+    Operate,
     /// Say again what is so, for the newer generation.
     Confirm,
     /// Nothing, until mail or this time.
@@ -57,8 +59,15 @@ impl Document {
         matches!(self.order.desired.power, Power::Running | Power::Paused) && !self.is_expired(now)
     }
 
-    /// Compares desired with what is so.
+    /// Compares desired with what is so. Long work waits until there is nothing else to do.
     pub(super) fn next(&self, seen: Seen) -> Step {
+        match self.next_of_life(seen) {
+            Step::Rest(_) | Step::Connect if self.operations.is_due() => Step::Operate,
+            step => step,
+        }
+    }
+
+    fn next_of_life(&self, seen: Seen) -> Step {
         let phase = self.observed.phase;
         if phase == Phase::Gone {
             return self.settled(); // final: a gone guest never comes back under its id

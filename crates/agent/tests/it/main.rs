@@ -9,6 +9,7 @@ mod fake;
 mod frames;
 mod guests;
 mod identity;
+mod operations;
 mod plane;
 mod simulated;
 mod vms;
