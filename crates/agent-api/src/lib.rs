@@ -9,18 +9,20 @@
 
 mod frames;
 mod intent;
+mod operation;
 pub mod wire;
 pub mod ws;
 
 pub use frames::{FramesDown, FramesUp, Mark};
 pub use intent::{Act, Intent};
+pub use operation::{Operate, OperationReport, OperationResult, OperationStage};
 pub use perigee_model::frame::StreamName;
 
 use perigee_model::execution::Command;
 use perigee_model::guest::Problem;
 use perigee_model::{
     Desired, Egress, ExecutionId, Forward, GuestId, GuestKind, GuestSpec, HostId, ImageId, Inventory, Name, Observed,
-    Outcome, Part, Recipe, RunId, Seat, Timestamp,
+    Outcome, Part, Recipe, RunId, Seat, TaskId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -69,6 +71,8 @@ pub enum FromAgent {
     Build(BuildReport),
     /// Something was done on the host itself; repeated until `IntentTaken`.
     Intent(Box<Intent>),
+    /// An operation moved; its end is repeated until `OperationTaken`.
+    Operation(Box<OperationReport>),
 }
 
 /// Who the agent is and what it knows.
@@ -230,6 +234,15 @@ pub enum FromServer {
     BuildTaken {
         /// Which.
         image: ImageId,
+    },
+    /// Do this to a guest unless it is known already.
+    Operate(Box<Operate>),
+    /// Its end is stored; forget it.
+    OperationTaken {
+        /// On which guest.
+        guest: GuestId,
+        /// Its task.
+        task: TaskId,
     },
     /// The act is applied or refused, and written down; forget it.
     IntentTaken {

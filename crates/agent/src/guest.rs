@@ -15,15 +15,17 @@ mod addresses;
 mod boot;
 mod card;
 mod memo;
+mod operations;
 mod power;
 mod step;
 
 pub(crate) use actor::Actor;
 
 use crate::world::World;
-use perigee_agent_api::{Act, DesiredGuest, GuestReport};
+use operations::Operations;
+use perigee_agent_api::{Act, DesiredGuest, GuestReport, Operate};
 use perigee_hypervisor::{Found, Session};
-use perigee_model::{GuestId, GuestKind, Observed, PartRole, Phase, Power, Timestamp};
+use perigee_model::{GuestId, GuestKind, Observed, PartRole, Phase, Power, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,6 +67,9 @@ pub(crate) struct Document {
     /// Of its card, while it has one.
     #[serde(default)]
     pub address: Option<Ipv4Addr>,
+    /// Long work on it: the newest there was until its end is taken, and what was before that.
+    #[serde(default)]
+    pub operations: Operations,
 }
 
 impl Document {
@@ -102,6 +107,7 @@ impl Document {
             acting: false,
             let_go: false,
             address: None,
+            operations: Operations::default(),
         }
     }
     /// As found by a new life of the agent.
@@ -200,6 +206,8 @@ struct Mail {
     order: Option<(u64, DesiredGuest)>,
     ended: Option<Fall>,
     acts: Vec<(Uuid, u64, Act)>,
+    operation: Option<Operate>,
+    taken: Option<TaskId>,
     look: bool,
     forget: bool,
 }
@@ -252,6 +260,14 @@ impl Handle {
     /// Leaves an act of this host's own, which knew of this generation.
     pub(crate) fn act(&self, id: Uuid, base: u64, act: Act) {
         self.put(|mail| mail.acts.push((id, base, act)));
+    }
+    /// Leaves an operation; there is one at a time.
+    pub(crate) fn operate(&self, order: Operate) {
+        self.put(|mail| mail.operation = Some(order));
+    }
+    /// The end of that operation is stored elsewhere.
+    pub(crate) fn operation_taken(&self, task: TaskId) {
+        self.put(|mail| mail.taken = Some(task));
     }
     /// What is known of it, as it was written down last.
     pub(crate) fn document(&self) -> Option<Document> {

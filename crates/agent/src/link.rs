@@ -194,6 +194,16 @@ async fn listen(world: &Arc<World>, epoch: u64, mut rx: mpsc::Receiver<FromServe
             FromServer::ExecutionTaken { execution } => execution::taken(world, execution),
             FromServer::Build { image, recipe } => builds::begin(world, image, recipe),
             FromServer::BuildTaken { image } => builds::taken(world, image),
+            FromServer::Operate(order) => {
+                // Of a guest that is not known yet it is told again.
+                if let Some(handle) = world.guests.get(order.guest) {
+                    handle.operate(*order);
+                }
+            }
+            FromServer::OperationTaken { guest, task } => match world.guests.get(guest) {
+                Some(handle) => handle.operation_taken(task),
+                None => world.outbox.drop_operation(task),
+            },
             FromServer::IntentTaken { intent } => intents::taken(world, intent).await,
             FromServer::OpenTunnel { tunnel, purpose } => tunnel::open(world, &tunnels, tunnel, *purpose),
         }

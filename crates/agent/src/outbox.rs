@@ -1,13 +1,13 @@
 //! What the control plane still has to hear.
 //!
-//! Owns: the newest report of every guest, execution and build, and which of them the present link
+//! Owns: the newest report of every guest, execution, build and operation, and which of them the present link
 //! has not carried yet. A report is kept, not queued: a slow link skips what is out of date, and
 //! what the outbox holds is bounded by the things there are.
-//! Refuses: forgetting. A guest, the end of an execution and the end of a build stay until their
+//! Refuses: forgetting. A guest, the end of an execution, of a build and of an operation stay until their
 //! owner removes them, and are said again on every link.
 
-use perigee_agent_api::{BuildReport, ExecutionReport, FromAgent, GuestReport, Intent};
-use perigee_model::{ExecutionId, GuestId, ImageId};
+use perigee_agent_api::{BuildReport, ExecutionReport, FromAgent, GuestReport, Intent, OperationReport};
+use perigee_model::{ExecutionId, GuestId, ImageId, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
@@ -20,6 +20,7 @@ enum Key {
     Guest(GuestId),
     Execution(ExecutionId),
     Build(ImageId),
+    Operation(TaskId),
 }
 
 #[derive(Default)]
@@ -27,6 +28,7 @@ struct State {
     guests: BTreeMap<GuestId, GuestReport>,
     executions: BTreeMap<ExecutionId, ExecutionReport>,
     builds: BTreeMap<ImageId, BuildReport>,
+    operations: BTreeMap<TaskId, OperationReport>,
     intents: BTreeMap<Uuid, Intent>,
     unsaid: BTreeSet<Key>,
 }
@@ -79,6 +81,11 @@ impl Outbox {
             s.builds.insert(report.image, report);
         });
     }
+    pub(crate) fn operation(&self, report: OperationReport) {
+        self.say(Key::Operation(report.task), |s| {
+            s.operations.insert(report.task, report);
+        });
+    }
 
     pub(crate) fn intent(&self, intent: Intent) {
         self.with(|s| {
@@ -127,12 +134,16 @@ impl Outbox {
     pub(crate) fn drop_build(&self, id: ImageId) {
         self.with(|s| s.builds.remove(&id));
     }
+    pub(crate) fn drop_operation(&self, id: TaskId) {
+        self.with(|s| s.operations.remove(&id));
+    }
 
     /// For a new link: all guests go into its hello, everything else is unsaid again.
     pub(crate) fn start_link(&self) -> (Vec<GuestReport>, Vec<ExecutionId>) {
         self.with(|s| {
             s.unsaid = s.executions.keys().map(|id| Key::Execution(*id)).collect();
             s.unsaid.extend(s.builds.keys().map(|id| Key::Build(*id)));
+            s.unsaid.extend(s.operations.keys().map(|id| Key::Operation(*id)));
             s.say_acts();
             (s.guests.values().cloned().collect(), s.executions.keys().copied().collect())
         })
@@ -147,6 +158,7 @@ impl Outbox {
                     Key::Guest(id) => s.guests.get(&id).cloned().map(FromAgent::Guest),
                     Key::Execution(id) => s.executions.get(&id).cloned().map(|r| FromAgent::Execution(Box::new(r))),
                     Key::Build(id) => s.builds.get(&id).cloned().map(FromAgent::Build),
+                    Key::Operation(id) => s.operations.get(&id).cloned().map(|r| FromAgent::Operation(Box::new(r))),
                 };
                 if message.is_some() {
                     return message;

@@ -174,6 +174,8 @@ fn problem_of(error: &HypervisorError) -> Problem {
         | HypervisorError::NoRoom(_)
         | HypervisorError::Channel(_)
         | HypervisorError::Locked(_)
+        | HypervisorError::Refused(_)
+        | HypervisorError::NoSnapshot
         | HypervisorError::Os { .. } => (Code::ChannelBroken, error.to_string()),
     };
     Problem::new(code, text)

@@ -16,6 +16,7 @@ pub mod live;
 pub mod problem;
 pub mod prometheus;
 pub mod sandbox;
+pub mod snapshot;
 pub mod stream;
 pub mod task;
 pub mod vm;
@@ -31,6 +32,7 @@ pub use ingest::{
 };
 pub use problem::{FieldFault, ProblemDocument};
 pub use sandbox::{ForwardRequest, ForwardView, SandboxPatch, SandboxPlanView, SandboxRequest, SandboxView};
+pub use snapshot::{SnapshotRequest, SnapshotView};
 pub use task::TaskView;
 pub use vm::{AdoptRequest, ForeignVmView, HostReason, StopRequest, VmPart, VmPatch, VmPlanView, VmRequest, VmView};
 

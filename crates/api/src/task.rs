@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 pub struct TaskView {
     /// UUIDv7.
     pub id: String,
-    /// `vm:create`, `vm:delete`, `vm:execute`, `image:build`, `image:import`.
+    /// `vm:create`, `vm:delete`, `vm:execute`, `vm:start` and the other switches, `vm:snapshot-create`,
+    /// `vm:snapshot-revert`, `vm:snapshot-delete`, `image:build`, `image:import`.
     pub kind: String,
     /// `pending`, `running`, `succeeded`, `failed`, `cancelled` or `dead`.
     pub state: String,

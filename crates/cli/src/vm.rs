@@ -4,6 +4,7 @@
 mod console;
 mod create;
 mod line;
+mod snapshot;
 
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -93,7 +94,14 @@ pub enum Verb {
         after_help = "Example:\n  perigee vm console db\n  perigee vm console db --vnc 5901\n  printf 'reboot\\n' | perigee vm console db --linger 5s\n\nCtrl-] leaves. Whoever sat at the serial port before is sent away."
     )]
     Console(console::Options),
-    /// Delete a virtual machine and its disk
+    /// Keep points in a virtual machine's life, and put it back to them
+    #[command(
+        subcommand,
+        visible_alias = "snap",
+        after_help = "Example:\n  perigee vm snapshot create db before-upgrade"
+    )]
+    Snapshot(snapshot::Verb),
+    /// Delete a virtual machine, its disk and its snapshots
     #[command(visible_alias = "rm", after_help = "Example:\n  perigee vm delete db --yes")]
     Delete {
         /// Name, id or the beginning of an id
@@ -231,6 +239,7 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
         Verb::Resume(which) => switch(session, which, Switch::Resume, "resuming").await,
         Verb::Exec { name, command, env } => running::exec(session, Kind::Vm, &name, &command, env).await,
         Verb::Console(options) => console::run(&options, session).await,
+        Verb::Snapshot(verb) => snapshot::run(verb, session).await,
         Verb::Delete { name, yes, no_wait } => delete(session, &name, yes, no_wait).await,
         Verb::Adopt { name, called } => adopt(session, &name, called).await,
         Verb::Release { name } => release(session, &name).await,

@@ -22,6 +22,7 @@ mod local;
 mod metrics;
 mod query;
 mod sandbox;
+mod snapshot;
 mod task;
 mod vm;
 mod websocket;

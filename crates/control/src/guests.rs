@@ -269,6 +269,7 @@ impl Control {
             observed: None,
             created_at: now,
             gone_at: None,
+            snapshots: Vec::new(),
             acted: None,
             revision: 1,
         })

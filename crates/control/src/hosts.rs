@@ -139,6 +139,7 @@ impl Control {
             FromAgent::Guest(report) => self.settle_guest(host, &report).await,
             FromAgent::Execution(report) => self.settle_execution(host, *report).await,
             FromAgent::Build(report) => self.settle_build(host, report).await,
+            FromAgent::Operation(report) => self.settle_operation(host, &report).await,
             FromAgent::Intent(intent) => self.settle_intent(host, &intent).await,
         }
     }

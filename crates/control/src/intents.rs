@@ -97,6 +97,7 @@ impl Control {
             observed: None,
             created_at: intent.at,
             gone_at: None,
+            snapshots: Vec::new(),
             acted: Some(TakenAct { id: intent.id, base: 1, after: if taken { 2 } else { 1 } }),
             revision: 1,
         };

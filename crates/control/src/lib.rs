@@ -23,6 +23,7 @@ pub mod ingest;
 mod intents;
 pub mod keys;
 pub mod links;
+pub mod operations;
 mod queue;
 mod reconcile;
 mod settle;

@@ -28,9 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What one task's claim writes, and whom to nudge then.
 #[derive(Default)]
-struct Claim {
-    batch: Batch,
-    nudge: Option<(HostId, FromServer)>,
+pub(crate) struct Claim {
+    pub batch: Batch,
+    pub nudge: Option<(HostId, FromServer)>,
 }
 
 impl Control {
@@ -121,6 +121,7 @@ impl Control {
             TaskKind::GuestDelete { guest } => self.claim_delete(task, guest),
             TaskKind::GuestExecute { guest, execution } => self.claim_execute(task, guest, execution),
             TaskKind::GuestPower { guest, switch } => self.claim_power(task, guest, switch),
+            TaskKind::GuestOperate { guest, ref operation } => self.claim_operation(task, guest, operation),
             TaskKind::ImageBuild { image, ref recipe } => self.claim_build(task, image, recipe),
             // Whoever imports takes it itself.
             TaskKind::ImageImport { .. } => None,
@@ -171,7 +172,8 @@ impl Control {
         let Some(guest) = held else {
             return self.fall(task, Problem::new(Code::NoSuchGuest, "the guest was deleted first"));
         };
-        if let Some(before) = self.operation_before(task, &guest, switch) {
+        let hurried = switch == Switch::Stop { grace_ms: 0 };
+        if let Some(before) = self.operation_before(task, &guest, hurried) {
             return self.hold(task, format!("waiting for {before}"));
         }
         let Some(host) = guest.desired.host else {
@@ -187,15 +189,15 @@ impl Control {
         Some(claim)
     }
 
-    /// What has to end before this may begin. A stop without grace waits for no other switch.
-    fn operation_before(&self, task: &Task, guest: &Guest, switch: Switch) -> Option<&'static str> {
+    /// What has to end before this may begin. A stop without grace, hurried, waits for no other switch.
+    pub(crate) fn operation_before(&self, task: &Task, guest: &Guest, hurried: bool) -> Option<&'static str> {
         let rows = self.view().read();
         let mut running = rows.open_tasks_of(guest.id).filter(|t| t.id != task.id && t.state == TaskState::Running);
         running.find_map(|other| match other.kind {
-            TaskKind::GuestCreate { .. } | TaskKind::GuestDelete { .. } => Some(other.kind.text()),
-            TaskKind::GuestPower { switch: before, .. } => {
-                Some(before.text()).filter(|_| switch != Switch::Stop { grace_ms: 0 })
+            TaskKind::GuestCreate { .. } | TaskKind::GuestDelete { .. } | TaskKind::GuestOperate { .. } => {
+                Some(other.kind.text())
             }
+            TaskKind::GuestPower { switch: before, .. } => Some(before.text()).filter(|_| !hurried),
             TaskKind::GuestExecute { .. } | TaskKind::ImageBuild { .. } | TaskKind::ImageImport { .. } => None,
         })
     }
@@ -211,6 +213,7 @@ impl Control {
             TaskKind::GuestCreate { .. }
             | TaskKind::GuestDelete { .. }
             | TaskKind::GuestExecute { .. }
+            | TaskKind::GuestOperate { .. }
             | TaskKind::ImageBuild { .. }
             | TaskKind::ImageImport { .. } => false,
         });
@@ -297,20 +300,20 @@ impl Control {
         Some(claim)
     }
 
-    fn claimed(&self, task: &Task, host: Option<HostId>, generation: Option<u64>) -> Option<Claim> {
+    pub(crate) fn claimed(&self, task: &Task, host: Option<HostId>, generation: Option<u64>) -> Option<Claim> {
         let worker = self.0.worker.clone();
         self.step(task, &TaskEvent::Claimed { worker, epoch: self.epoch(), host, generation })
     }
 
     /// Says why it waits, if that is news.
-    fn hold(&self, task: &Task, note: String) -> Option<Claim> {
+    pub(crate) fn hold(&self, task: &Task, note: String) -> Option<Claim> {
         if task.note.as_deref() == Some(&note) {
             return None;
         }
         self.step(task, &TaskEvent::Held { note, until: task.scheduled_at })
     }
 
-    fn fall(&self, task: &Task, problem: Problem) -> Option<Claim> {
+    pub(crate) fn fall(&self, task: &Task, problem: Problem) -> Option<Claim> {
         let mut claim = self.step(task, &TaskEvent::Fell { problem, again: false })?;
         if let TaskKind::GuestCreate { guest } = task.kind
             && let Some(guest) = self.view().guest(guest).filter(|g| !g.is_gone())
@@ -319,6 +322,7 @@ impl Control {
             claim.nudge = next.desired.host.map(|h| (h, desired(&next)));
             claim.batch.update(Record::Guest(next));
         }
+        self.give_up_operation(task, &mut claim.batch);
         let about = ("task", task.id.to_string());
         let who = (&task.tenant, "perigee");
         claim.batch.events.push(self.event(who, "task.fail", about, &Cause::default(), task.kind.text()));
@@ -349,6 +353,7 @@ impl Control {
                 let start = start.map(|(g, e)| FromServer::Execute(Box::new(order(e, g, false))));
                 start.into_iter().chain(cancel).collect()
             }
+            TaskKind::GuestOperate { .. } => Self::order_of_operation(rows, task).into_iter().collect(),
             TaskKind::ImageBuild { image, ref recipe } => vec![FromServer::Build { image, recipe: recipe.clone() }],
         }
     }

@@ -70,6 +70,7 @@ impl Control {
             TaskKind::GuestDelete { .. }
             | TaskKind::GuestExecute { .. }
             | TaskKind::GuestPower { .. }
+            | TaskKind::GuestOperate { .. }
             | TaskKind::ImageBuild { .. }
             | TaskKind::ImageImport { .. } => None,
         };
@@ -82,6 +83,7 @@ impl Control {
             self.lose_execution(execution, "not done before its task's deadline", &mut batch);
         }
         self.fail_image(&task, &mut batch);
+        self.give_up_operation(&task, &mut batch);
         if let Some(guest) = &next {
             batch.update(Record::Guest(guest.clone()));
         }

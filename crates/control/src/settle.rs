@@ -258,7 +258,7 @@ fn event_of(task: &Task, guest: &Guest, observed: &Observed) -> Option<TaskEvent
         (TaskKind::GuestCreate { .. }, Phase::Fetching) => Some(note("fetching the image")),
         (TaskKind::GuestCreate { .. }, Phase::Booting) => Some(note("booting")),
         (TaskKind::GuestDelete { .. }, Phase::Gone) => Some(TaskEvent::Done),
-        (TaskKind::GuestPower { .. }, Phase::Gone) => {
+        (TaskKind::GuestPower { .. } | TaskKind::GuestOperate { .. }, Phase::Gone) => {
             Some(TaskEvent::Fell { problem: Problem::new(Code::NoSuchGuest, "the guest was deleted"), again: false })
         }
         (TaskKind::GuestPower { .. }, Phase::Failed) => Some(TaskEvent::Fell { problem: problem(), again: false }),
@@ -273,6 +273,7 @@ fn event_of(task: &Task, guest: &Guest, observed: &Observed) -> Option<TaskEvent
             TaskKind::GuestCreate { .. }
             | TaskKind::GuestDelete { .. }
             | TaskKind::GuestExecute { .. }
+            | TaskKind::GuestOperate { .. }
             | TaskKind::ImageBuild { .. }
             | TaskKind::ImageImport { .. },
             _,

@@ -142,6 +142,13 @@ impl Control {
                 }
                 Ok(task.host.map(|h| (h, FromServer::CancelExecution { execution })))
             }
+            TaskKind::GuestOperate { .. } if task.state == TaskState::Cancelled => {
+                self.give_up_operation(task, batch);
+                Ok(None)
+            }
+            TaskKind::GuestOperate { .. } => {
+                Err(Refusal::new(Code::TaskFinished, "its host has begun with it, and brings it to its end"))
+            }
             TaskKind::ImageBuild { .. } | TaskKind::ImageImport { .. } => {
                 self.fail_image(task, batch);
                 if let TaskVerdict::Go(next) = task.step(&TaskEvent::CancelDone, self.clock().now()) {

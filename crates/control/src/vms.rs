@@ -280,6 +280,7 @@ impl Control {
             observed: None,
             created_at: self.clock().now(),
             gone_at: None,
+            snapshots: Vec::new(),
             acted: None,
             revision: 1,
         })

@@ -15,7 +15,7 @@
 
 use crate::error::{Broken, Error};
 use crate::events::{self, Event};
-use crate::packet::{self, Header, KEEPALIVE, Kind, REMOTE, Status};
+use crate::packet::{self, Header, KEEPALIVE, Kind, QEMU, REMOTE, Status};
 use crate::procedure::{self, Procedure};
 use crate::ssh::Complaints;
 use crate::stream::{Came, Inlet};
@@ -227,7 +227,7 @@ impl Connection {
         }
     }
 
-    /// Any call of the remote program: `arguments` writes them, `read` takes the answer apart, to its end.
+    /// Any call: `arguments` writes them, `read` takes the answer apart, to its end.
     pub async fn call<T>(
         &self,
         procedure: Procedure,
@@ -280,7 +280,7 @@ impl Connection {
             Line::Down(why) => return Err(why.clone().into()),
             Line::Up { waiting, .. } => waiting.insert(serial, Waiting { procedure, inlet, answer, _slot: slot }),
         };
-        room.send(Header::call(procedure.number, serial).packet(payload));
+        room.send(Header::call(procedure, serial).packet(payload));
         let answer = answered.await.unwrap_or_else(|_| Err(self.why()))?;
         Ok((serial, answer))
     }
@@ -317,7 +317,7 @@ impl Shared {
         let Line::Up { waiting, stream, .. } = &mut *locked(&self.line) else { return Ok(()) };
         match waiting.get(&header.serial) {
             None => return Err(Malformed::Undefined { what: "serial that waits", value: header.serial }.into()),
-            Some(call) if call.procedure.number != header.procedure => {
+            Some(call) if (call.procedure.program, call.procedure.number) != (header.program, header.procedure) => {
                 return Err(Malformed::Undefined { what: "procedure of that serial", value: header.procedure }.into());
             }
             Some(_) => {}
@@ -387,7 +387,7 @@ fn arrived(
 ) -> Result<(), Broken> {
     shared.unheard.store(0, Ordering::Relaxed);
     match (header.program, header.kind) {
-        (REMOTE, Kind::Reply) => shared.answer(header, payload),
+        (REMOTE | QEMU, Kind::Reply) => shared.answer(header, payload),
         (REMOTE, Kind::Event) => {
             if let Some(event) = events::read(header.procedure, &payload)? {
                 shared.publish(event);

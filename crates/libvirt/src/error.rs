@@ -104,6 +104,8 @@ pub mod codes {
     pub const UNSUPPORTED: i32 = 67;
     /// A lock of the domain's was not to be had, mostly for half a minute.
     pub const TIMED_OUT: i32 = 68;
+    /// The domain has no such snapshot.
+    pub const NO_SNAPSHOT: i32 = 72;
     /// The domain has no such metadata.
     pub const NO_METADATA: i32 = 80;
     /// The guest has no agent, or it does not answer.

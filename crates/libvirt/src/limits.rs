@@ -4,6 +4,8 @@
 pub const PAYLOAD: usize = 32 * 1024 * 1024;
 /// A string's bytes (libvirt's limit).
 pub const STRING: usize = 4 * 1024 * 1024;
+/// Snapshots of a domain (libvirt's limit).
+pub const SNAPSHOTS: usize = 16_384;
 /// Domains in one list (libvirt's limit).
 pub const DOMAINS: usize = 16_384;
 /// Statistics of one domain in a bulk answer (libvirt's limit).

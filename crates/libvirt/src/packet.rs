@@ -9,6 +9,7 @@
 
 use crate::error::Broken;
 use crate::limits;
+use crate::procedure::Procedure;
 use crate::xdr::{Decoder, Encoder, Malformed};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -17,6 +18,8 @@ const HEADER: usize = 24;
 
 /// The calls of libvirt's drivers.
 pub(crate) const REMOTE: u32 = 0x2000_8086;
+/// What only QEMU's driver has.
+pub(crate) const QEMU: u32 = 0x2000_8087;
 /// "keep": pings and pongs.
 pub(crate) const KEEPALIVE: u32 = 0x6b65_6570;
 const VERSION: u32 = 1;
@@ -48,8 +51,9 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    pub fn call(procedure: u32, serial: u32) -> Self {
-        Self { program: REMOTE, procedure, kind: Kind::Call, serial, status: Status::Ok }
+    pub fn call(procedure: Procedure, serial: u32) -> Self {
+        let Procedure { program, number, .. } = procedure;
+        Self { program, procedure: number, kind: Kind::Call, serial, status: Status::Ok }
     }
 
     pub fn keepalive(procedure: u32) -> Self {
@@ -88,7 +92,7 @@ impl Header {
 
     fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
         let program = from.u32()?;
-        if ![REMOTE, KEEPALIVE].contains(&program) {
+        if ![REMOTE, QEMU, KEEPALIVE].contains(&program) {
             return Err(Malformed::Undefined { what: "program", value: program });
         }
         match from.u32()? {
@@ -144,9 +148,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_packet_is_read_as_it_was_written(procedure: u32, serial: u32, words in proptest::collection::vec(any::<u32>(), 0..9)) {
+        fn a_packet_is_read_as_it_was_written(number: u32, serial: u32, words in proptest::collection::vec(any::<u32>(), 0..9)) {
             let payload: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
-            let header = Header::call(procedure, serial);
+            let header = Header::call(Procedure { program: QEMU, number, name: "any" }, serial);
             let packet = header.packet(&payload);
             prop_assert_eq!(now(read(&mut &packet[..])).unwrap(), (header, payload));
         }
@@ -162,7 +166,7 @@ mod tests {
 
     #[test]
     fn each_wrong_word_is_refused() {
-        let good = Header::call(59, 1).packet(&[]);
+        let good = Header::call(crate::procedure::HOSTNAME, 1).packet(&[]);
         for (word, value) in [(0, 27u32), (0, u32::MAX), (1, 7), (2, 2), (4, 4), (4, 5), (6, 2), (0, 32)] {
             let mut bad = good.clone();
             bad[word * 4..word * 4 + 4].copy_from_slice(&value.to_be_bytes());

@@ -1,10 +1,13 @@
 //! The calls by number.
 
+use crate::packet::{QEMU, REMOTE};
 use std::fmt;
 
-/// A procedure of libvirt's remote program.
+/// A procedure of one of libvirt's programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Procedure {
+    /// Which program: that of all drivers, or what only QEMU's has.
+    pub program: u32,
     /// Its number in the protocol.
     pub number: u32,
     /// Its name, for errors.
@@ -18,7 +21,12 @@ impl fmt::Display for Procedure {
 }
 
 const fn procedure(number: u32, name: &'static str) -> Procedure {
-    Procedure { number, name }
+    Procedure { program: REMOTE, number, name }
+}
+
+/// Of the program that only QEMU's driver has.
+const fn of_qemu(number: u32, name: &'static str) -> Procedure {
+    Procedure { program: QEMU, number, name }
 }
 
 pub(crate) const OPEN: Procedure = procedure(1, "connect open");
@@ -60,3 +68,8 @@ pub(crate) const LIST_NETWORKS: Procedure = procedure(283, "connect list all net
 pub(crate) const DOMAIN_CAPABILITIES: Procedure = procedure(342, "connect get domain capabilities");
 pub(crate) const DEFINE: Procedure = procedure(350, "domain define XML");
 pub(crate) const INTERFACE_ADDRESSES: Procedure = procedure(353, "domain interface addresses");
+pub(crate) const SNAPSHOT_CREATE: Procedure = procedure(185, "domain snapshot create XML");
+pub(crate) const SNAPSHOT_NAMES: Procedure = procedure(188, "domain snapshot list names");
+pub(crate) const SNAPSHOT_REVERT: Procedure = procedure(192, "domain revert to snapshot");
+pub(crate) const SNAPSHOT_DELETE: Procedure = procedure(193, "domain snapshot delete");
+pub(crate) const MONITOR: Procedure = of_qemu(1, "domain monitor command");

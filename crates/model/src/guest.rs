@@ -11,7 +11,7 @@
 //! ```
 
 use crate::{
-    Code, Egress, Forward, GuestId, HostId, ImageId, Labels, Name, Part, Resources, Tenant, Timestamp, VmSpec,
+    Code, Egress, Forward, GuestId, HostId, ImageId, Labels, Name, Part, Resources, Snapshot, Tenant, Timestamp, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -197,6 +197,9 @@ pub struct Guest {
     pub desired: Desired,
     /// What is so, as far as is known.
     pub observed: Option<Observed>,
+    /// Points in its life that it can go back to, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<Snapshot>,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When nothing was left of it.
@@ -313,6 +316,7 @@ impl Guest {
         self.observed = Some(report.clone());
         if report.phase == Phase::Gone {
             self.gone_at = Some(now);
+            self.snapshots.clear();
         }
         true
     }
@@ -354,6 +358,7 @@ mod tests {
                 release: false,
             },
             observed: None,
+            snapshots: Vec::new(),
             created_at: Timestamp::from_micros(0),
             gone_at: None,
             acted: acted.map(|(id, base, after)| TakenAct { id: Uuid::from_u128(id), base, after }),

@@ -68,6 +68,10 @@ id!(
     ExecutionId
 );
 id!(
+    /// A point in a VM's life.
+    SnapshotId
+);
+id!(
     /// One audit event.
     EventId
 );

@@ -50,6 +50,9 @@ pub const SSH_KEYS_MAX: usize = 64;
 /// Longest SSH key.
 pub const SSH_KEY_BYTES_MAX: usize = 16 << 10;
 
+/// Most snapshots of one VM.
+pub const SNAPSHOTS_PER_GUEST_MAX: usize = 32;
+
 /// Most arguments of one command.
 pub const ARGV_MAX: usize = 1024;
 /// Most bytes of one command: arguments and environment together.

@@ -10,7 +10,7 @@
 
 use crate::guest::{Desired, Power, Problem};
 use crate::limits::{TASK_AGEING, TASK_DEADLINE};
-use crate::{Code, ExecutionId, GuestId, HostId, ImageId, Import, Recipe, TaskId, Tenant, Timestamp};
+use crate::{Code, ExecutionId, GuestId, HostId, ImageId, Import, Operation, Recipe, TaskId, Tenant, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -46,6 +46,14 @@ pub enum TaskKind {
         /// Where to.
         switch: Switch,
     },
+    /// Do something long to a guest.
+    #[serde(rename = "vm:operate")]
+    GuestOperate {
+        /// To which.
+        guest: GuestId,
+        /// What.
+        operation: Operation,
+    },
     /// Make an image on a host that can.
     #[serde(rename = "image:build")]
     ImageBuild {
@@ -73,6 +81,7 @@ impl TaskKind {
             Self::GuestDelete { .. } => "vm:delete",
             Self::GuestExecute { .. } => "vm:execute",
             Self::GuestPower { switch, .. } => switch.text(),
+            Self::GuestOperate { operation, .. } => operation.text(),
             Self::ImageBuild { .. } => "image:build",
             Self::ImageImport { .. } => "image:import",
         }
@@ -83,7 +92,8 @@ impl TaskKind {
             Self::GuestCreate { guest }
             | Self::GuestDelete { guest }
             | Self::GuestExecute { guest, .. }
-            | Self::GuestPower { guest, .. } => Some(*guest),
+            | Self::GuestPower { guest, .. }
+            | Self::GuestOperate { guest, .. } => Some(*guest),
             Self::ImageBuild { .. } | Self::ImageImport { .. } => None,
         }
     }
@@ -94,7 +104,8 @@ impl TaskKind {
             Self::GuestCreate { .. }
             | Self::GuestDelete { .. }
             | Self::GuestExecute { .. }
-            | Self::GuestPower { .. } => None,
+            | Self::GuestPower { .. }
+            | Self::GuestOperate { .. } => None,
         }
     }
 }

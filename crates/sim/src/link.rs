@@ -143,12 +143,14 @@ fn is_nudge(message: &FromServer) -> bool {
         | FromServer::DesiredAll(_)
         | FromServer::Execute(_)
         | FromServer::CancelExecution { .. }
+        | FromServer::Operate(_)
         | FromServer::OpenTunnel { .. } => true,
         FromServer::Welcome { .. }
         | FromServer::Refused { .. }
         | FromServer::ExecutionTaken { .. }
         | FromServer::Build { .. }
         | FromServer::BuildTaken { .. }
+        | FromServer::OperationTaken { .. }
         | FromServer::IntentTaken { .. } => false,
     }
 }

@@ -122,8 +122,10 @@ impl Actor {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         self.world.outbox.guest(self.document.report());
+        self.repeat_operation();
         loop {
             self.take_mail().await;
+            self.conclude_operation().await;
             if std::mem::take(&mut self.look) {
                 self.verify().await;
             }
@@ -151,6 +153,7 @@ impl Actor {
                 Step::Unpause => self.unpause().await,
                 Step::Notice(phase) => self.notice(phase).await,
                 Step::Card => self.change_card().await,
+                Step::Operate => self.operate().await,
                 Step::Confirm => self.observe(self.document.observed.phase, |_| {}).await,
                 Step::Rest(until) => self.rest(until).await,
             }
@@ -187,6 +190,7 @@ impl Actor {
             return false;
         }
         self.world.outbox.drop_guest(self.id());
+        self.drop_operation();
         let generation = self.document.order.desired.generation;
         self.world.guests.erase(self.id(), generation, &self.handle);
         true
@@ -208,6 +212,7 @@ impl Actor {
                 self.handle.act(id, base, act);
             }
         }
+        self.take_operations(mail.operation, mail.taken).await;
         let Some((epoch, order)) = mail.order else { return };
         // What follows from this host's own acts comes with their receipts; until then an order knows of
         // some of them at most, and would undo the others.

@@ -315,7 +315,7 @@ impl Actor {
     }
 
     /// Nobody reaches it from here on.
-    fn let_go(&mut self) {
+    pub(super) fn let_go(&mut self) {
         self.session = None;
         self.away = None;
         self.handle.reach.send_replace(Reach::Down);

@@ -43,6 +43,8 @@ pub(super) enum Step {
     Notice(Phase),
     /// It has a card, and what is wanted of it may be another by now.
     Card,
+    /// Do the long work that is due.
+    Operate,
     /// Say again what is so, for the newer generation.
     Confirm,
     /// Nothing, until mail or this time.
@@ -59,8 +61,15 @@ impl Document {
         matches!(self.order.desired.power, Power::Running | Power::Paused) && !self.is_expired(now)
     }
 
-    /// Compares desired with what is so.
+    /// Compares desired with what is so. Long work waits until there is nothing else to do.
     pub(super) fn next(&self, seen: Seen) -> Step {
+        match self.next_of_life(seen) {
+            Step::Rest(_) | Step::Connect if self.operations.is_due() => Step::Operate,
+            step => step,
+        }
+    }
+
+    fn next_of_life(&self, seen: Seen) -> Step {
         let phase = self.observed.phase;
         if phase == Phase::Gone {
             return self.settled(); // final: a gone guest never comes back under its id

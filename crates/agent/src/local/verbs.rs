@@ -245,6 +245,7 @@ impl Call {
             spec: order.spec.clone(),
             desired,
             observed: Some(document.observed.clone()),
+            snapshots: Vec::new(),
             created_at: document.observed.since,
             gone_at: None,
             acted: None,

@@ -13,6 +13,7 @@ mod identity;
 #[path = "../../../network/tests/it/ns.rs"]
 #[allow(dead_code, reason = "the tests of the network crate use all of it")]
 mod ns;
+mod operations;
 mod plane;
 mod simulated;
 mod vms;

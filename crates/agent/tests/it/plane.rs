@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use perigee_agent::uplink::BlobStream;
 use perigee_agent::{Session, Tunnel, Uplink, UplinkError};
 use perigee_agent_api::*;
-use perigee_model::{Digest, ExecutionId, GuestId, ImageId, Observed, Phase};
+use perigee_model::{Digest, ExecutionId, GuestId, ImageId, Observed, Phase, TaskId};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -28,6 +28,8 @@ pub struct State {
     pub end_reports: BTreeMap<ExecutionId, u32>,
     pub gone_reports: BTreeMap<GuestId, u32>,
     pub builds: BTreeMap<ImageId, BuildStage>,
+    /// Every stage that was told of each.
+    pub operations: BTreeMap<TaskId, Vec<OperationStage>>,
     pub hellos: Vec<Hello>,
     link: Option<mpsc::Sender<FromServer>>,
     tunnels: BTreeMap<TunnelId, Frames>,
@@ -55,6 +57,7 @@ impl Plane {
             end_reports: BTreeMap::new(),
             gone_reports: BTreeMap::new(),
             builds: BTreeMap::new(),
+            operations: BTreeMap::new(),
             hellos: vec![],
             link: None,
             tunnels: BTreeMap::new(),
@@ -152,6 +155,15 @@ impl Plane {
                 });
                 if takes {
                     self.send(FromServer::ExecutionTaken { execution: report.execution });
+                }
+            }
+            FromAgent::Operation(report) => {
+                let takes = self.with(|s| {
+                    s.operations.entry(report.task).or_default().push(report.stage.clone());
+                    s.takes
+                });
+                if takes && report.stage.is_end() {
+                    self.send(FromServer::OperationTaken { guest: report.guest, task: report.task });
                 }
             }
             FromAgent::Build(report) => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 #[derive(Clone, Default)]
 pub struct Machine {
     pub host: SimulatedHost,
-    knobs: Arc<Knobs>,
+    pub knobs: Arc<Knobs>,
 }
 
 impl Machine {

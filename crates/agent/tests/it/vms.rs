@@ -4,13 +4,13 @@ use crate::simulated::Machine;
 use crate::*;
 use std::time::Duration;
 
-fn machine() -> (Machine, Rig) {
+pub fn machine() -> (Machine, Rig) {
     let machine = Machine::default();
     let rig = Rig { simulated: Some(machine.clone()), ..Rig::new() };
     (machine, rig)
 }
 
-fn vm(n: u128, change: impl FnOnce(&mut VmSpec)) -> DesiredGuest {
+pub fn vm(n: u128, change: impl FnOnce(&mut VmSpec)) -> DesiredGuest {
     let mut order = wanted(guest_id(n), 1, Power::Running);
     order.kind = GuestKind::Vm;
     let mut spec = VmSpec {
@@ -34,13 +34,13 @@ fn vm(n: u128, change: impl FnOnce(&mut VmSpec)) -> DesiredGuest {
     order
 }
 
-fn switched(order: &DesiredGuest, switch: Switch) -> DesiredGuest {
+pub fn switched(order: &DesiredGuest, switch: Switch) -> DesiredGuest {
     let mut next = order.clone();
     switch.apply(&mut next.desired);
     next
 }
 
-fn living(machine: &Machine, id: GuestId) -> bool {
+pub fn living(machine: &Machine, id: GuestId) -> bool {
     machine.host.guests().iter().any(|found| found.guest == id && found.alive)
 }
 

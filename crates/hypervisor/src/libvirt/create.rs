@@ -334,7 +334,7 @@ async fn run(host: &Host, uuid: Uuid, flags: u32) -> Result<(), HypervisorError>
 }
 
 /// libvirt's words, which hold QEMU's, tell a host without room and a machine that cannot be from the rest.
-fn refused(code: i32, message: String) -> HypervisorError {
+pub fn refused(code: i32, message: String) -> HypervisorError {
     let message: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(600).collect();
     let no_room = ["Cannot allocate memory", "No space left", "cannot set up guest memory", "quota exceeded"];
     if no_room.iter().any(|words| message.contains(words)) {

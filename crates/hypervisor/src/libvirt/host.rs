@@ -38,6 +38,8 @@ pub struct Host {
     pub clock: Clock,
     pub places: Places,
     pub control: Link,
+    /// For calls that take long: they leave the others their turns.
+    pub work: Link,
     /// The processor runs guests itself.
     pub hardware: bool,
     facts: Mutex<Option<Arc<Facts>>>,
@@ -56,6 +58,7 @@ impl Host {
             instance,
             clock,
             places,
+            work: control.another(),
             control,
             hardware,
             facts: Mutex::default(),

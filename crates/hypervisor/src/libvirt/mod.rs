@@ -25,6 +25,7 @@ mod processes;
 mod qcow2;
 mod seed;
 mod seen;
+mod snapshots;
 mod watching;
 mod xml;
 
@@ -38,8 +39,8 @@ use crate::cpu::{CPU_FLAGS, virtualisation};
 use crate::session::{self, ChannelSession};
 use crate::work::{finish, os};
 use crate::{
-    Addresses, Adopt, Channel, Console, Found, GuestEvent, GuestUsage, Halt, Halted, Hypervisor, HypervisorError,
-    Measure, Pause, Plan, Seat, Session, Stream,
+    Addresses, Adopt, Channel, Console, Found, GuestEvent, GuestUsage, Halt, Halted, Hypervisor, HypervisorError, Keep,
+    Kept, Measure, Pause, Plan, Progress, Seat, Session, Snapshots, Stream,
 };
 use async_trait::async_trait;
 use connections::{Ask, Link};
@@ -47,14 +48,14 @@ use host::Host;
 use perigee_clock::Clock;
 use perigee_guest::{ChannelError, ChannelLimits, UnixDial};
 use perigee_libvirt::{AddressSource, Connection, Domain, State, Wish};
-use perigee_model::{Abilities, Acceleration, GuestId, GuestKind, InstanceId};
+use perigee_model::{Abilities, Acceleration, GuestId, GuestKind, InstanceId, SnapshotId};
 use places::Places;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixStream;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio::task::AbortHandle;
 
 /// libvirt's reason why a domain that is on its way up counts as paused (`virDomainPausedReason`).
@@ -153,7 +154,7 @@ impl Hypervisor for Libvirt {
             pause: true,
             halt: true,
             console: true,
-            snapshots: false,
+            snapshots: true,
             adopt: true,
             boots_in_flight_max: if acceleration == Acceleration::Kvm { cores.saturating_mul(4) } else { cores },
         }
@@ -194,6 +195,9 @@ impl Hypervisor for Libvirt {
         Some(self)
     }
     fn measure(&self) -> Option<&dyn Measure> {
+        Some(self)
+    }
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
         Some(self)
     }
 }
@@ -298,6 +302,23 @@ impl Adopt for Libvirt {
     }
     async fn release(&self, guest: GuestId) -> Result<(), HypervisorError> {
         self.alone(guest, |host| async move { host.release(guest).await }).await
+    }
+}
+
+#[async_trait]
+impl Snapshots for Libvirt {
+    async fn kept(&self, guest: GuestId) -> Result<Vec<Kept>, HypervisorError> {
+        self.alone(guest, |host| async move { host.kept(guest).await }).await
+    }
+    async fn keep(&self, guest: GuestId, wish: &Keep, tell: &watch::Sender<Progress>) -> Result<Kept, HypervisorError> {
+        let (wish, tell) = (wish.clone(), tell.clone());
+        self.alone(guest, |host| async move { host.keep(guest, &wish, &tell).await }).await
+    }
+    async fn go_back(&self, guest: GuestId, snapshot: SnapshotId) -> Result<Found, HypervisorError> {
+        self.alone(guest, |host| async move { host.go_back(guest, snapshot).await }).await
+    }
+    async fn forget(&self, guest: GuestId, snapshot: SnapshotId) -> Result<(), HypervisorError> {
+        self.alone(guest, |host| async move { host.forget(guest, snapshot).await }).await
     }
 }
 

@@ -9,10 +9,11 @@
 use crate::HypervisorError;
 use crate::work::{os, room_or_os};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::time::Duration;
 
 const MAGIC: &[u8; 4] = b"QFI\xfb";
 /// Of a version 3 header, up to its incompatible features.
@@ -177,6 +178,78 @@ impl Empty {
     }
 }
 
+/// A snapshot inside a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inside {
+    /// What it is called.
+    pub name: String,
+    /// The moment it keeps: seconds and nanoseconds since 1970.
+    pub at: Duration,
+    /// What the memory in it takes up; 0 without.
+    pub memory_bytes: u64,
+}
+
+/// The most snapshots that a disk has (QEMU's limit), and the longest of their lists that is read.
+const SNAPSHOTS_MAX: u32 = 65_536;
+const LIST_BYTES_MAX: u64 = 64 << 20;
+/// One without what follows it: more fields, its id, its name.
+const SNAPSHOT_BYTES: usize = 40;
+
+/// The snapshots inside a disk, which may be in use. Blocks.
+///
+/// # Errors
+/// `Os` for what is no qcow2 or ends early.
+pub fn snapshots(path: &Path) -> Result<Vec<Inside>, HypervisorError> {
+    list(path).map_err(os(format!("reading the snapshots in {}", path.display())))
+}
+
+fn list(path: &Path) -> io::Result<Vec<Inside>> {
+    let file = File::open(path)?;
+    let mut header = [0; HEADER_BYTES as usize];
+    file.read_exact_at(&mut header, 0)?;
+    let (count, at) = (word(&header, 60), long(&header, 64));
+    if !header.starts_with(MAGIC) || count > SNAPSHOTS_MAX {
+        return Err(io::Error::other("not a qcow2, or not a sound one"));
+    }
+    let length = file.metadata()?.len().saturating_sub(at).min(LIST_BYTES_MAX);
+    let mut bytes = Vec::new();
+    if count > 0 {
+        let mut from = BufReader::new(&file);
+        from.seek(SeekFrom::Start(at))?;
+        from.take(length).read_to_end(&mut bytes)?;
+    }
+    read_list(&bytes, count).ok_or_else(|| io::Error::other("its list of snapshots ends early"))
+}
+
+fn read_list(mut bytes: &[u8], count: u32) -> Option<Vec<Inside>> {
+    let mut found = Vec::new();
+    for _ in 0..count {
+        let head = bytes.get(..SNAPSHOT_BYTES)?;
+        let short = |at: usize| usize::from(u16::from_be_bytes([head[at], head[at + 1]]));
+        let (id, name, extra) = (short(12), short(14), usize::try_from(word(head, 36)).ok()?);
+        let (named, whole) = (SNAPSHOT_BYTES + extra + id, SNAPSHOT_BYTES + extra + id + name);
+        let memory_bytes = match extra {
+            0..8 => u64::from(word(head, 32)),
+            8.. => long(bytes.get(SNAPSHOT_BYTES..SNAPSHOT_BYTES + 8)?, 0),
+        };
+        let at = Duration::from_secs(word(head, 16).into()) + Duration::from_nanos(word(head, 20).into());
+        let name = String::from_utf8_lossy(bytes.get(named..whole)?).into_owned();
+        found.push(Inside { name, at, memory_bytes });
+        bytes = bytes.get(whole.next_multiple_of(8).min(bytes.len())..)?;
+    }
+    Some(found)
+}
+
+/// Four bytes that are there.
+fn word(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..at + 4].iter().fold(0, |word, byte| word << 8 | u32::from(*byte))
+}
+
+/// Eight bytes that are there.
+fn long(bytes: &[u8], at: usize) -> u64 {
+    u64::from(word(bytes, at)) << 32 | u64::from(word(bytes, at + 4))
+}
+
 /// How large the guest sees it.
 fn size(path: &Path, format: Format) -> Result<u64, HypervisorError> {
     let doing = || format!("reading {}", path.display());
@@ -223,6 +296,11 @@ mod tests {
         fn no_header_is_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..90)) {
             let _ = format_of(&[MAGIC, bytes.as_slice()].concat());
         }
+
+        #[test]
+        fn no_list_is_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), count in 0u32..4) {
+            let _ = read_list(&bytes, count);
+        }
     }
 
     #[test]
@@ -245,6 +323,24 @@ mod tests {
             assert!(matches!(bad, Err(HypervisorError::BadPlan(_))), "{bad:?}");
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn snapshots_that_qemu_made_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("disk.qcow2");
+        create(&disk, None, Some(1 << 20)).unwrap();
+        assert_eq!(snapshots(&disk).unwrap(), []);
+        for name in ["0192aaaa-0000-7000-8000-000000000001", "übrig"] {
+            let done = Command::new("qemu-img").args(["snapshot", "-c", name]).arg(&disk).status().unwrap();
+            assert!(done.success());
+        }
+        let found = snapshots(&disk).unwrap();
+        let names: Vec<_> = found.iter().map(|inside| (inside.name.as_str(), inside.memory_bytes)).collect();
+        assert_eq!(names, [("0192aaaa-0000-7000-8000-000000000001", 0), ("übrig", 0)]);
+        assert!(found[0].at > Duration::from_secs(1 << 30) && found[0].at <= found[1].at);
+        fs::write(&disk, b"no disk at all").unwrap();
+        assert!(snapshots(&disk).is_err());
     }
 
     /// `qemu-img` is the oracle of the format.

@@ -5,7 +5,7 @@
 
 use super::program::Execution;
 use crate::usage::RunState;
-use crate::{Found, GuestEvent, GuestUsage};
+use crate::{Found, GuestEvent, GuestUsage, Kept};
 use bytes::Bytes;
 use perigee_clock::Instant;
 use perigee_model::{GuestId, InstanceId};
@@ -33,10 +33,18 @@ pub(super) type Key = (u32, GuestId);
 pub(super) struct World {
     /// `None`: leftovers of a guest without a VMM.
     pub guests: BTreeMap<Key, Option<Vmm>>,
+    /// Of each guest, oldest first.
+    pub snapshots: BTreeMap<Key, Vec<Frozen>>,
     events: BTreeMap<u32, broadcast::Sender<GuestEvent>>,
     vmm_starts: BTreeMap<GuestId, u64>,
     execution_starts: BTreeMap<Uuid, u64>,
     vmms: u32,
+}
+
+/// A snapshot: what it is, and what was in the guest's memory.
+pub(super) struct Frozen {
+    pub kept: Kept,
+    pub files: Option<BTreeMap<String, Bytes>>,
 }
 
 /// A simulated VMM and the guest in it.

@@ -19,9 +19,11 @@ pub enum Fault {
     InventoryFails,
     /// A session breaks when it is used: at an exec, or at the next event of one.
     SessionBreaks,
+    /// Keeping a guest, going back, or forgetting ends with `Os`; nothing was done.
+    SnapshotFails,
 }
 
-const FAULTS: usize = 5;
+const FAULTS: usize = 6;
 
 /// The shares. Shared by everyone who turns them.
 #[derive(Debug, Default)]

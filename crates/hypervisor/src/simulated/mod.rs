@@ -15,10 +15,11 @@ mod knobs;
 mod program;
 mod screen;
 mod session;
+mod snapshots;
 
 use crate::{
     Channel, Console, Found, GuestEvent, GuestUsage, Halt, Halted, Hypervisor, HypervisorError, Measure, Pace, Pause,
-    Plan, Session,
+    Plan, Session, Snapshots,
 };
 use async_trait::async_trait;
 pub use host::SimulatedHost;
@@ -137,7 +138,7 @@ impl Hypervisor for Simulated {
             pause: true,
             halt: true,
             console: true,
-            snapshots: false,
+            snapshots: true,
             adopt: true,
             boots_in_flight_max: self.config.boots_in_flight_max,
         }
@@ -180,7 +181,10 @@ impl Hypervisor for Simulated {
             return Err(struck("removing a simulated guest"));
         }
         let key = self.key(guest);
-        self.host.change(|world| world.guests.remove(&key));
+        self.host.change(|world| {
+            world.snapshots.remove(&key);
+            world.guests.remove(&key)
+        });
         Ok(())
     }
 
@@ -200,6 +204,9 @@ impl Hypervisor for Simulated {
         Some(self)
     }
     fn measure(&self) -> Option<&dyn Measure> {
+        Some(self)
+    }
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
         Some(self)
     }
 }

@@ -1,6 +1,6 @@
 //! The contract, once for each driver. `real_` tests boot guests.
 
-use crate::{cases, machines};
+use crate::{cases, machines, snapshots};
 use async_trait::async_trait;
 use perigee_hypervisor::{Found, Hypervisor, Plan};
 use std::sync::Arc;
@@ -73,4 +73,8 @@ contract! {
     machines: a_halted_guest_keeps_its_disk
     machines: a_guest_that_turns_itself_off_is_told_as_clean
     machines: the_newest_memo_comes_back
+    snapshots: a_stopped_guest_goes_back_to_its_disk
+    snapshots: a_running_guest_keeps_its_disk_and_goes_on
+    snapshots: a_guest_goes_on_where_its_memory_was_kept
+    snapshots: what_cannot_be_kept_is_refused_and_leaves_nothing
 }

@@ -16,3 +16,4 @@ mod network;
 mod ns;
 mod real;
 mod simulated;
+mod snapshots;

@@ -24,6 +24,7 @@ mod pages;
 mod prometheus;
 pub mod refuse;
 mod sandboxes;
+mod snapshots;
 mod tasks;
 mod uploads;
 mod views;
@@ -115,6 +116,9 @@ pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(vms::resume))
         .routes(routes!(vms::release))
         .routes(routes!(vms::adopt))
+        .routes(routes!(snapshots::list, snapshots::create))
+        .routes(routes!(snapshots::get, snapshots::delete))
+        .routes(routes!(snapshots::revert))
         .routes(routes!(foreign_vms::list))
         .routes(routes!(foreign_vms::get))
         .routes(routes!(executions::list))

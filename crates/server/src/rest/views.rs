@@ -72,6 +72,7 @@ pub fn task(task: &Task) -> TaskView {
         TaskKind::GuestCreate { .. }
         | TaskKind::GuestDelete { .. }
         | TaskKind::GuestPower { .. }
+        | TaskKind::GuestOperate { .. }
         | TaskKind::ImageBuild { .. }
         | TaskKind::ImageImport { .. } => None,
     };

@@ -223,7 +223,7 @@ async fn switch(server: &Server, caller: &Caller, (id, verb, bytes): (&str, &str
 }
 
 /// The task, or, for whoever waits, the guest when it is done.
-async fn settled(server: &Server, caller: &Caller, guest: &Guest, task: &perigee_model::Task) -> Answer {
+pub async fn settled(server: &Server, caller: &Caller, guest: &Guest, task: &perigee_model::Task) -> Answer {
     let Some(wait) = caller.wait else { return Ok(tasks::accepted(task)) };
     let task = server.control.wait_task(task.id, wait).await?;
     match task.state {

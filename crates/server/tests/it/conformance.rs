@@ -142,10 +142,12 @@ async fn viewers_only_look() {
     let mut world = World::new().await;
     let guest = world.running("a").await.to_string();
     for route in routes(&world).iter().filter(|r| r.method != Method::GET) {
-        let body: &[u8] = match (route.has_json_body(), route.path.ends_with("execute")) {
-            (true, true) => br#"{"argv":["true"]}"#,
-            (true, false) if route.path == "/api/v1/images" => br#"{"name":"x","recipe":"base"}"#,
-            (true, false) => b"{}",
+        let body: &[u8] = match (route.has_json_body(), route.path.rsplit('/').next()) {
+            (true, Some("execute")) => br#"{"argv":["true"]}"#,
+            (true, Some("forwards")) => br#"{"host_port":80}"#,
+            (true, Some("snapshots")) => br#"{"name":"x"}"#,
+            (true, _) if route.path == "/api/v1/images" => br#"{"name":"x","recipe":"base"}"#,
+            (true, _) => b"{}",
             (false, _) => b"",
         };
         let answer =
@@ -197,6 +199,7 @@ async fn another_tenants_objects_do_not_exist() {
         let body: &[u8] = match (route.has_json_body(), route.path.rsplit('/').next()) {
             (true, Some("execute")) => br#"{"argv":["true"]}"#,
             (true, Some("forwards")) => br#"{"host_port":80}"#,
+            (true, Some("snapshots")) => br#"{"name":"x"}"#,
             (true, _) => b"{}",
             (false, _) => b"",
         };
@@ -221,6 +224,7 @@ async fn unknown_ids_methods_and_routes_are_refused() {
         let body = match route.path.rsplit('/').next().unwrap() {
             "execute" => json!({ "argv": ["true"] }),
             "forwards" => json!({ "host_port": 80 }),
+            "snapshots" => json!({ "name": "x" }),
             "result" => json!({ "timestamp": now, "exit_code": 0 }),
             _ => json!({}),
         };

@@ -10,6 +10,7 @@ mod images;
 mod ingest;
 mod link;
 mod refusals;
+mod snapshots;
 mod stories;
 mod watch;
 mod world;

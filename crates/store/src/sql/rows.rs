@@ -182,6 +182,7 @@ fn task(r: &Task) -> Columns {
         TaskKind::GuestCreate { .. }
         | TaskKind::GuestDelete { .. }
         | TaskKind::GuestPower { .. }
+        | TaskKind::GuestOperate { .. }
         | TaskKind::ImageBuild { .. }
         | TaskKind::ImageImport { .. } => None,
     };

@@ -126,6 +126,15 @@ pub fn guest(n: u64, called: &str) -> Guest {
         created_at: at(0),
         gone_at: None,
         acted: None,
+        snapshots: vec![Snapshot {
+            id: SnapshotId::new(uuid(11)),
+            name: name("before"),
+            description: "the \u{1f600} day".into(),
+            memory: true,
+            state: SnapshotState::Ready,
+            created_at: at(3),
+            taken: Some(Taken { at: at(4), memory_bytes: 71 << 20, booted: None }),
+        }],
         revision: 0,
     }
 }

@@ -25,6 +25,7 @@ mod namespace;
 #[allow(dead_code, clippy::expect_used, reason = "the tests of the network crate use all of it, where this is allowed")]
 mod ns;
 mod sitter;
+mod snapshots;
 mod twins;
 mod vms;
 mod watch;

@@ -6,6 +6,7 @@ mod firmware;
 mod foreign;
 mod networks;
 mod seats;
+mod snapshots;
 
 use crate::contract::Lab;
 use crate::daemon::Daemon;
