@@ -29,6 +29,8 @@ use tokio::sync::watch;
 
 /// Memory is written at the disk's pace: an hour is a task's whole time.
 const WORK_WITHIN: Duration = Duration::from_secs(3600);
+/// A file system with less free counts as full: a write of QEMU's may need more.
+const FULL_BYTES: u64 = 1 << 20;
 /// Between two looks at how much of the memory is written.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// libvirt's flag for a definition as it will be at the next start.
@@ -65,6 +67,8 @@ impl Host {
             (None, false) | (Some(_), _) => self.keep_by_libvirt(&ours, wish, tell).await,
         };
         if let Err(error) = made {
+            // Before what was written is removed.
+            let error = self.for_room(guest, error).await;
             if let Err(left) = self.remove(&ours, &name).await {
                 tracing::warn!(%guest, snapshot = name, error = %left, "what is left of it is cleared up later");
             }
@@ -187,9 +191,7 @@ impl Host {
                 return Err(HypervisorError::BadPlan("it has no disk of its own to keep a snapshot in".to_owned()));
             }
             let Some(needed) = memory_bytes else { return Ok(()) };
-            let doing = || format!("asking for room at {}", disk.display());
-            let found = statvfs(&disk).map_err(std::io::Error::from).map_err(os(doing()))?;
-            let free = found.blocks_available().saturating_mul(found.fragment_size());
+            let free = free_bytes(&disk)?;
             if free < needed {
                 let text = format!(
                     "its memory may take {} MiB in {}, where {} MiB are free",
@@ -202,6 +204,18 @@ impl Host {
             Ok(())
         })
         .await
+    }
+
+    /// QEMU says "Input/output error" of a disk whose file system is full.
+    async fn for_room(&self, guest: GuestId, error: HypervisorError) -> HypervisorError {
+        let HypervisorError::Refused(text) = &error else { return error };
+        let disk = self.places.disk(guest);
+        match off_thread(move || free_bytes(&disk)).await {
+            Ok(free) if free < FULL_BYTES => {
+                HypervisorError::NoRoom(format!("{} MiB are free beside its disk: {text}", free >> 20))
+            }
+            _ => error,
+        }
     }
 
     /// What the guest's QEMU answers.
@@ -219,6 +233,13 @@ impl Host {
             Err(error) => Err(HypervisorError::Channel(format!("its QEMU's answer: {error}"))),
         }
     }
+}
+
+/// What the file system of the disk has free for us.
+fn free_bytes(disk: &Path) -> Result<u64, HypervisorError> {
+    let doing = || format!("asking for room at {}", disk.display());
+    let found = statvfs(disk).map_err(std::io::Error::from).map_err(os(doing()))?;
+    Ok(found.blocks_available().saturating_mul(found.fragment_size()))
 }
 
 /// QMP: what comes back.

@@ -24,7 +24,7 @@ impl Ground {
     }
     /// What is on its disk, and in its memory.
     fn read(&self) -> (String, String) {
-        let read = "head -c 5 /dev/vda; echo; cat /tmp/f 2>/dev/null";
+        let read = "head -c 5 /dev/vda; echo; cat /tmp/f 2>/dev/null; true";
         let said = self.fine(&["vm", "exec", "db", "--", "sh", "-c", read]);
         let mut lines = said.lines().map(str::to_owned);
         (lines.next().unwrap_or_default(), lines.next().unwrap_or_default())
