@@ -7,12 +7,14 @@
 //! generation, reports their sequence, executions their id, and receivers keep the newest.
 #![forbid(unsafe_code)]
 
+mod chunks;
 mod frames;
 mod intent;
 mod operation;
 pub mod wire;
 pub mod ws;
 
+pub use chunks::{CHUNK_PIECE_BYTES_MAX, ChunkDown, ChunkFailed, ChunkFault, ChunkStored, ChunkUp};
 pub use frames::{FramesDown, FramesUp, Mark};
 pub use intent::{Act, Intent};
 pub use operation::{Operate, OperationReport, OperationResult, OperationStage};
@@ -379,6 +381,10 @@ mod base64_bytes {
     /// At most one frame of measurements.
     pub fn frame<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
         at_most(deserialize(d)?, perigee_model::limits::FRAME_BYTES_MAX)
+    }
+    /// At most one piece of a backup's chunk.
+    pub fn piece<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        at_most(deserialize(d)?, crate::CHUNK_PIECE_BYTES_MAX)
     }
     fn at_most<E: serde::de::Error>(bytes: Vec<u8>, most: usize) -> Result<Vec<u8>, E> {
         if bytes.len() > most {

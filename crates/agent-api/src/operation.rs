@@ -1,7 +1,7 @@
 //! Long work on one guest: what a host is told to do, and what it says of it.
 
 use perigee_model::guest::Problem;
-use perigee_model::{GuestId, Operation, SnapshotId, Taken, TaskId};
+use perigee_model::{GuestId, Operation, SnapshotId, Stored, Taken, TaskId};
 use serde::{Deserialize, Serialize};
 
 /// One operation on a guest. It may arrive again and again, and is done once.
@@ -63,4 +63,6 @@ pub enum OperationResult {
     WentBack,
     /// The snapshot is gone.
     Forgotten,
+    /// A backup is there.
+    Stored(Stored),
 }

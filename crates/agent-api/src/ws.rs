@@ -47,6 +47,8 @@ pub enum Route {
     Fetch(Digest, u64),
     /// `BlobSaid` both ways.
     Push(Digest),
+    /// `ChunkUp`, `ChunkDown`.
+    Chunks,
 }
 
 impl Route {
@@ -58,6 +60,7 @@ impl Route {
             Self::Tunnel(id) => format!("{ROOT}/tunnel/{}", id.0),
             Self::Fetch(digest, offset) => format!("{ROOT}/fetch/{digest}/{offset}"),
             Self::Push(digest) => format!("{ROOT}/push/{digest}"),
+            Self::Chunks => format!("{ROOT}/chunks"),
         }
     }
 
@@ -71,6 +74,7 @@ impl Route {
             ["tunnel", id] => Self::Tunnel(TunnelId(id.parse().ok()?)),
             ["fetch", digest, offset] => Self::Fetch(Digest::parse(digest)?, offset.parse().ok()?),
             ["push", digest] => Self::Push(Digest::parse(digest)?),
+            ["chunks"] => Self::Chunks,
             _ => return None,
         })
     }
@@ -367,6 +371,7 @@ mod tests {
             Route::Tunnel(TunnelId(id)),
             Route::Fetch(digest.clone(), 12),
             Route::Push(digest),
+            Route::Chunks,
         ] {
             assert_eq!(Route::parse(&route.path()), Some(route));
         }

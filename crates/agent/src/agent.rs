@@ -15,6 +15,7 @@ use crate::outbox::Outbox;
 use crate::parts::Parts;
 use crate::spool::Spool;
 use crate::uplink::Uplink;
+use crate::watch::SharedSheet;
 use crate::world::{Describe, Guests, Held, World};
 use perigee_clock::Clock;
 use perigee_hypervisor::Hypervisor;
@@ -46,6 +47,8 @@ pub struct Agent {
     pub cards: Arc<dyn Cards>,
     /// Reads the machine's inventory; drivers included.
     pub describe: Arc<Describe>,
+    /// What guests used when they were measured last.
+    pub measured: Arc<SharedSheet>,
     /// Where it says how it is.
     pub health: Arc<Health>,
     /// Where this host's own users ask for guests.
@@ -89,6 +92,7 @@ impl Agent {
             builder: self.builder,
             cards: self.cards,
             describe: self.describe,
+            measured: self.measured,
             health: self.health,
             admission: Admission::new(most),
             outbox: Outbox::default(),

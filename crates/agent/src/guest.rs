@@ -12,6 +12,7 @@
 
 mod actor;
 mod addresses;
+mod backups;
 mod boot;
 mod card;
 mod memo;
@@ -70,6 +71,9 @@ pub(crate) struct Document {
     /// Long work on it: the newest there was until its end is taken, and what was before that.
     #[serde(default)]
     pub operations: Operations,
+    /// Its disk came out of the backup that it is made from.
+    #[serde(default)]
+    pub restored: bool,
 }
 
 impl Document {
@@ -108,6 +112,7 @@ impl Document {
             let_go: false,
             address: None,
             operations: Operations::default(),
+            restored: false,
         }
     }
     /// As found by a new life of the agent.

@@ -20,6 +20,7 @@
 
 pub mod admission;
 mod agent;
+mod backups;
 pub mod builds;
 mod cards;
 pub mod enrol;

@@ -13,7 +13,7 @@ mod http;
 mod verbs;
 
 use crate::world::World;
-use nix::unistd::{Group, chown};
+use nix::unistd::{Gid, chown};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 const CONNECTIONS_MAX: usize = 64;
 /// After a connection that could not be taken.
 const AGAIN: Duration = Duration::from_millis(100);
-/// Members may speak to the socket, where there is such a group.
+/// Members may speak to the socket, where the machine itself has such a group.
 const GROUP: &str = "perigee";
 
 /// Where this host's users speak to the agent.
@@ -64,10 +64,11 @@ impl Listener {
             std::fs::create_dir_all(parent)?;
         }
         let listener = UnixListener::bind(path)?;
-        let group = Group::from_name(GROUP).ok().flatten().filter(|_| nix::unistd::geteuid().is_root());
+        let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+        let group = group_in(&groups).filter(|_| nix::unistd::geteuid().is_root());
         let mode = if group.is_some() { 0o660 } else { 0o600 };
         if let Some(group) = group {
-            chown(path, None, Some(group.gid)).map_err(io::Error::from)?;
+            chown(path, None, Some(group)).map_err(io::Error::from)?;
         }
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         Ok(Self::Unix { listener, path: path.to_owned() })
@@ -81,6 +82,16 @@ impl Drop for Listener {
             drop(std::fs::remove_file(path));
         }
     }
+}
+
+/// The group, by group(5). Not by the C library's name service: that loads what a machine knows of other
+/// directories into this process, and keeps it there.
+fn group_in(groups: &str) -> Option<Gid> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let is_it = fields.next() == Some(GROUP);
+        fields.nth(1).filter(|_| is_it)?.parse().ok().map(Gid::from_raw)
+    })
 }
 
 /// Serves one of them until the agent ends.
@@ -113,5 +124,20 @@ pub(crate) async fn serve(listener: Arc<Listener>, world: Arc<World>) {
             let _permit = permit;
             connection.serve(of).await;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_is_found_by_its_whole_name() {
+        let gid = |groups| group_in(groups).map(Gid::as_raw);
+        assert_eq!(gid("root:x:0:\nperigee:x:998:ann,bob\n"), Some(998));
+        assert_eq!(gid("perigee-admins:x:7:\nroot:x:0:perigee\nperigee:x:12:"), Some(12));
+        for none in ["", "root:x:0:", "perigee", "perigee:x", "perigee:x:many:", "#perigee:x:1:"] {
+            assert_eq!(gid(none), None, "{none}");
+        }
     }
 }

@@ -3,12 +3,13 @@
 //! Owns: the [`Uplink`] seam and its two real forms, [`grpc`] and [`ws`]. Refuses: meaning. What is said over
 //! a link is [`crate::link`]'s business.
 
+mod chunks;
 pub mod grpc;
 pub mod ws;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use perigee_agent_api::{FromAgent, FromServer, Hello, TunnelFrame, TunnelId};
+use perigee_agent_api::{ChunkStored, FromAgent, FromServer, Hello, TunnelFrame, TunnelId};
 use perigee_model::Digest;
 use perigee_model::limits::RECONNECT_MAX;
 use std::path::Path;
@@ -24,6 +25,12 @@ pub enum UplinkError {
     /// It answered with a refusal.
     #[error("the control plane refused: {0}")]
     Refused(String),
+    /// The disk is full where it would be kept.
+    #[error("the control plane has no room for it: {0}")]
+    NoSpace(String),
+    /// It has this no longer as it was stored.
+    #[error("{0}")]
+    Damaged(String),
     /// It does not have this (any more).
     #[error("the control plane does not have it")]
     NotFound,
@@ -81,4 +88,15 @@ pub trait Uplink: Send + Sync {
     /// # Errors
     /// `Away`, `Refused`, `File`.
     async fn push_blob(&self, digest: &Digest, path: &Path) -> Result<(), UplinkError>;
+    /// Stores a chunk of a backup, or its index, in the repository; its bytes travel only when it is not there
+    /// yet. Returns when it is verified and durable. May be asked for many at once.
+    ///
+    /// # Errors
+    /// `Away`, `Certificate`, `NoSpace`, `Refused`.
+    async fn push_chunk(&self, sealed: bool, digest: &Digest, bytes: Bytes) -> Result<ChunkStored, UplinkError>;
+    /// A chunk of a backup, or its index, as the repository gave it, which has compared its digest.
+    ///
+    /// # Errors
+    /// `Away`, `Certificate`, `NotFound`, `Damaged`, `Refused`.
+    async fn fetch_chunk(&self, sealed: bool, digest: &Digest) -> Result<Bytes, UplinkError>;
 }

@@ -12,7 +12,7 @@ mod member;
 
 use crate::frames::FrameSpool;
 use crate::watch::Sampler;
-use member::Member;
+use member::{CPU_CORES, Member, RESIDENT_BYTES};
 use perigee_clock::{Clock, Instant};
 use perigee_hypervisor::{GuestUsage, Hypervisor, HypervisorError, Measure};
 use perigee_model::Timestamp;
@@ -22,6 +22,39 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use uuid::Uuid;
+
+/// What a guest uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Used {
+    /// CPUs' worth of time.
+    pub cpu_cores: Option<f64>,
+    /// What its host keeps in memory for it.
+    pub resident_bytes: Option<u64>,
+}
+
+impl Used {
+    /// As it was measured last; nothing where nobody told.
+    pub fn on(sheet: &Sheet, guest: Uuid) -> Self {
+        let guest = guest.to_string();
+        let mut used = Self::default();
+        for (series, value) in sheet.values() {
+            if series.labels.get("guest") != Some(&guest) {
+                continue;
+            }
+            match series.name.as_str() {
+                CPU_CORES => used.cpu_cores = Some(value),
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "bytes of a machine's memory"
+                )]
+                RESIDENT_BYTES => used.resident_bytes = Some(value as u64),
+                _ => {}
+            }
+        }
+        used
+    }
+}
 
 /// Who tells of guests.
 pub enum Teller {
@@ -230,6 +263,22 @@ mod tests {
         assert_eq!(lab.value("perigee_guest_disk_read_bytes_per_second"), None);
         lab.after(1, Some(vec![guest(2, 8_000_000_000, 9000)]));
         assert_eq!(lab.value("perigee_guest_cpu_cores"), None, "a total that shrinks has no rate");
+    }
+
+    #[test]
+    fn what_a_guest_uses_is_told_to_its_host_too() {
+        let mut lab = lab();
+        let resident = |guest| GuestUsage { resident_bytes: Some(300 << 20), ..guest };
+        let other = GuestUsage { id: Uuid::from_u128(8), ..guest(1, 0, 0) };
+        lab.after(0, Some(vec![other.clone(), resident(guest(1, 0, 0))]));
+        let used = |lab: &Lab, id| Used::on(&lab.sheet, Uuid::from_u128(id));
+        assert_eq!(used(&lab, 7), Used { cpu_cores: None, resident_bytes: Some(300 << 20) });
+        lab.after(2, Some(vec![other, resident(guest(1, 3_000_000_000, 0))]));
+        assert_eq!(used(&lab, 7), Used { cpu_cores: Some(1.5), resident_bytes: Some(300 << 20) });
+        assert_eq!(used(&lab, 8), Used { cpu_cores: Some(0.0), resident_bytes: None });
+        assert_eq!(used(&lab, 9), Used::default());
+        lab.after(1, None);
+        assert_eq!(used(&lab, 7), Used::default(), "what is not told is not made up");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::outbox::Outbox;
 use crate::parts::Parts;
 use crate::spool::Spool;
 use crate::uplink::Uplink;
+use crate::watch::SharedSheet;
 use perigee_agent_api::DesiredGuest;
 use perigee_clock::Clock;
 use perigee_hypervisor::{Found, Hypervisor};
@@ -39,6 +40,7 @@ pub(crate) struct World {
     pub builder: Arc<dyn Builder>,
     pub cards: Arc<dyn Cards>,
     pub describe: Arc<Describe>,
+    pub measured: Arc<SharedSheet>,
     pub health: Arc<Health>,
     pub admission: Admission,
     pub outbox: Outbox,

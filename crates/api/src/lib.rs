@@ -6,6 +6,7 @@
 //! Refuses: rules. Whether a request makes sense is `model`'s and `control`'s to say.
 #![forbid(unsafe_code)]
 
+pub mod backup;
 pub mod console;
 pub mod event;
 pub mod execution;
@@ -21,6 +22,7 @@ pub mod stream;
 pub mod task;
 pub mod vm;
 
+pub use backup::{BackupRequest, BackupScheduleRequest, BackupScheduleView, BackupView, RestoreRequest};
 pub use console::{ConsoleRequest, ConsoleSeat, ConsoleView};
 pub use event::EventView;
 pub use execution::{ExecuteRequest, ExecutionView};

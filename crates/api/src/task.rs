@@ -10,7 +10,8 @@ pub struct TaskView {
     /// UUIDv7.
     pub id: String,
     /// `vm:create`, `vm:delete`, `vm:execute`, `vm:start` and the other switches, `vm:snapshot-create`,
-    /// `vm:snapshot-revert`, `vm:snapshot-delete`, `image:build`, `image:import`.
+    /// `vm:snapshot-revert`, `vm:snapshot-delete`, `vm:backup-create`, `image:build`, `image:import`,
+    /// `backup:verify`.
     pub kind: String,
     /// `pending`, `running`, `succeeded`, `failed`, `cancelled` or `dead`.
     pub state: String,
@@ -29,6 +30,9 @@ pub struct TaskView {
     /// The execution it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execution_id: Option<String>,
+    /// The backup it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_id: Option<String>,
     /// Claims so far.
     pub attempts: u32,
     /// Claims at most.

@@ -1,6 +1,6 @@
 //! Virtual machines.
 
-use crate::{SandboxView, word};
+use crate::{BackupScheduleView, SandboxView, word};
 use perigee_model::limits::VM_MEMORY_BYTES_DEFAULT;
 use perigee_model::{Firmware, Guest, Mac, Name, Phase, Refusal, Resources, RestartPolicy, VmSpec};
 use serde::{Deserialize, Serialize};
@@ -178,6 +178,12 @@ pub struct VmPart {
     pub restart_needed: bool,
     /// It was there before and was taken over.
     pub adopted: bool,
+    /// When it is backed up by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<BackupScheduleView>,
+    /// Id of the backup that it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_from: Option<String>,
 }
 
 /// What a create would do.
@@ -260,6 +266,8 @@ impl VmPart {
             start_order: vm.start_order,
             restart_needed: booted.is_some_and(|booted| booted != guest.spec.resources),
             adopted: vm.adopted,
+            backups: guest.backups.as_ref().map(BackupScheduleView::from),
+            restored_from: vm.origin.as_ref().map(|origin| origin.backup.to_string()),
         }
     }
 }
@@ -342,6 +350,7 @@ impl VmRequest {
             restart: self.restart.as_deref().map(restart_policy).transpose()?.unwrap_or_default(),
             start_order: self.start_order.unwrap_or(0),
             adopted: false,
+            origin: None,
         };
         match spec.fault() {
             None => Ok(spec),

@@ -76,6 +76,16 @@ impl Failure {
         self.tries.push(step.into());
         self
     }
+    /// Says where names are listed when a name was the trouble: only who asked knows what it should name.
+    #[must_use]
+    pub fn among(mut self, list: &str) -> Self {
+        let code = self.code.as_deref().and_then(Code::parse);
+        let is_of_a_name = matches!(code, Some(Code::NameTaken | Code::NoSuchGuest | Code::GuestNotRunning));
+        if is_of_a_name && self.tries.is_empty() && !list.is_empty() {
+            self.tries.push(list.to_owned());
+        }
+        self
+    }
     /// The same with another exit code.
     #[must_use]
     pub fn exiting(mut self, exit: Exit) -> Self {
@@ -138,16 +148,31 @@ fn next_step(code: Code) -> Option<&'static str> {
     match code {
         Code::NoToken => Some("perigee --token-file FILE …, or perigee --data-dir DIR …"),
         Code::NoSuchHost | Code::HostAway | Code::NoRoom | Code::HostInUse => Some("perigee host list"),
-        Code::NoSuchGuest | Code::GuestNotRunning => Some("perigee sandbox list"),
         Code::NoSuchImage => Some("perigee image list; perigee image build base"),
         Code::ImageNotReady => Some("perigee image list"),
-        Code::ImageInUse => Some("perigee sandbox list"),
+        Code::ImageInUse => Some("perigee sandbox list; perigee vm list"),
         Code::NoSuchTask | Code::TooManyTasks => Some("perigee task list"),
         Code::NoSuchExecution => Some("perigee execution list"),
         Code::BootFailed | Code::ImageBuildFailed | Code::DiskFull => Some("perigee doctor"),
-        Code::NameTaken => Some("perigee sandbox list"),
         Code::ImageRefused => Some("perigee image import --help"),
         Code::TaskDeadline | Code::WaitTimedOut => Some("perigee task list"),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_to_look_at_is_of_what_was_meant() {
+        let problem = |code: Code| ProblemView { code: code.number().to_owned(), detail: "why".to_owned() };
+        let tries = |code, list| Failure::problem(&problem(code)).among(list).tries;
+        assert_eq!(tries(Code::NameTaken, "perigee vm list"), ["perigee vm list"]);
+        assert_eq!(tries(Code::NoSuchGuest, "perigee sandbox list"), ["perigee sandbox list"]);
+        assert_eq!(tries(Code::NameTaken, ""), [""; 0]);
+        assert_eq!(tries(Code::NoSuchImage, "perigee vm list").len(), 1, "that one has its own");
+        let nearer = Failure::problem(&problem(Code::NameTaken)).hint("perigee vm snapshot list db");
+        assert_eq!(nearer.among("perigee vm list").tries, ["perigee vm snapshot list db"]);
     }
 }

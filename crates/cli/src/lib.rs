@@ -75,12 +75,24 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
         Ok(runtime) => runtime,
         Err(fault) => return output::plain_failure(&Failure::io("the runtime did not start", &fault)).code(),
     };
-    let ended = runtime.block_on(dispatch(cli.noun, &session));
+    let list = list_of(&cli.noun, session.settings.agent);
+    let ended = runtime.block_on(dispatch(cli.noun, &session)).map_err(|failure| failure.among(list));
     // A read of standard input that never returns must not keep the process.
     runtime.shutdown_background();
     match ended {
         Ok(exit) => exit.code(),
         Err(failure) => session.out.failure(&failure).code(),
+    }
+}
+
+/// Where the names that a command takes are to be seen.
+fn list_of(noun: &Noun, of_an_agent: bool) -> &'static str {
+    match noun {
+        Noun::Sandbox { .. } | Noun::Network { .. } => "perigee sandbox list",
+        Noun::Vm { .. } if of_an_agent => "perigee --agent vm list",
+        Noun::Vm { .. } => "perigee vm list",
+        Noun::Image { .. } => "perigee image list",
+        _ => "",
     }
 }
 

@@ -1,6 +1,7 @@
 //! `perigee vm …`: full virtual machines. Those of a host's own libvirt are listed with ours, and not
 //! touched unless they are taken over.
 
+mod backup;
 mod console;
 mod create;
 mod line;
@@ -101,7 +102,13 @@ pub enum Verb {
         after_help = "Example:\n  perigee vm snapshot create db before-upgrade"
     )]
     Snapshot(snapshot::Verb),
-    /// Delete a virtual machine, its disk and its snapshots
+    /// Back a virtual machine up, away from its host, and make it again from that
+    #[command(
+        subcommand,
+        after_help = "Example:\n  perigee vm backup create db\n  perigee vm backup restore db-20261122-051209"
+    )]
+    Backup(backup::Verb),
+    /// Delete a virtual machine, its disk and its snapshots; its backups stay
     #[command(visible_alias = "rm", after_help = "Example:\n  perigee vm delete db --yes")]
     Delete {
         /// Name, id or the beginning of an id
@@ -239,6 +246,7 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
         Verb::Resume(which) => switch(session, which, Switch::Resume, "resuming").await,
         Verb::Exec { name, command, env } => running::exec(session, Kind::Vm, &name, &command, env).await,
         Verb::Console(options) => console::run(&options, session).await,
+        Verb::Backup(verb) => backup::run(verb, session).await,
         Verb::Snapshot(verb) => snapshot::run(verb, session).await,
         Verb::Delete { name, yes, no_wait } => delete(session, &name, yes, no_wait).await,
         Verb::Adopt { name, called } => adopt(session, &name, called).await,

@@ -8,6 +8,7 @@
 
 mod address;
 mod ask;
+mod backup;
 mod call;
 mod console;
 mod error;

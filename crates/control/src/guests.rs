@@ -60,7 +60,7 @@ impl Control {
         self.check_queue(who)?;
         let priority = wanted.priority;
         let guest = self.new_guest(who, wanted, &image, room.host)?;
-        let task = self.new_task(who, TaskKind::GuestCreate { guest: guest.id }, priority);
+        let task = self.new_task(who, TaskKind::GuestCreate { guest: guest.id, restores: false }, priority);
         let mut batch = Batch { idempotency: cause.row(task.id), ..Batch::default() };
         let about = ("guest", guest.id.to_string());
         let detail = format!("{} from {}", guest.name, guest.spec.image_name);
@@ -270,6 +270,7 @@ impl Control {
             created_at: now,
             gone_at: None,
             snapshots: Vec::new(),
+            backups: None,
             acted: None,
             revision: 1,
         })

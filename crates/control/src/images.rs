@@ -3,8 +3,8 @@
 use crate::guests::check_revision;
 use crate::{Cause, Control, Span, refuse_store};
 use perigee_model::{
-    Code, Digest, Image, ImageId, ImageState, Import, ImportFrom, Name, Priority, Recipe, Refusal, Task, TaskKind,
-    Verb, Who,
+    Code, Digest, Image, ImageId, ImageState, Import, ImportFrom, Name, PartRole, Priority, Recipe, Refusal, Task,
+    TaskKind, Verb, Who,
 };
 use perigee_store::{Batch, Change, Noun, Record};
 use std::collections::BTreeSet;
@@ -46,7 +46,7 @@ impl Control {
         let arch = import.arch.clone();
         let made = self.new_image(who, name, arch, source, cause, |image| TaskKind::ImageImport { image, import });
         let made = made.await?;
-        self.0.import_wake.notify_one();
+        self.0.own_work_wake.notify_one();
         Ok(made)
     }
 
@@ -159,11 +159,12 @@ impl Control {
         self.commit(batch).await.map_err(refuse_store)
     }
 
-    /// Digests that an image or a living guest needs.
+    /// Digests that an image, a living guest or a backup of one needs.
     pub fn needed_digests(&self) -> BTreeSet<Digest> {
         let rows = self.view().read();
         let of_images = rows.images.values().flat_map(|i| &i.parts);
         let of_guests = rows.living_guests().flat_map(|g| &g.spec.parts);
-        of_images.chain(of_guests).map(|p| p.digest.clone()).collect()
+        let of_backups = rows.backups.values().flat_map(|b| &b.spec.parts).filter(|p| p.role != PartRole::Disk);
+        of_images.chain(of_guests).chain(of_backups).map(|p| p.digest.clone()).collect()
     }
 }

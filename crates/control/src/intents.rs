@@ -98,6 +98,7 @@ impl Control {
             created_at: intent.at,
             gone_at: None,
             snapshots: Vec::new(),
+            backups: None,
             acted: Some(TakenAct { id: intent.id, base: 1, after: if taken { 2 } else { 1 } }),
             revision: 1,
         };

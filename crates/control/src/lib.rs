@@ -12,6 +12,7 @@
 //! only: the [`reconcile`] pass finds what is not yet as it should be and asks again.
 #![forbid(unsafe_code)]
 
+pub mod backups;
 pub mod cards;
 pub mod consoles;
 pub mod executions;
@@ -24,12 +25,16 @@ mod intents;
 pub mod keys;
 pub mod links;
 pub mod operations;
+mod own_work;
 mod queue;
 mod reconcile;
+pub mod restores;
 mod settle;
+pub mod snapshots;
 mod span;
 pub mod tasks;
 mod truth;
+pub mod verifications;
 pub mod view;
 pub mod vms;
 pub mod watch;
@@ -60,7 +65,7 @@ struct Parts {
     worker: String,
     epoch: u64,
     queue_wake: Notify,
-    import_wake: Notify,
+    own_work_wake: Notify,
     /// Tells that the view has something new.
     shown: Notify,
     tasks_done: tasks::Waiters,
@@ -91,7 +96,7 @@ impl Control {
             worker,
             epoch,
             queue_wake: Notify::new(),
-            import_wake: Notify::new(),
+            own_work_wake: Notify::new(),
             shown: Notify::new(),
             tasks_done: tasks::Waiters::default(),
             report_rates: ingest::Rates::default(),

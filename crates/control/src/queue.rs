@@ -117,14 +117,14 @@ impl Control {
     /// What a task's claim writes; `None` when it has to wait without anything new to say.
     fn claim(&self, task: &Task, room: &mut Room) -> Option<Claim> {
         match task.kind {
-            TaskKind::GuestCreate { guest } => self.claim_create(task, guest, room),
+            TaskKind::GuestCreate { guest, .. } => self.claim_create(task, guest, room),
             TaskKind::GuestDelete { guest } => self.claim_delete(task, guest),
             TaskKind::GuestExecute { guest, execution } => self.claim_execute(task, guest, execution),
             TaskKind::GuestPower { guest, switch } => self.claim_power(task, guest, switch),
             TaskKind::GuestOperate { guest, ref operation } => self.claim_operation(task, guest, operation),
             TaskKind::ImageBuild { image, ref recipe } => self.claim_build(task, image, recipe),
-            // Whoever imports takes it itself.
-            TaskKind::ImageImport { .. } => None,
+            // Whoever in this process can do it takes it.
+            TaskKind::ImageImport { .. } | TaskKind::BackupVerify { .. } => None,
         }
     }
 
@@ -152,8 +152,8 @@ impl Control {
     }
 
     fn place(&self, task: &Task, guest: &Guest, room: &mut Room) -> Result<HostId, Option<Box<Claim>>> {
-        let arch = self.view().image(guest.spec.image).map_or_else(String::new, |i| i.arch.clone());
-        let wanted = Wanted { resources: guest.spec.resources, arch, host: guest.spec.host_wanted };
+        let (resources, arch) = (guest.spec.resources, self.arch_of(guest));
+        let wanted = Wanted { resources, arch, host: guest.spec.host_wanted };
         let candidates = room.candidates(self, guest.kind);
         let placement = place(candidates, &wanted);
         let Some(host) = placement.host else {
@@ -198,7 +198,10 @@ impl Control {
                 Some(other.kind.text())
             }
             TaskKind::GuestPower { switch: before, .. } => Some(before.text()).filter(|_| !hurried),
-            TaskKind::GuestExecute { .. } | TaskKind::ImageBuild { .. } | TaskKind::ImageImport { .. } => None,
+            TaskKind::GuestExecute { .. }
+            | TaskKind::ImageBuild { .. }
+            | TaskKind::ImageImport { .. }
+            | TaskKind::BackupVerify { .. } => None,
         })
     }
 
@@ -215,7 +218,8 @@ impl Control {
             | TaskKind::GuestExecute { .. }
             | TaskKind::GuestOperate { .. }
             | TaskKind::ImageBuild { .. }
-            | TaskKind::ImageImport { .. } => false,
+            | TaskKind::ImageImport { .. }
+            | TaskKind::BackupVerify { .. } => false,
         });
         for other in switched {
             if let TaskVerdict::Go(mut next) = other.step(&TaskEvent::CancelDone, self.clock().now()) {
@@ -253,6 +257,9 @@ impl Control {
         for other in others {
             if let TaskKind::GuestExecute { execution, .. } = other.kind {
                 self.lose_execution(execution, "the guest was deleted", batch);
+            }
+            if let TaskKind::GuestOperate { operation, .. } = &other.kind {
+                self.forget_unmade(operation, batch);
             }
             if let TaskVerdict::Go(mut next) = other.step(&TaskEvent::CancelDone, now) {
                 next.revision += 1;
@@ -315,7 +322,7 @@ impl Control {
 
     pub(crate) fn fall(&self, task: &Task, problem: Problem) -> Option<Claim> {
         let mut claim = self.step(task, &TaskEvent::Fell { problem, again: false })?;
-        if let TaskKind::GuestCreate { guest } = task.kind
+        if let TaskKind::GuestCreate { guest, .. } = task.kind
             && let Some(guest) = self.view().guest(guest).filter(|g| !g.is_gone())
         {
             let next = self.abandon(&guest);
@@ -343,7 +350,8 @@ impl Control {
             TaskKind::GuestCreate { .. }
             | TaskKind::GuestDelete { .. }
             | TaskKind::GuestPower { .. }
-            | TaskKind::ImageImport { .. } => Vec::new(),
+            | TaskKind::ImageImport { .. }
+            | TaskKind::BackupVerify { .. } => Vec::new(),
             TaskKind::GuestExecute { guest, execution } => {
                 let found = rows.guests.get(&guest).zip(rows.executions.get(&execution));
                 let cancel = task.cancel_asked.then_some(FromServer::CancelExecution { execution });

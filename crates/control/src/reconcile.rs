@@ -3,7 +3,7 @@
 
 use crate::Control;
 use crate::tasks::desired;
-use perigee_model::limits::{HISTORY, IDEMPOTENCY_KEPT, RESYNC_EVERY, TASK_DEADLINE, VIEW_ROWS_MAX};
+use perigee_model::limits::{HISTORY, IDEMPOTENCY_KEPT, RESYNC_EVERY, VIEW_ROWS_MAX};
 use perigee_model::task::TaskEvent;
 use perigee_model::{Guest, GuestId, Task, TaskId, TaskKind, Timestamp};
 use perigee_store::{Batch, Change, Noun, Record};
@@ -27,6 +27,7 @@ impl Control {
             }
             self.end_overdue().await;
             self.end_expired().await;
+            self.begin_due_backups().await;
             if resynced.elapsed() >= RESYNC_EVERY {
                 resynced = self.clock().instant();
                 self.resync_all();
@@ -50,7 +51,7 @@ impl Control {
         let now = self.clock().now();
         let overdue: Vec<TaskId> = {
             let rows = self.view().read();
-            rows.open_tasks().filter(|t| now.since(t.created_at) >= TASK_DEADLINE).map(|t| t.id).collect()
+            rows.open_tasks().filter(|t| now.since(t.created_at) >= t.deadline()).map(|t| t.id).collect()
         };
         for id in overdue {
             let done = self.decide(|| Ok(self.overdue(id).unwrap_or_default())).await;
@@ -66,13 +67,14 @@ impl Control {
         let task: Arc<Task> = self.view().task(id)?;
         let mut batch = Batch::default();
         let guest = match task.kind {
-            TaskKind::GuestCreate { guest } => self.view().guest(guest).filter(|g| !g.is_gone()),
+            TaskKind::GuestCreate { guest, .. } => self.view().guest(guest).filter(|g| !g.is_gone()),
             TaskKind::GuestDelete { .. }
             | TaskKind::GuestExecute { .. }
             | TaskKind::GuestPower { .. }
             | TaskKind::GuestOperate { .. }
             | TaskKind::ImageBuild { .. }
-            | TaskKind::ImageImport { .. } => None,
+            | TaskKind::ImageImport { .. }
+            | TaskKind::BackupVerify { .. } => None,
         };
         let mut next = guest.as_ref().map(|g| self.abandon(g));
         self.step_task(&task, &TaskEvent::Tick, None, &mut batch);

@@ -69,6 +69,9 @@ impl Control {
             if let Some(event) = event_of(&task, guest, observed) {
                 self.step_task(&task, &event, Some(guest), batch);
             }
+            if let (TaskKind::GuestOperate { operation, .. }, true) = (&task.kind, is_final) {
+                self.forget_unmade(operation, batch);
+            }
         }
         if observed.phase == Phase::Gone {
             let open: Vec<ExecutionId> = {
@@ -275,7 +278,8 @@ fn event_of(task: &Task, guest: &Guest, observed: &Observed) -> Option<TaskEvent
             | TaskKind::GuestExecute { .. }
             | TaskKind::GuestOperate { .. }
             | TaskKind::ImageBuild { .. }
-            | TaskKind::ImageImport { .. },
+            | TaskKind::ImageImport { .. }
+            | TaskKind::BackupVerify { .. },
             _,
         ) => None,
     }

@@ -117,7 +117,7 @@ impl Control {
         batch: &mut Batch,
     ) -> Result<Option<(perigee_model::HostId, FromServer)>, Refusal> {
         match task.kind {
-            TaskKind::GuestCreate { guest } => {
+            TaskKind::GuestCreate { guest, .. } => {
                 let Some(guest) = self.view().guest(guest).filter(|g| !g.is_gone()) else { return Ok(None) };
                 let next = self.abandon(&guest);
                 let nudge = next.desired.host.map(|h| (h, desired(&next)));
@@ -149,7 +149,7 @@ impl Control {
             TaskKind::GuestOperate { .. } => {
                 Err(Refusal::new(Code::TaskFinished, "its host has begun with it, and brings it to its end"))
             }
-            TaskKind::ImageBuild { .. } | TaskKind::ImageImport { .. } => {
+            TaskKind::ImageBuild { .. } | TaskKind::ImageImport { .. } | TaskKind::BackupVerify { .. } => {
                 self.fail_image(task, batch);
                 if let TaskVerdict::Go(next) = task.step(&TaskEvent::CancelDone, self.clock().now()) {
                     *task = *next;

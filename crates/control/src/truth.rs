@@ -106,7 +106,12 @@ impl Control {
     fn show(&self, record: Record) {
         let task = match &record {
             Record::Task(task) => Some((task.id, task.state.is_final())),
-            Record::Host(_) | Record::Guest(_) | Record::Image(_) | Record::Execution(_) | Record::Key(_) => None,
+            Record::Host(_)
+            | Record::Guest(_)
+            | Record::Image(_)
+            | Record::Execution(_)
+            | Record::Key(_)
+            | Record::Backup(_) => None,
         };
         self.0.view.put(record);
         if let Some((id, is_final)) = task {

@@ -4,7 +4,8 @@
 //! `truth`. Readers take a short lock and leave with shared records; nothing is copied.
 
 use perigee_model::{
-    Execution, ExecutionId, Guest, GuestId, Host, HostId, Image, ImageId, Task, TaskId, TaskState, Tenant,
+    Backup, BackupId, Execution, ExecutionId, Guest, GuestId, Host, HostId, Image, ImageId, Task, TaskId, TaskState,
+    Tenant,
 };
 use perigee_store::{Key, Noun, Record, Store, StoreError};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,6 +28,8 @@ pub struct Rows {
     pub tasks: BTreeMap<TaskId, Arc<Task>>,
     /// Executions by id.
     pub executions: BTreeMap<ExecutionId, Arc<Execution>>,
+    /// Backups by id.
+    pub backups: BTreeMap<BackupId, Arc<Backup>>,
     keys: HashMap<String, Arc<Key>>,
     living_names: HashMap<(Tenant, String), GuestId>,
     /// Tasks that are not final: pending and running ones.
@@ -76,6 +79,10 @@ impl View {
     pub fn execution(&self, id: ExecutionId) -> Option<Arc<Execution>> {
         self.read().executions.get(&id).cloned()
     }
+    /// One backup.
+    pub fn backup(&self, id: BackupId) -> Option<Arc<Backup>> {
+        self.read().backups.get(&id).cloned()
+    }
     /// One key by the digest of its token.
     pub(crate) fn key(&self, digest: &str) -> Option<Arc<Key>> {
         self.read().keys.get(digest).cloned()
@@ -90,6 +97,7 @@ impl View {
             Record::Image(image) => keep_newer(&mut rows.images, image.id, image, |i| i.revision),
             Record::Task(task) => rows.put_task(task),
             Record::Execution(execution) => rows.put_execution(execution),
+            Record::Backup(backup) => keep_newer(&mut rows.backups, backup.id, backup, |b| b.revision),
             Record::Key(key) => {
                 rows.keys.insert(key.digest.clone(), Arc::new(key));
             }
@@ -121,6 +129,7 @@ impl View {
                     rows.open_executions.remove(&id);
                 }
             }
+            Noun::Backup => drop(id.parse().map(|id| rows.backups.remove(&id))),
             Noun::Key => drop(rows.keys.remove(id)),
         }
     }

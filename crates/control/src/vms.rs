@@ -143,7 +143,7 @@ impl Control {
             let waiting = |observed: Observed| Observed { phase: Phase::Waiting, problem: None, ..observed };
             guest.observed = gone.observed.clone().map(waiting);
         }
-        let task = self.new_task(who, TaskKind::GuestCreate { guest: guest.id }, Priority::Default);
+        let task = self.new_task(who, TaskKind::GuestCreate { guest: guest.id, restores: false }, Priority::Default);
         let mut batch = Batch { idempotency: cause.row(task.id), ..Batch::default() };
         let about = ("guest", guest.id.to_string());
         batch.events.push(self.event((&who.tenant, &who.actor), "guest.adopt", about, cause, guest.name.as_str()));
@@ -204,7 +204,8 @@ impl Control {
         }
     }
 
-    fn free_mac(&self, wanted: Option<Mac>) -> Result<Mac, Refusal> {
+    /// This address, or one that nobody has; refused when somebody has it.
+    pub(crate) fn free_mac(&self, wanted: Option<Mac>) -> Result<Mac, Refusal> {
         let rows = self.view().read();
         let taken = |mac: Mac| rows.living_guests().any(|g| g.spec.vm.as_ref().is_some_and(|vm| vm.mac == mac));
         if let Some(mac) = wanted {
@@ -216,9 +217,7 @@ impl Control {
     }
 
     fn check_resize(&self, guest: &Guest, wanted: Resources) -> Result<(), Refusal> {
-        let arch = self.view().image(guest.spec.image).map(|i| i.arch.clone());
-        let here = guest.desired.host.and_then(|h| self.view().host(h)).and_then(|h| h.inventory.clone());
-        let arch = arch.or(here.map(|i| i.arch)).unwrap_or_default();
+        let arch = self.arch_of(guest);
         let host = guest.desired.host.or(guest.spec.host_wanted);
         // What it has now it gives back.
         let more =
@@ -243,6 +242,7 @@ impl Control {
             restart: RestartPolicy::Never,
             start_order: 0,
             adopted: true,
+            origin: None,
         };
         let power = match foreign.state {
             Some(3) => Power::Paused,
@@ -281,6 +281,7 @@ impl Control {
             created_at: self.clock().now(),
             gone_at: None,
             snapshots: Vec::new(),
+            backups: None,
             acted: None,
             revision: 1,
         })

@@ -6,28 +6,33 @@
 //! Refuses: deciding. Which guest should run, when it may boot and what to do when it does not is
 //! the agent's; this room only does it, and may be asked the same thing again and again.
 
+mod backups;
 mod cpu;
 pub mod libvirt;
 pub mod microvm;
+mod nbd;
 mod nic;
 mod session;
 pub mod simulated;
+mod snapshots;
 pub mod usage;
 mod work;
 mod workflow;
 
 use async_trait::async_trait;
+pub use backups::{BackupWish, Backups, DiskBytes, NewDisk, OpenDisk};
 use bytes::Bytes;
 pub use nic::Nic;
 pub use perigee_guest::protocol::{ExecEnd, ExecStart, GuestHello};
 pub use perigee_model::Seat;
-use perigee_model::{Abilities, GuestId, Name, PartRole, Resources, SnapshotId, VmSpec};
+use perigee_model::{Abilities, GuestId, Name, PartRole, Resources, VmSpec};
+pub use snapshots::{Keep, Kept, Progress, Snapshots};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 pub use usage::{GuestUsage, Measure};
 use uuid::Uuid;
 
@@ -218,6 +223,10 @@ pub trait Hypervisor: Send + Sync {
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         None
     }
+    /// Disks carried away and brought back, where the driver can.
+    fn backups(&self) -> Option<&dyn Backups> {
+        None
+    }
     /// What guests use, where the driver can tell.
     fn measure(&self) -> Option<&dyn Measure> {
         None
@@ -394,61 +403,4 @@ pub trait Adopt: Send + Sync {
     /// # Errors
     /// `Os` or `Channel` when its mark cannot be removed.
     async fn release(&self, guest: GuestId) -> Result<(), HypervisorError>;
-}
-
-/// How far long work is: a word for people, and 0 to 100 where that is known.
-pub type Progress = Option<(String, Option<u8>)>;
-
-/// Keeping points in a guest's life. They are in its disk: `destroy` leaves nothing of them.
-#[async_trait]
-pub trait Snapshots: Send + Sync {
-    /// The snapshots that are there, whole, oldest first. None of a guest that does not exist.
-    ///
-    /// # Errors
-    /// `Channel`, `Os` when they cannot be read.
-    async fn kept(&self, guest: GuestId) -> Result<Vec<Kept>, HypervisorError>;
-
-    /// Keeps the guest as it is now, running, paused or stopped; it goes on as it was. One of this id that
-    /// is there is the answer; what an interrupted attempt left is cleared up first.
-    ///
-    /// # Errors
-    /// `NotRunning` when there is no such guest, or no memory to keep; `BadPlan` for a guest that cannot be
-    /// kept; `NoRoom`, `Refused`; after these nothing is left behind. `Channel`, `Os`: ask again.
-    async fn keep(&self, guest: GuestId, wish: &Keep, tell: &watch::Sender<Progress>) -> Result<Kept, HypervisorError>;
-
-    /// Puts the guest back to where it was; what it is now is lost. With memory it runs then; without, it
-    /// is off, whatever it was before. The memo stays the newest.
-    ///
-    /// # Errors
-    /// `NoSnapshot`, `NotRunning` when there is no such guest, `BadPlan`, `Refused`, `NoRoom`;
-    /// `Channel`, `Os`: ask again.
-    async fn go_back(&self, guest: GuestId, snapshot: SnapshotId) -> Result<Found, HypervisorError>;
-
-    /// Forgets a snapshot; the guest goes on as it is. Fine when there is none.
-    ///
-    /// # Errors
-    /// `Refused`, `NoRoom`; `Channel`, `Os`: ask again.
-    async fn forget(&self, guest: GuestId, snapshot: SnapshotId) -> Result<(), HypervisorError>;
-}
-
-/// What is to be kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Keep {
-    /// Under which id.
-    pub snapshot: SnapshotId,
-    /// For people on the host.
-    pub title: Name,
-    /// Its memory, too, of which there are so many bytes at most.
-    pub memory_bytes: Option<u64>,
-}
-
-/// A snapshot that is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
-    /// Which.
-    pub snapshot: SnapshotId,
-    /// The moment it keeps.
-    pub at: SystemTime,
-    /// What the memory in it takes up; 0 without.
-    pub memory_bytes: u64,
 }

@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod backups;
 mod connection;
 mod domain;
 mod error;
@@ -45,6 +46,7 @@ pub mod uri;
 mod watch;
 pub mod xdr;
 
+pub use backups::delete_checkpoint;
 pub use connection::{Connection, Settings};
 pub use domain::{Domain, State, list};
 pub use error::{Broken, Error, codes};

@@ -11,7 +11,8 @@
 //! ```
 
 use crate::{
-    Code, Egress, Forward, GuestId, HostId, ImageId, Labels, Name, Part, Resources, Snapshot, Tenant, Timestamp, VmSpec,
+    BackupSchedule, Code, Egress, Forward, GuestId, HostId, ImageId, Labels, Name, Part, Resources, Snapshot, Tenant,
+    Timestamp, VmSpec,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -200,6 +201,9 @@ pub struct Guest {
     /// Points in its life that it can go back to, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<Snapshot>,
+    /// When it is backed up by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<BackupSchedule>,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When nothing was left of it.
@@ -359,6 +363,7 @@ mod tests {
             },
             observed: None,
             snapshots: Vec::new(),
+            backups: None,
             created_at: Timestamp::from_micros(0),
             gone_at: None,
             acted: acted.map(|(id, base, after)| TakenAct { id: Uuid::from_u128(id), base, after }),

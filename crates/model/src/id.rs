@@ -72,6 +72,10 @@ id!(
     SnapshotId
 );
 id!(
+    /// A VM's disk, kept away from the VM.
+    BackupId
+);
+id!(
     /// One audit event.
     EventId
 );

@@ -15,6 +15,17 @@ impl Digest {
         let fits = text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         fits.then(|| Self(text.to_owned()))
     }
+    /// Of these 32 bytes.
+    pub fn of_bytes(bytes: &[u8; 32]) -> Self {
+        let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or('0');
+        Self(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect())
+    }
+    /// The 32 bytes.
+    pub fn bytes(&self) -> [u8; 32] {
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|half| u8::try_from(half).ok()).unwrap_or(0);
+        let text = self.0.as_bytes();
+        std::array::from_fn(|place| digit(text[2 * place]) << 4 | digit(text[2 * place + 1]))
+    }
     /// The 64 digits.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -5,6 +5,7 @@
 //! arguments for ever, and cannot fail for an outside reason.
 #![forbid(unsafe_code)]
 
+pub mod backup;
 pub mod console;
 pub mod egress;
 pub mod event;
@@ -29,6 +30,7 @@ pub mod time;
 pub mod vm;
 pub mod who;
 
+pub use backup::{Backup, BackupSchedule, BackupState, DiskIndex, Origin, Stored};
 pub use console::Seat;
 pub use egress::Egress;
 pub use event::{Event, Subject};
@@ -36,7 +38,7 @@ pub use execution::{Execution, ExecutionState, Outcome};
 pub use forward::Forward;
 pub use guest::{Desired, Guest, GuestKind, GuestSpec, GuestStatus, Observed, Phase, Power, TakenAct};
 pub use host::{Abilities, Acceleration, Host, Inventory, Reporting};
-pub use id::{EventId, ExecutionId, GuestId, HostId, ImageId, InstanceId, RunId, SnapshotId, TaskId};
+pub use id::{BackupId, EventId, ExecutionId, GuestId, HostId, ImageId, InstanceId, RunId, SnapshotId, TaskId};
 pub use image::{Digest, Image, ImageState, Part, PartRole};
 pub use import::{Checksum, DiskFormat, Import, ImportFrom};
 pub use name::{Labels, Name};

@@ -53,6 +53,19 @@ pub const SSH_KEY_BYTES_MAX: usize = 16 << 10;
 /// Most snapshots of one VM.
 pub const SNAPSHOTS_PER_GUEST_MAX: usize = 32;
 
+/// A backup's chunk: so many bytes of a disk, the last one fewer.
+pub const BACKUP_CHUNK_BYTES: usize = 4 << 20;
+/// Largest index of a backup, and with it the most bytes of anything in a repository.
+pub const BACKUP_INDEX_BYTES_MAX: usize = 64 << 20;
+/// Largest disk that is backed up: what such an index has room for.
+pub const BACKUP_DISK_BYTES_MAX: u64 = (8 << 40) - (4 << 20);
+/// Most backups of one VM.
+pub const BACKUPS_PER_GUEST_MAX: usize = 1000;
+/// Shortest time between two backups that a schedule asks for.
+pub const BACKUP_EVERY_MIN: Duration = Duration::from_secs(900);
+/// A backup, a restore or a look at all of a backup's bytes may take this long.
+pub const BACKUP_DEADLINE: Duration = Duration::from_secs(86_400);
+
 /// Most arguments of one command.
 pub const ARGV_MAX: usize = 1024;
 /// Most bytes of one command: arguments and environment together.

@@ -4,7 +4,7 @@
 //! at a time for each guest, and tells how it goes until its end is taken. The same id is never done twice
 //! to its end, and each may be begun again after a crash.
 
-use crate::{Name, Resources, SnapshotId};
+use crate::{BackupId, Digest, Name, Resources, SnapshotId};
 use serde::{Deserialize, Serialize};
 
 /// What is done to a guest.
@@ -34,6 +34,25 @@ pub enum Operation {
         /// Which.
         snapshot: SnapshotId,
     },
+    /// Carry its disk, as it is now, to where backups are kept.
+    CreateBackup {
+        /// Under which id.
+        backup: BackupId,
+        /// Encrypted where it is kept.
+        sealed: bool,
+        /// Backups of it that are there, the newest first: after one of them only what was written since
+        /// has to be read.
+        bases: Vec<Base>,
+    },
+}
+
+/// A backup that another one can be made after.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Base {
+    /// Which.
+    pub backup: BackupId,
+    /// Its index.
+    pub index: Digest,
 }
 
 impl Operation {
@@ -43,14 +62,23 @@ impl Operation {
             Self::CreateSnapshot { .. } => "vm:snapshot-create",
             Self::RevertSnapshot { .. } => "vm:snapshot-revert",
             Self::DeleteSnapshot { .. } => "vm:snapshot-delete",
+            Self::CreateBackup { .. } => "vm:backup-create",
         }
     }
-    /// The snapshot it is about.
-    pub fn snapshot(&self) -> SnapshotId {
+    /// The snapshot it is about, if it is about one.
+    pub fn snapshot(&self) -> Option<SnapshotId> {
         match self {
             Self::CreateSnapshot { snapshot, .. }
             | Self::RevertSnapshot { snapshot, .. }
-            | Self::DeleteSnapshot { snapshot } => *snapshot,
+            | Self::DeleteSnapshot { snapshot } => Some(*snapshot),
+            Self::CreateBackup { .. } => None,
+        }
+    }
+    /// The backup that it makes, if it makes one.
+    pub fn backup(&self) -> Option<BackupId> {
+        match self {
+            Self::CreateBackup { backup, .. } => Some(*backup),
+            Self::CreateSnapshot { .. } | Self::RevertSnapshot { .. } | Self::DeleteSnapshot { .. } => None,
         }
     }
 }

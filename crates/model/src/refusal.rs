@@ -91,6 +91,7 @@ codes! {
     NoSuchSeat "PRG-3010" NotFound "The guest has no such console",
     NoSuchForward "PRG-3011" NotFound "There is no such forward",
     NoSuchSnapshot "PRG-3015" NotFound "The VM has no such snapshot",
+    NoSuchBackup "PRG-3020" NotFound "There is no such backup",
     NameTaken "PRG-4001" Conflict "The name is taken",
     GuestNotRunning "PRG-4002" Conflict "The guest is not running",
     ImageNotReady "PRG-4003" Conflict "The image is not ready",
@@ -103,6 +104,8 @@ codes! {
     PortTaken "PRG-4011" Conflict "The port of the host is taken",
     NoCard "PRG-4012" Conflict "The sandbox can have no card there",
     NoSnapshots "PRG-4015" Conflict "The guest can have no snapshots",
+    NoBackups "PRG-4020" Conflict "The guest cannot be backed up",
+    BackupInUse "PRG-4021" Conflict "The backup is in use",
     NoRoom "PRG-5001" Exhausted "No host has room for the guest",
     TooManyTasks "PRG-5002" Exhausted "Too many tasks are waiting",
     DiskFull "PRG-5003" Exhausted "The disk is full",
@@ -110,6 +113,7 @@ codes! {
     QueryTooLarge "PRG-5005" Exhausted "The query reads too much",
     TooManyReports "PRG-5006" Exhausted "The host reports too often",
     TooManySnapshots "PRG-5015" Exhausted "The VM has too many snapshots",
+    TooManyBackups "PRG-5020" Exhausted "The VM has too many backups",
     HostAway "PRG-6001" Unavailable "The host is not connected",
     ShuttingDown "PRG-6002" Unavailable "The control plane is shutting down",
     StoreDown "PRG-6003" Unavailable "The store does not answer",
@@ -128,6 +132,7 @@ codes! {
     ImageRefused "PRG-7011" Invalid "The image is not taken",
     ImageUnreachable "PRG-7012" Unavailable "The image cannot be fetched",
     SnapshotFailed "PRG-7015" Unavailable "The snapshot was not made, reverted to or deleted",
+    BackupFailed "PRG-7020" Unavailable "The backup was not made, checked or restored",
     Bug "PRG-9001" Bug "Something is broken in Perigee",
 }
 

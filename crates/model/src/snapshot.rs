@@ -98,6 +98,7 @@ mod tests {
             restart: RestartPolicy::Always,
             start_order: 0,
             adopted: false,
+            origin: None,
         };
         change(&mut vm);
         let spec = GuestSpec {

@@ -9,8 +9,10 @@
 //! ```
 
 use crate::guest::{Desired, Power, Problem};
-use crate::limits::{TASK_AGEING, TASK_DEADLINE};
-use crate::{Code, ExecutionId, GuestId, HostId, ImageId, Import, Operation, Recipe, TaskId, Tenant, Timestamp};
+use crate::limits::{BACKUP_DEADLINE, TASK_AGEING, TASK_DEADLINE};
+use crate::{
+    BackupId, Code, ExecutionId, GuestId, HostId, ImageId, Import, Operation, Recipe, TaskId, Tenant, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -23,6 +25,9 @@ pub enum TaskKind {
     GuestCreate {
         /// Which.
         guest: GuestId,
+        /// Its disk comes out of a backup.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        restores: bool,
     },
     /// Leave nothing of a guest.
     #[serde(rename = "vm:delete")]
@@ -71,6 +76,12 @@ pub enum TaskKind {
         /// From where, and what it must be.
         import: Import,
     },
+    /// Look at all bytes of a backup. The control plane does it itself.
+    #[serde(rename = "backup:verify")]
+    BackupVerify {
+        /// Which.
+        backup: BackupId,
+    },
 }
 
 impl TaskKind {
@@ -84,17 +95,35 @@ impl TaskKind {
             Self::GuestOperate { operation, .. } => operation.text(),
             Self::ImageBuild { .. } => "image:build",
             Self::ImageImport { .. } => "image:import",
+            Self::BackupVerify { .. } => "backup:verify",
         }
     }
     /// The guest it is about.
     pub fn guest(&self) -> Option<GuestId> {
         match self {
-            Self::GuestCreate { guest }
+            Self::GuestCreate { guest, .. }
             | Self::GuestDelete { guest }
             | Self::GuestExecute { guest, .. }
             | Self::GuestPower { guest, .. }
             | Self::GuestOperate { guest, .. } => Some(*guest),
-            Self::ImageBuild { .. } | Self::ImageImport { .. } => None,
+            Self::ImageBuild { .. } | Self::ImageImport { .. } | Self::BackupVerify { .. } => None,
+        }
+    }
+    /// It makes a backup.
+    pub fn makes_backup(&self) -> bool {
+        matches!(self, Self::GuestOperate { operation: Operation::CreateBackup { .. }, .. })
+    }
+    /// The backup that it makes or looks at.
+    pub fn backup(&self) -> Option<BackupId> {
+        match self {
+            Self::GuestOperate { operation, .. } => operation.backup(),
+            Self::BackupVerify { backup } => Some(*backup),
+            Self::GuestCreate { .. }
+            | Self::GuestDelete { .. }
+            | Self::GuestExecute { .. }
+            | Self::GuestPower { .. }
+            | Self::ImageBuild { .. }
+            | Self::ImageImport { .. } => None,
         }
     }
     /// The image it makes.
@@ -105,7 +134,8 @@ impl TaskKind {
             | Self::GuestDelete { .. }
             | Self::GuestExecute { .. }
             | Self::GuestPower { .. }
-            | Self::GuestOperate { .. } => None,
+            | Self::GuestOperate { .. }
+            | Self::BackupVerify { .. } => None,
         }
     }
 }
@@ -406,11 +436,27 @@ impl Task {
         }
     }
 
+    /// It fails when it is not done so long after it was asked for.
+    pub fn deadline(&self) -> Duration {
+        match &self.kind {
+            TaskKind::GuestOperate { operation: Operation::CreateBackup { .. }, .. }
+            | TaskKind::BackupVerify { .. }
+            | TaskKind::GuestCreate { restores: true, .. } => BACKUP_DEADLINE,
+            TaskKind::GuestCreate { .. }
+            | TaskKind::GuestDelete { .. }
+            | TaskKind::GuestExecute { .. }
+            | TaskKind::GuestPower { .. }
+            | TaskKind::GuestOperate { .. }
+            | TaskKind::ImageBuild { .. }
+            | TaskKind::ImageImport { .. } => TASK_DEADLINE,
+        }
+    }
+
     fn past_deadline(&self, now: Timestamp) -> TaskVerdict {
-        if now.since(self.created_at) < TASK_DEADLINE {
+        if now.since(self.created_at) < self.deadline() {
             return TaskVerdict::Stay;
         }
-        let text = format!("not done within {} s", TASK_DEADLINE.as_secs());
+        let text = format!("not done within {} s", self.deadline().as_secs());
         self.end(TaskState::Failed, now, |t| t.problem = Some(Problem::new(Code::TaskDeadline, text)))
     }
 

@@ -1,6 +1,7 @@
 //! What a full VM has beyond what every guest has.
 
 use crate::Name;
+use crate::backup::Origin;
 use crate::limits::{
     LABEL_CHARS_MAX, SSH_KEY_BYTES_MAX, SSH_KEYS_MAX, VM_DESCRIPTION_BYTES_MAX, VM_DISK_BYTES_MAX, VM_DISK_BYTES_MIN,
     VM_METADATA_BYTES_MAX, VM_METADATA_MAX,
@@ -39,6 +40,9 @@ pub struct VmSpec {
     /// leaves it as it was.
     #[serde(default)]
     pub adopted: bool,
+    /// The backup that its disk begins as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
 }
 
 /// What a VM boots by.
@@ -218,6 +222,7 @@ mod tests {
             restart: RestartPolicy::Always,
             start_order: 0,
             adopted: false,
+            origin: None,
         };
         let fault = |change: fn(&mut VmSpec)| {
             let mut spec = good.clone();

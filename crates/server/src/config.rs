@@ -32,6 +32,9 @@ pub struct Flags {
     /// Host names, beside the loopback ones, under which the API is called.
     #[arg(long = "host-name", env = "PERIGEE_HOST_NAMES", value_delimiter = ',')]
     pub host_names: Vec<String>,
+    /// Where backups of VMs are kept (default DATA_DIR/backups).
+    #[arg(long, env = "PERIGEE_BACKUP_DIR", value_name = "DIR")]
+    pub backup_dir: Option<PathBuf>,
     /// Private networks that images may be fetched from: 10.0.0.0/8, or one address.
     #[arg(long, env = "PERIGEE_OUTBOUND_ALLOW", value_name = "NETWORK", value_delimiter = ',')]
     pub outbound_allow: Vec<Network>,
@@ -99,6 +102,7 @@ struct File {
     store: Option<String>,
     host_names: Vec<String>,
     outbound_allow: Vec<String>,
+    backup_dir: Option<PathBuf>,
     keep: Keep,
 }
 
@@ -115,6 +119,8 @@ pub struct Config {
     pub store: Option<String>,
     /// Names under which the API is called.
     pub host_names: Vec<String>,
+    /// Where backups are kept.
+    pub backup_dir: PathBuf,
     /// Networks that are called though they are not public.
     pub outbound_allow: Vec<Network>,
     /// Whether to work on the queue here.
@@ -132,8 +138,11 @@ pub fn load(flags: Flags) -> anyhow::Result<Config> {
     let given_dir = flags.data_dir.or(file.data_dir);
     let own_ports = given_dir.is_some();
     let port = |system: u16| SocketAddr::from(([127, 0, 0, 1], if own_ports { 0 } else { system }));
+    let data_dir = std::path::absolute(given_dir.unwrap_or_else(|| PathBuf::from(SYSTEM_DIR)))?;
+    let backup_dir = flags.backup_dir.or(file.backup_dir).unwrap_or_else(|| data_dir.join("backups"));
     let config = Config {
-        data_dir: std::path::absolute(given_dir.unwrap_or_else(|| PathBuf::from(SYSTEM_DIR)))?,
+        data_dir,
+        backup_dir: std::path::absolute(backup_dir)?,
         listen: flags.listen.or(file.listen).unwrap_or_else(|| port(8080)),
         agents: flags.agents.or(file.agents).unwrap_or_else(|| port(8443)),
         store: flags.store.or(file.store),
@@ -199,6 +208,16 @@ mod tests {
     fn a_data_dir_brings_free_ports() {
         let config = load(flags(&["--data-dir", "/tmp/x"])).unwrap();
         assert_eq!((config.listen.port(), config.agents.port()), (0, 0));
+    }
+
+    #[test]
+    fn backups_are_beside_everything_else_or_where_it_is_said() {
+        let at = |line: &[&str]| load(flags(&[&["--data-dir", "/tmp/x"], line].concat())).unwrap().backup_dir;
+        assert_eq!(at(&[]), Path::new("/tmp/x/backups"));
+        assert_eq!(at(&["--backup-dir", "/mnt/nas"]), Path::new("/mnt/nas"));
+        assert!(at(&["--backup-dir", "here"]).is_absolute());
+        let file: File = toml::from_str("backup_dir = \"/mnt/nas\"").unwrap();
+        assert_eq!(file.backup_dir.as_deref(), Some(Path::new("/mnt/nas")));
     }
 
     #[test]

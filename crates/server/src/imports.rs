@@ -47,8 +47,8 @@ impl Imports {
     }
 
     async fn work(&self) {
-        if let Err(refusal) = self.control.resume_imports().await {
-            tracing::warn!(%refusal, "imports that were under way could not be taken up again");
+        if let Err(refusal) = self.control.resume_own_work().await {
+            tracing::warn!(%refusal, "what was under way could not be taken up again");
         }
         let room = Arc::new(Semaphore::new(IMPORTS_MAX));
         let mut working = JoinSet::new();
@@ -86,13 +86,13 @@ impl Imports {
                 found = &mut fetched => return Some(found),
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            if !self.control.is_import_wanted(order) {
+            if !self.control.is_wanted(order.task) {
                 return None;
             }
             let progress = *told.borrow();
             if let Some(progress) = progress {
                 let (note, percent) = said(progress);
-                self.control.import_progressed(order, note, percent).await;
+                self.control.progressed(order.task, note, percent).await;
             }
         }
     }
@@ -175,6 +175,6 @@ fn source_code(error: &OutboundError) -> Code {
     }
 }
 
-fn system_time(at: Timestamp) -> SystemTime {
+pub fn system_time(at: Timestamp) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(at.micros()).unwrap_or(0))
 }

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod authority;
+pub mod backups;
+pub mod chunks;
 pub mod config;
 mod conversation;
 pub mod grpc;

@@ -1,6 +1,8 @@
 //! The life of `perigeed`: open, serve, drain, close.
 
 use crate::authority::Authority;
+use crate::backups::Backups;
+use crate::chunks::Vault;
 use crate::config::Config;
 use crate::grpc;
 use crate::imports::Imports;
@@ -9,6 +11,7 @@ use crate::place::Place;
 use crate::rest::{self, Parts, Requests, Server};
 use anyhow::Context;
 use axum::serve::ListenerExt;
+use perigee_backups::Repository;
 use perigee_blobs::BlobDir;
 use perigee_clock::Clock;
 use perigee_control::watch::Watching;
@@ -39,6 +42,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let control = Control::open(clock.clone(), store.clone(), instance.clone(), epoch).await?;
     let authority = Arc::new(Authority::open(&config.data_dir, clock.clone())?);
     let blobs = BlobDir::at(place.path("blobs"))?;
+    let vault = open_vault(&config, &place, &clock)?;
 
     let watching = open_series(&config, &control, &place).await?;
 
@@ -60,10 +64,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     });
     rest::sweep_blobs(&server);
     let cancel = CancellationToken::new();
-    let brain = tokio::spawn(think(config.clone(), control.clone(), watching.clone(), blobs.clone(), cancel.clone()));
+    let kept = (blobs.clone(), vault.repository().clone());
+    let brain = tokio::spawn(think(config.clone(), control.clone(), watching.clone(), kept, cancel.clone()));
     let addresses: Vec<IpAddr> = vec![agents_at.ip(), IpAddr::from([127, 0, 0, 1])];
-    let link =
-        tokio::spawn(grpc::serve(agents, (control.clone(), watching), blobs, authority, addresses, cancel.clone()));
+    let brains = (control.clone(), watching);
+    let link = tokio::spawn(grpc::serve(agents, brains, (blobs, vault), authority, addresses, cancel.clone()));
     let (app, _) = rest::router(server.clone());
     // Small messages follow each other both ways: waiting to merge them costs 40 ms each time.
     let http = http.tap_io(|socket| {
@@ -120,14 +125,21 @@ async fn bind_again(address: SocketAddr, port: u16) -> std::io::Result<TcpListen
     TcpListener::bind(address).await
 }
 
-/// Works on the queue, on imports and on what is measured, until cancelled.
-async fn think(config: Config, control: Control, watching: Watching, blobs: BlobDir, cancel: CancellationToken) {
+/// Works on the queue, on imports, on backups and on what is measured, until cancelled.
+async fn think(
+    config: Config,
+    control: Control,
+    watching: Watching,
+    (blobs, repository): (BlobDir, Repository),
+    cancel: CancellationToken,
+) {
     let guard = Guard { allowed: config.outbound_allow };
     let outbound = Outbound::new(guard, Limits { bytes_max: IMAGE_BYTES_MAX, ..Limits::default() });
     let imports = Imports { control: control.clone(), blobs, outbound };
     let imports = async {
         if config.workers {
-            imports.run(cancel.clone()).await;
+            let backups = Backups { control: control.clone(), repository };
+            tokio::join!(imports.run(cancel.clone()), backups.run(cancel.clone()));
         }
     };
     tokio::join!(control.run(config.workers, cancel.clone()), watching.run(cancel.clone()), imports);
@@ -138,6 +150,13 @@ async fn open_series(config: &Config, control: &Control, place: &Place) -> anyho
     let settings = config.keep.settings(&config.data_dir);
     let opened = tokio::task::spawn_blocking(move || Watching::open(control, &folder, settings)).await?;
     opened.context("the series store cannot be opened")
+}
+
+/// The key is beside everything else that is private, wherever the backups are.
+fn open_vault(config: &Config, place: &Place, clock: &Clock) -> anyhow::Result<Vault> {
+    let clock = clock.clone();
+    let opened = Repository::open(&config.backup_dir, place.path("backups.key"), move |bytes| clock.fill(bytes));
+    Ok(Vault::new(opened.context("the repository of backups cannot be opened; choose another with --backup-dir")?))
 }
 
 async fn open_store(config: &Config, place: &Place) -> anyhow::Result<Arc<dyn Store>> {

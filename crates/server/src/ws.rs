@@ -2,6 +2,7 @@
 //! connection of its own with the same certificates.
 
 use crate::authority::host_of;
+use crate::chunks::{self, Vault};
 use crate::conversation::{self, HELLO_TIMEOUT};
 use crate::rest::refuse::status;
 use perigee_agent_api::StreamName;
@@ -38,6 +39,8 @@ pub struct Parts {
     pub watching: Watching,
     /// Images' bytes.
     pub blobs: BlobDir,
+    /// Backups' chunks.
+    pub vault: Vault,
     /// The end.
     pub cancel: CancellationToken,
 }
@@ -51,6 +54,7 @@ enum Plan {
     Tunnel(Tunnel),
     Fetch(Digest, u64),
     Push(Digest),
+    Chunks,
 }
 
 /// Serves connections until cancelled; what was begun is carried to its end.
@@ -109,6 +113,7 @@ fn admit(control: &Control, named: Option<HostId>, path: &str) -> Result<Plan, R
         }
         Route::Fetch(digest, offset) => Plan::Fetch(digest, offset),
         Route::Push(digest) => Plan::Push(digest),
+        Route::Chunks => Plan::Chunks,
     })
 }
 
@@ -119,7 +124,7 @@ fn refused(refusal: &Refusal) -> ErrorResponse {
 }
 
 async fn converse(socket: Socket, plan: Plan, host: HostId, parts: Parts) -> Result<(), Broken> {
-    let Parts { control, watching, blobs, cancel } = parts;
+    let Parts { control, watching, blobs, vault, cancel } = parts;
     match plan {
         Plan::Control => {
             carry(socket, |rx, tx| conversation::control(control, host, ReceiverStream::new(rx), tx, cancel)).await
@@ -133,6 +138,10 @@ async fn converse(socket: Socket, plan: Plan, host: HostId, parts: Parts) -> Res
             carry(socket, |_: mpsc::Receiver<BlobSaid>, tx| fetch(blobs, digest, offset, tx)).await
         }
         Plan::Push(digest) => carry(socket, |rx, tx| push(blobs, digest, rx, tx)).await,
+        Plan::Chunks => {
+            let who = (control, host);
+            carry(socket, |rx, tx| chunks::converse(vault, who, ReceiverStream::new(rx), tx, cancel)).await
+        }
     }
 }
 

@@ -178,6 +178,7 @@ impl Host {
             parts: Arc::new(Nothing),
             builder: Arc::new(Nothing),
             describe: Arc::new(move || inventory.clone()),
+            measured: Arc::default(),
             health: Arc::new(Health::default()),
             local: vec![Arc::new(Listener::Within(tokio::sync::Mutex::new(asked)))],
             boots_in_flight_max: unbounded.then_some(u32::MAX),

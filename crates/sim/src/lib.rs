@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod checks;
+mod chunks;
 mod draw;
 mod driver;
 mod faults;

@@ -26,6 +26,7 @@ impl User {
             restart: POLICIES[self.draw.below(POLICIES.len())],
             start_order: self.draw.below(3) as u32,
             adopted: false,
+            origin: None,
         };
         NewVm { spec, mac: None, user_data: None }
     }

@@ -5,15 +5,17 @@
 //! Refuses: understanding what it carries, beyond which message may be lost: one that the next
 //! resync repeats.
 
+use crate::chunks::Chunks;
 use crate::draw::Draw;
 use crate::link;
 use crate::pipe::Rough;
 use crate::plane::Plane;
 use crate::scene::Scene;
 use async_trait::async_trait;
+use bytes::Bytes;
 use perigee_agent::uplink::BlobStream;
 use perigee_agent::{Session, Tunnel, Uplink, UplinkError};
-use perigee_agent_api::{FromServer, Hello, TunnelFrame, TunnelId};
+use perigee_agent_api::{ChunkStored, FromServer, Hello, TunnelFrame, TunnelId};
 use perigee_model::{Digest, HostId};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -129,6 +131,17 @@ impl Line {
 /// A host's way to the control plane.
 pub struct Wire(pub Arc<Line>);
 
+impl Wire {
+    /// The control plane's chunks, if somebody reigns and lets this host in.
+    async fn repository(&self) -> Result<&Chunks, UplinkError> {
+        self.0.reach().await?;
+        let plane = &self.0.network.plane;
+        let control = plane.control().ok_or_else(refused)?;
+        control.admit_host(self.0.host).map_err(|refusal| UplinkError::Refused(refusal.to_string()))?;
+        Ok(&plane.chunks)
+    }
+}
+
 #[async_trait]
 impl Uplink for Wire {
     async fn open(&self, hello: Hello) -> Result<Session, UplinkError> {
@@ -170,6 +183,19 @@ impl Uplink for Wire {
     async fn push_blob(&self, _: &Digest, _: &Path) -> Result<(), UplinkError> {
         self.0.reach().await?;
         if self.0.network.plane.control().is_none() { Err(refused()) } else { Ok(()) }
+    }
+
+    async fn push_chunk(&self, sealed: bool, digest: &Digest, bytes: Bytes) -> Result<ChunkStored, UplinkError> {
+        let stored = self.repository().await?.put(sealed, digest, bytes);
+        // It is kept, whether the answer arrives or not.
+        self.0.reach().await?;
+        stored
+    }
+
+    async fn fetch_chunk(&self, sealed: bool, digest: &Digest) -> Result<Bytes, UplinkError> {
+        let found = self.repository().await?.get(sealed, digest);
+        self.0.reach().await?;
+        found
     }
 }
 

@@ -4,6 +4,7 @@
 //! its crashes: all of it is dropped at once, wherever it stands.
 //! Refuses: knowing what is asked of it.
 
+use crate::chunks::Chunks;
 use crate::scene::Scene;
 use crate::truth::{Ground, Slowness};
 use perigee_control::Control;
@@ -21,6 +22,8 @@ pub struct Plane {
     ground: Ground,
     /// How slow its disk is.
     pub slowness: Slowness,
+    /// The repository of backups; it outlives every reign.
+    pub chunks: Chunks,
     reign: Mutex<Option<Reign>>,
     began: Notify,
 }
@@ -35,7 +38,14 @@ struct Reign {
 impl Plane {
     /// None reigns yet.
     pub fn new(scene: Arc<Scene>, ground: Ground) -> Self {
-        Self { scene, ground, slowness: Slowness::default(), reign: Mutex::default(), began: Notify::new() }
+        Self {
+            scene,
+            ground,
+            slowness: Slowness::default(),
+            chunks: Chunks::default(),
+            reign: Mutex::default(),
+            began: Notify::new(),
+        }
     }
 
     /// Begins a reign, if none is there.

@@ -1,6 +1,6 @@
 //! Batches: whole decisions.
 
-use perigee_model::{Event, Execution, Guest, Host, Image, Role, Task, Tenant, Timestamp};
+use perigee_model::{Backup, Event, Execution, Guest, Host, Image, Role, Task, Tenant, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The kinds of records.
@@ -18,11 +18,14 @@ pub enum Noun {
     Execution,
     /// API keys and join tokens, as hashes.
     Key,
+    /// Disks of VMs, kept away from them.
+    Backup,
 }
 
 impl Noun {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Host, Self::Guest, Self::Image, Self::Task, Self::Execution, Self::Key];
+    pub const ALL: [Self; 7] =
+        [Self::Host, Self::Guest, Self::Image, Self::Task, Self::Execution, Self::Key, Self::Backup];
 }
 
 /// A secret somebody can show, kept as SHA-256 only.
@@ -60,6 +63,8 @@ pub enum Record {
     Execution(Execution),
     /// A key.
     Key(Key),
+    /// A backup.
+    Backup(Backup),
 }
 
 impl Record {
@@ -72,6 +77,7 @@ impl Record {
             Self::Task(_) => Noun::Task,
             Self::Execution(_) => Noun::Execution,
             Self::Key(_) => Noun::Key,
+            Self::Backup(_) => Noun::Backup,
         }
     }
     /// Its id as text.
@@ -83,6 +89,7 @@ impl Record {
             Self::Task(r) => r.id.to_string(),
             Self::Execution(r) => r.id.to_string(),
             Self::Key(r) => r.digest.clone(),
+            Self::Backup(r) => r.id.to_string(),
         }
     }
     /// Its revision.
@@ -94,14 +101,16 @@ impl Record {
             Self::Task(r) => r.revision,
             Self::Execution(r) => r.revision,
             Self::Key(r) => r.revision,
+            Self::Backup(r) => r.revision,
         }
     }
-    /// The name that must be unique: (tenant, name) among living guests and images, name among hosts.
+    /// The name that must be unique: (tenant, name) among living guests, images and backups, name among hosts.
     pub fn unique_name(&self) -> Option<(String, String)> {
         match self {
             Self::Host(r) => Some((String::new(), r.name.to_string())),
             Self::Guest(r) if !r.is_gone() => Some((r.tenant.to_string(), r.name.to_string())),
             Self::Image(r) => Some((r.tenant.to_string(), r.name.to_string())),
+            Self::Backup(r) => Some((r.tenant.to_string(), r.name.to_string())),
             Self::Guest(_) | Self::Task(_) | Self::Execution(_) | Self::Key(_) => None,
         }
     }

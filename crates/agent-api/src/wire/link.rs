@@ -117,6 +117,81 @@ pub struct BlobStored {
     pub bytes: u64,
 }
 #[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChunkUp {
+    #[prost(oneof = "chunk_up::Up", tags = "1, 2, 3")]
+    pub up: ::core::option::Option<chunk_up::Up>,
+}
+/// Nested message and enum types in `ChunkUp`.
+pub mod chunk_up {
+    #[allow(clippy::all)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Up {
+        #[prost(message, tag = "1")]
+        Offer(super::ChunkOffer),
+        /// The next bytes of what was offered, when the server said to send it.
+        #[prost(bytes, tag = "2")]
+        Data(::prost::alloc::vec::Vec<u8>),
+        #[prost(message, tag = "3")]
+        Want(super::ChunkName),
+    }
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChunkName {
+    #[prost(string, tag = "1")]
+    pub digest: ::prost::alloc::string::String,
+    /// Whether it is sealed where it is kept.
+    #[prost(bool, tag = "2")]
+    pub sealed: bool,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChunkOffer {
+    #[prost(message, optional, tag = "1")]
+    pub name: ::core::option::Option<ChunkName>,
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChunkDown {
+    #[prost(oneof = "chunk_down::Down", tags = "1, 2, 3, 4, 5, 6")]
+    pub down: ::core::option::Option<chunk_down::Down>,
+}
+/// Nested message and enum types in `ChunkDown`.
+pub mod chunk_down {
+    #[allow(clippy::all)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Down {
+        /// All of its bytes, please.
+        #[prost(bool, tag = "1")]
+        Send(bool),
+        #[prost(message, tag = "2")]
+        Stored(super::ChunkStored),
+        /// So many bytes follow.
+        #[prost(uint64, tag = "3")]
+        Comes(u64),
+        #[prost(bytes, tag = "4")]
+        Data(::prost::alloc::vec::Vec<u8>),
+        #[prost(bool, tag = "5")]
+        Missing(bool),
+        /// JSON of `ChunkFailed`.
+        #[prost(bytes, tag = "6")]
+        Failed(::prost::alloc::vec::Vec<u8>),
+    }
+}
+#[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChunkStored {
+    /// It was not there before.
+    #[prost(bool, tag = "1")]
+    pub new: bool,
+    /// On the disk where it is kept.
+    #[prost(uint64, tag = "2")]
+    pub stored_bytes: u64,
+}
+#[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EnrolRequest {
     #[prost(string, tag = "1")]
@@ -383,6 +458,31 @@ pub mod link_client {
                 .insert(GrpcMethod::new("perigee.link.v1.Link", "PushBlob"));
             self.inner.client_streaming(req, path, codec).await
         }
+        /// Chunks of backups, one after the other: the agent offers or wants one, the server answers.
+        pub async fn chunks(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::ChunkUp>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ChunkDown>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/perigee.link.v1.Link/Chunks",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("perigee.link.v1.Link", "Chunks"));
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -448,6 +548,17 @@ pub mod link_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::BlobChunk>>,
         ) -> std::result::Result<tonic::Response<super::BlobStored>, tonic::Status>;
+        /// Server streaming response type for the Chunks method.
+        type ChunksStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ChunkDown, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Chunks of backups, one after the other: the agent offers or wants one, the server answers.
+        async fn chunks(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::ChunkUp>>,
+        ) -> std::result::Result<tonic::Response<Self::ChunksStream>, tonic::Status>;
     }
     /// Needs a client certificate that names the host.
     #[derive(Debug)]
@@ -741,6 +852,50 @@ pub mod link_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/perigee.link.v1.Link/Chunks" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChunksSvc<T: Link>(pub Arc<T>);
+                    impl<T: Link> tonic::server::StreamingService<super::ChunkUp>
+                    for ChunksSvc<T> {
+                        type Response = super::ChunkDown;
+                        type ResponseStream = T::ChunksStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::ChunkUp>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Link>::chunks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChunksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

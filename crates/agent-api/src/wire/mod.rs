@@ -3,6 +3,7 @@
 //!
 //! Refuses: messages beyond `limits::LINK_MESSAGE_BYTES_MAX`, frames beyond 64 KiB, unknown frames.
 
+mod chunks;
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
 #[rustfmt::skip]
 pub mod link;

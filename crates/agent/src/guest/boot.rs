@@ -40,7 +40,7 @@ impl Actor {
             self.observe(Phase::Waiting, |_| {}).await; // asked for again
         }
         let Some(files) = self.fetch().await else { return };
-        if !self.queue().await {
+        if !self.restore().await || !self.queue().await {
             return;
         }
         self.attempts(files, Pace::Ordinary).await;
@@ -103,7 +103,7 @@ impl Actor {
             let (tell, told) = watch::channel(None);
             let (source, wanted) = (self.world.parts.clone(), self.document.order.spec.parts.clone());
             let effect = self.effect(async move { source.ensure(&wanted, tell).await });
-            let why = match self.during_with_notes(effect, told).await {
+            let why = match self.during_with_notes(effect, told, ToString::to_string).await {
                 Waited::Done(Ok(files)) => return Some(files),
                 Waited::Done(Err(PartsError::Away(why))) => why,
                 Waited::Done(Err(e)) => {
@@ -130,11 +130,12 @@ impl Actor {
         }
     }
 
-    /// Waits for the parts and tells how far they are. Parts that are here cost no report.
-    async fn during_with_notes<T: Send + 'static>(
+    /// Waits for what its start needs and tells how far it is. What is here costs no report.
+    pub(super) async fn during_with_notes<T: Send + 'static, N: Clone>(
         &mut self,
         mut effect: crate::nursery::Effect<T>,
-        mut told: watch::Receiver<Option<crate::parts::Progress>>,
+        mut told: watch::Receiver<Option<N>>,
+        note: impl Fn(&N) -> String,
     ) -> Waited<T> {
         let handle = self.handle.clone();
         loop {
@@ -152,7 +153,7 @@ impl Actor {
                 () = tokio::time::sleep(NOTE_EVERY) => {
                     let progress = told.borrow_and_update().clone();
                     if let Some(progress) = progress {
-                        let note = bounded(&progress.to_string());
+                        let note = bounded(&note(&progress));
                         if self.document.observed.note.as_ref() != Some(&note) {
                             self.observe(Phase::Fetching, |o| o.note = Some(note)).await;
                         }

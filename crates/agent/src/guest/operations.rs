@@ -1,4 +1,4 @@
-//! Long work on a guest: snapshots.
+//! Long work on a guest: snapshots and backups.
 //!
 //! ```text
 //!   told ─▶ due ─▶ (booting, when it went back to its disk) ─▶ ended ─▶ taken
@@ -154,6 +154,9 @@ impl Actor {
                 self.keep(&order, wish).await
             }
             Operation::RevertSnapshot { snapshot, booted, .. } => self.go_back(&order, *snapshot, *booted).await,
+            Operation::CreateBackup { backup, sealed, bases } => {
+                self.back_up(&order, (*backup, *sealed), bases.clone()).await
+            }
             Operation::DeleteSnapshot { snapshot } => {
                 let (mine, wanted) = (*snapshot, order.snapshots.clone());
                 let (hypervisor, id) = (self.hypervisor.clone(), self.id());
@@ -267,7 +270,7 @@ impl Actor {
     }
 
     /// Waits for work and tells how far it is. It changes the host: it is waited for to its end.
-    async fn worked<T>(
+    pub(super) async fn worked<T>(
         &mut self,
         order: &Operate,
         doing: &str,
@@ -301,17 +304,20 @@ impl Actor {
     /// What the driver refuses is refused; when it only does not answer, it is asked again.
     async fn put_off(&mut self, order: &Operate, error: &HypervisorError) {
         warn!(guest = %self.id(), task = %order.task, error = %crate::chain(error), "the operation was not done");
+        let is_backup = order.operation.backup().is_some();
+        let none = if is_backup { Code::NoBackups } else { Code::NoSnapshots };
+        let fell = if is_backup { Code::BackupFailed } else { Code::SnapshotFailed };
         let code = match error {
             HypervisorError::NoSnapshot => Code::NoSuchSnapshot,
             HypervisorError::NoRoom(_) => Code::DiskFull,
             HypervisorError::NotRunning => Code::GuestNotRunning,
-            HypervisorError::BadPlan(_) => Code::NoSnapshots,
+            HypervisorError::BadPlan(_) => none,
             HypervisorError::DidNotStart(_)
             | HypervisorError::Locked(_)
             | HypervisorError::Refused(_)
             | HypervisorError::Silent(_)
             | HypervisorError::UnknownExecution
-            | HypervisorError::GuestRefused { .. } => Code::SnapshotFailed,
+            | HypervisorError::GuestRefused { .. } => fell,
             HypervisorError::Channel(_) | HypervisorError::Os { .. } => {
                 let tries = self.document.operations.newest.as_mut().map_or(TRIES_MAX, |known| {
                     known.tries += 1;
@@ -322,7 +328,7 @@ impl Actor {
                     tokio::time::sleep(TRY_AGAIN).await;
                     return;
                 }
-                Code::SnapshotFailed
+                fell
             }
         };
         self.failed(Problem::new(code, bounded(&crate::chain(error)))).await;
@@ -359,7 +365,7 @@ async fn sweep(driver: &dyn Snapshots, guest: GuestId, wanted: &[SnapshotId]) ->
 }
 
 /// To the microsecond, as everything is told.
-fn time(at: SystemTime) -> Timestamp {
+pub(super) fn time(at: SystemTime) -> Timestamp {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

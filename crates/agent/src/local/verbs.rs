@@ -3,6 +3,7 @@
 use super::http::read;
 use crate::guest::{Document, Handle};
 use crate::intents::{self, KnownImage};
+use crate::usage::Used;
 use crate::world::World;
 use perigee_agent_api::{Act, Intent};
 use perigee_api::{Page, SandboxView, StopRequest, VmRequest, VmView};
@@ -227,7 +228,9 @@ impl Call {
     fn view(&self, document: &Document) -> VmView {
         let guest = self.guest(document);
         let host = (self.world.describe)().hostname;
-        VmView::of(&guest, SandboxView::of(&guest, guest.status(true), Some(host)))
+        let Used { cpu_cores, resident_bytes } = Used::on(&self.world.measured.lock(), guest.id.uuid());
+        let view = VmView::of(&guest, SandboxView::of(&guest, guest.status(true), Some(host)));
+        VmView { cpu_cores, resident_bytes, ..view }
     }
 
     /// The guest as far as its host knows it.
@@ -246,6 +249,7 @@ impl Call {
             desired,
             observed: Some(document.observed.clone()),
             snapshots: Vec::new(),
+            backups: None,
             created_at: document.observed.since,
             gone_at: None,
             acted: None,

@@ -71,7 +71,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let pages = tokio::spawn(web::serve(listener, health_pages, cancel.clone()));
     let sheets: [Arc<SharedSheet>; 2] = Default::default();
     let [node, guests] = sheets.clone();
-    tokio::spawn(web::serve(scraped, web::metrics_pages(node, guests), cancel.clone()));
+    tokio::spawn(web::serve(scraped, web::metrics_pages(node, guests.clone()), cancel.clone()));
 
     let (server, identity) = tokio::select! {
         known = identity(&config, &home, &clock, &health) => known?,
@@ -84,8 +84,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let host = identity.host;
     let current = Arc::new(CurrentIdentity::new(identity));
     let folder = IdentityDir::of(home.path());
-    let fresh = enrol::keep_fresh(server.clone(), folder, current.clone(), clock.clone(), health.clone());
-    let fresh = tokio::spawn(fresh);
+    let fresh = tokio::spawn(enrol::keep_fresh(server.clone(), folder, current.clone(), clock.clone(), health.clone()));
 
     let chosen = driver::choose(&config, &home, &clock)?;
     let (uplink, frames) = uplinks(config.stream_mode, server, current);
@@ -111,6 +110,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         uplink,
         builder: Arc::new(Recipes::new(base(&config, &home))),
         cards: driver::cards(&config, &home),
+        measured: guests,
         health,
         local: local.listeners,
         boots_in_flight_max: config.boots,

@@ -3,6 +3,7 @@
 //! One HTTP/2 connection carries the control link, its tunnels and blobs. Each `open` dials anew,
 //! with the identity of that moment.
 
+use super::chunks::{Conversation, Idle, OpensChunks, PIECES};
 use super::{BlobStream, Session, Tunnel, Uplink, UplinkError};
 use crate::frames::{FrameSession, FrameUplink};
 use crate::identity::CurrentIdentity;
@@ -11,10 +12,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use perigee_agent_api::wire::link::link_client::LinkClient;
 use perigee_agent_api::wire::link::{
-    BlobChunk, BlobRange, Envelope, FramesDown as WireDown, FramesUp as WireUp, TunnelFrame as WireFrame,
+    BlobChunk, BlobRange, ChunkDown as WireChunkDown, ChunkUp as WireChunkUp, Envelope, FramesDown as WireDown,
+    FramesUp as WireUp, TunnelFrame as WireFrame,
 };
 use perigee_agent_api::wire::{TUNNEL_KEY, envelope, message};
-use perigee_agent_api::{FramesDown, FramesUp, FromAgent, FromServer, Hello, StreamName, TunnelFrame, TunnelId};
+use perigee_agent_api::{
+    ChunkDown, ChunkStored, ChunkUp, FramesDown, FramesUp, FromAgent, FromServer, Hello, StreamName, TunnelFrame,
+    TunnelId,
+};
 use perigee_model::Digest;
 use perigee_model::limits::{LINK_MESSAGE_BYTES_MAX, RECONNECT_MAX, RECONNECT_MAX_LOCAL};
 use std::path::Path;
@@ -43,12 +48,13 @@ pub struct GrpcUplink {
     server: ServerUrl,
     identity: Arc<CurrentIdentity>,
     channel: Mutex<Option<Channel>>,
+    idle: Idle,
 }
 
 impl GrpcUplink {
     /// To this control plane, as this host.
     pub fn new(server: ServerUrl, identity: Arc<CurrentIdentity>) -> Self {
-        Self { server, identity, channel: Mutex::new(None) }
+        Self { server, identity, channel: Mutex::new(None), idle: Idle::default() }
     }
 
     fn client(&self) -> Result<LinkClient<Channel>, UplinkError> {
@@ -73,6 +79,8 @@ impl GrpcUplink {
         let outgoing = tokio_stream::once(first).chain(later);
         let answer = client_of(channel.clone()).control(outgoing).await.map_err(|s| of_status(&s))?;
         *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
+        // They would keep the older connection.
+        self.idle.clear();
         let (tell, rx) = mpsc::channel(QUEUE);
         let mut incoming = answer.into_inner();
         tokio::spawn(async move {
@@ -104,6 +112,22 @@ impl FrameUplink for GrpcUplink {
 
     fn patience(&self) -> Duration {
         Uplink::patience(self)
+    }
+}
+
+#[async_trait]
+impl OpensChunks for GrpcUplink {
+    async fn open_chunks(&self) -> Result<Conversation, UplinkError> {
+        let mut client = self.client()?;
+        let (tx, rx) = mpsc::channel::<ChunkUp>(PIECES);
+        let outgoing = ReceiverStream::new(rx).map(WireChunkUp::from);
+        let answer = client.chunks(outgoing).await.map_err(|s| self.failed(of_status(&s)))?;
+        let (tell, rx) = mpsc::channel(PIECES);
+        let mut incoming = answer.into_inner();
+        tokio::spawn(async move {
+            pump(&mut incoming, tell, |down: WireChunkDown| ChunkDown::try_from(down).ok()).await;
+        });
+        Ok(Conversation::new(tx, rx))
     }
 }
 
@@ -224,5 +248,13 @@ impl Uplink for GrpcUplink {
         read.await.map_err(std::io::Error::other)??;
         answer.map_err(|s| of_status(&s))?;
         Ok(())
+    }
+
+    async fn push_chunk(&self, sealed: bool, digest: &Digest, bytes: Bytes) -> Result<ChunkStored, UplinkError> {
+        self.idle.push(self, (sealed, digest), bytes).await
+    }
+
+    async fn fetch_chunk(&self, sealed: bool, digest: &Digest) -> Result<Bytes, UplinkError> {
+        self.idle.fetch(self, (sealed, digest)).await
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Each conversation dials a connection of its own, with the identity of that moment.
 
+use super::chunks::{Conversation, Idle, OpensChunks, PIECES};
 use super::{BlobStream, Session, Tunnel, Uplink, UplinkError};
 use crate::frames::{FrameSession, FrameUplink};
 use crate::identity::CurrentIdentity;
@@ -9,7 +10,7 @@ use crate::tls::{self, ServerUrl};
 use async_trait::async_trait;
 use bytes::Bytes;
 use perigee_agent_api::ws::{self, BlobSaid, Route};
-use perigee_agent_api::{FromAgent, Hello, StreamName, TunnelId};
+use perigee_agent_api::{ChunkStored, FromAgent, Hello, StreamName, TunnelId};
 use perigee_model::Digest;
 use perigee_model::limits::{RECONNECT_MAX, RECONNECT_MAX_LOCAL};
 use serde::Serialize;
@@ -38,12 +39,13 @@ const DIAL_WITHIN: Duration = Duration::from_secs(10);
 pub struct WsUplink {
     server: ServerUrl,
     identity: Arc<CurrentIdentity>,
+    idle: Idle,
 }
 
 impl WsUplink {
     /// To this control plane, as this host.
     pub fn new(server: ServerUrl, identity: Arc<CurrentIdentity>) -> Self {
-        Self { server, identity }
+        Self { server, identity, idle: Idle::default() }
     }
 
     /// Dials for one conversation: what is sent, and what is heard.
@@ -110,6 +112,14 @@ impl FrameUplink for WsUplink {
 
     fn patience(&self) -> Duration {
         Uplink::patience(self)
+    }
+}
+
+#[async_trait]
+impl OpensChunks for WsUplink {
+    async fn open_chunks(&self) -> Result<Conversation, UplinkError> {
+        let (tx, rx) = self.begin(&Route::Chunks, PIECES).await?;
+        Ok(Conversation::new(tx, rx))
     }
 }
 
@@ -186,5 +196,13 @@ impl Uplink for WsUplink {
             sent = sent => sent?,
         }
         answered.await
+    }
+
+    async fn push_chunk(&self, sealed: bool, digest: &Digest, bytes: Bytes) -> Result<ChunkStored, UplinkError> {
+        self.idle.push(self, (sealed, digest), bytes).await
+    }
+
+    async fn fetch_chunk(&self, sealed: bool, digest: &Digest) -> Result<Bytes, UplinkError> {
+        self.idle.fetch(self, (sealed, digest)).await
     }
 }

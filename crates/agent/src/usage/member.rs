@@ -8,14 +8,17 @@ use perigee_model::frame::{Series, Sheet, Slot};
 /// A metric: its name, whether it is a counter, and decimals.
 type Metric = (&'static str, bool, u8);
 
+pub const CPU_CORES: &str = "perigee_guest_cpu_cores";
+pub const RESIDENT_BYTES: &str = "perigee_guest_memory_resident_bytes";
+
 const GUEST: [Metric; 8] = [
     ("perigee_guest_state", false, 0),
     ("perigee_guest_busy", false, 0),
     ("perigee_guest_cpus", false, 0),
     ("perigee_guest_cpu_seconds_total", true, 3),
-    ("perigee_guest_cpu_cores", false, 3),
+    (CPU_CORES, false, 3),
     ("perigee_guest_memory_bytes", false, 0),
-    ("perigee_guest_memory_resident_bytes", false, 0),
+    (RESIDENT_BYTES, false, 0),
     ("perigee_guest_memory_usable_bytes", false, 0),
 ];
 const DISK: [Metric; 6] = [

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says what went wrong by panicking")]
 
+mod backups;
 mod cards;
 mod console;
 mod crash;
@@ -137,6 +138,7 @@ impl Rig {
             builder: Arc::new(Instant),
             cards: Arc::new(NoCards("it is a test")),
             describe: Arc::new(move || inventory.clone()),
+            measured: Arc::default(),
             health: self.health.clone(),
             local: Vec::new(),
             boots_in_flight_max: self.boots,

@@ -6,7 +6,7 @@ use crate::*;
 use perigee_hypervisor::simulated::Fault;
 use std::time::Duration;
 
-fn task(n: u128) -> TaskId {
+pub fn task(n: u128) -> TaskId {
     TaskId::new(Uuid::from_u128(n))
 }
 
@@ -22,7 +22,7 @@ fn revert(memory: bool) -> Operation {
     Operation::RevertSnapshot { snapshot: snapshot(1), memory, booted: None }
 }
 
-fn operate(n: u128, guest: GuestId, operation: Operation) -> FromServer {
+pub fn operate(n: u128, guest: GuestId, operation: Operation) -> FromServer {
     let snapshots = match operation {
         Operation::DeleteSnapshot { .. } => vec![],
         _ => vec![snapshot(1)],
@@ -31,12 +31,12 @@ fn operate(n: u128, guest: GuestId, operation: Operation) -> FromServer {
 }
 
 impl Rig {
-    async fn operated(&self, n: u128) -> OperationStage {
+    pub async fn operated(&self, n: u128) -> OperationStage {
         let end = |s: &plane::State| s.operations.get(&task(n))?.iter().find(|stage| stage.is_end()).cloned();
         self.plane.until("an end of the operation", |s| end(s).is_some()).await;
         self.plane.with(|s| end(s)).unwrap()
     }
-    async fn done(&self, n: u128, guest: GuestId, operation: Operation) -> OperationResult {
+    pub async fn done(&self, n: u128, guest: GuestId, operation: Operation) -> OperationResult {
         self.plane.send(operate(n, guest, operation));
         match self.operated(n).await {
             OperationStage::Done(result) => result,
@@ -49,7 +49,7 @@ async fn kept(machine: &Machine, rig: &Rig, guest: GuestId) -> usize {
     machine.driver(&rig.clock).snapshots().unwrap().kept(guest).await.unwrap().len()
 }
 
-async fn running() -> (Machine, Rig, Running, DesiredGuest) {
+pub async fn running() -> (Machine, Rig, Running, DesiredGuest) {
     let (machine, rig) = machine();
     let agent = rig.start();
     let order = vm(1, |_| {});

@@ -1,6 +1,7 @@
 //! A control plane in memory: the other end of the uplink.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use perigee_agent::uplink::BlobStream;
 use perigee_agent::{Session, Tunnel, Uplink, UplinkError};
 use perigee_agent_api::*;
@@ -35,6 +36,10 @@ pub struct State {
     tunnels: BTreeMap<TunnelId, Frames>,
     next_tunnel: u128,
     pub refuse: Option<FromServer>,
+    /// The repository of backups.
+    pub chunks: BTreeMap<(bool, Digest), Bytes>,
+    /// Its disk is full.
+    pub chunks_full: bool,
 }
 
 #[derive(Clone)]
@@ -63,6 +68,8 @@ impl Plane {
             tunnels: BTreeMap::new(),
             next_tunnel: 1,
             refuse: None,
+            chunks: BTreeMap::new(),
+            chunks_full: false,
         };
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(watch::Sender::new(0)) }
     }
@@ -219,5 +226,25 @@ impl Uplink for Plane {
     }
     async fn push_blob(&self, _: &Digest, _: &Path) -> Result<(), UplinkError> {
         Ok(())
+    }
+    async fn push_chunk(&self, sealed: bool, digest: &Digest, bytes: Bytes) -> Result<ChunkStored, UplinkError> {
+        self.with(|s| {
+            if !s.up {
+                return Err(UplinkError::Away("cut".into()));
+            }
+            let (key, stored_bytes) = ((sealed, digest.clone()), bytes.len() as u64);
+            let new = !s.chunks.contains_key(&key);
+            if new && s.chunks_full {
+                return Err(UplinkError::NoSpace("no space left".into()));
+            }
+            s.chunks.entry(key).or_insert(bytes);
+            Ok(ChunkStored { new, stored_bytes })
+        })
+    }
+    async fn fetch_chunk(&self, sealed: bool, digest: &Digest) -> Result<Bytes, UplinkError> {
+        self.with(|s| match s.chunks.get(&(sealed, digest.clone())) {
+            _ if !s.up => Err(UplinkError::Away("cut".into())),
+            found => found.cloned().ok_or(UplinkError::NotFound),
+        })
     }
 }

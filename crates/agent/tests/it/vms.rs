@@ -25,6 +25,7 @@ pub fn vm(n: u128, change: impl FnOnce(&mut VmSpec)) -> DesiredGuest {
         restart: RestartPolicy::OnFailure,
         start_order: 0,
         adopted: false,
+        origin: None,
     };
     change(&mut spec);
     order.spec.vm = Some(Box::new(spec));

@@ -12,6 +12,7 @@ use crate::{listing, progress};
 use clap::{Args, Subcommand};
 use perigee_api::{SnapshotRequest, SnapshotView};
 use perigee_client::{Answer, ListQuery};
+use perigee_model::Code;
 
 /// What to do with snapshots.
 #[derive(Debug, Subcommand)]
@@ -85,7 +86,10 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
     match verb {
         Verb::Create { vm, name, memory, description, no_wait } => {
             let request = SnapshotRequest { name, description, memory: memory.then_some(true) };
-            create(session, &vm, request, no_wait).await
+            let made = create(session, &vm, request, no_wait).await;
+            // The name that is taken is a snapshot's, not a machine's.
+            let taken = |failure: &Failure| failure.code.as_deref() == Some(Code::NameTaken.number());
+            made.map_err(|f| if taken(&f) { f.hint(format!("perigee vm snapshot list {vm}")) } else { f })
         }
         Verb::List { vm } => {
             let id = resolve(session, Kind::Vm, &vm).await?;

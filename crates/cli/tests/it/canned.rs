@@ -82,6 +82,8 @@ pub fn vm() -> VmView {
         start_order: 0,
         restart_needed: false,
         adopted: false,
+        backups: None,
+        restored_from: None,
     };
     let guest = SandboxView { name: "db".to_owned(), kind: "vm".to_owned(), expires_at: None, ..sandbox() };
     VmView { guest, vm: Some(part), resident_bytes: Some(96 << 20), cpu_cores: Some(0.256) }
@@ -176,6 +178,7 @@ pub fn task(end: u32, kind: &str, state: &str) -> TaskView {
         sandbox_id: some(&id(0xa1)),
         image_id: None,
         execution_id: None,
+        backup_id: None,
         attempts: 1,
         attempts_max: 3,
         worker: None,

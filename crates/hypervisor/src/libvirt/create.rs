@@ -231,9 +231,11 @@ impl Step for Seeded<'_> {
     async fn perform(&self) -> Result<(), HypervisorError> {
         let (path, checked) = (self.0.host.places.seed(self.0.guest()), self.0.checked.clone());
         let mac = self.0.machine.nic.as_ref().map(|(_, mac)| mac.clone());
+        // One that came out of a backup goes on as who it was.
+        let identity = checked.spec.origin.as_ref().map_or(checked.plan.guest, |origin| origin.identity);
         off_thread(move || {
             let seed = Seed {
-                instance_id: checked.plan.guest.to_string(),
+                instance_id: identity.to_string(),
                 hostname: checked.plan.name.as_str(),
                 ssh_keys: &checked.spec.ssh_keys,
                 mac,

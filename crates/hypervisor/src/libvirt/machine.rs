@@ -114,7 +114,7 @@ impl Checked {
         let disk = (image.is_some() || spec.disk_bytes.is_some()).then_some(DiskPlan { image, bytes: spec.disk_bytes });
         let user_data = part(plan, PartRole::UserData).map(std::fs::read).transpose();
         let user_data = user_data.map_err(|error| bad(format!("its user-data: {error}")))?;
-        let has_cloud_init = user_data.is_some() || part(plan, PartRole::Disk).is_some();
+        let has_cloud_init = user_data.is_some() || is_of_disk(plan);
         let user_data = has_cloud_init.then(|| user_data.unwrap_or_else(|| b"#cloud-config\n{}\n".to_vec()));
         Ok(Self { plan: plan.clone(), spec, disk, user_data })
     }
@@ -180,7 +180,7 @@ impl Checked {
         if self.spec.network.is_some() {
             options.push_str(" perigee.network=dhcp");
         }
-        if part(&self.plan, PartRole::Disk).is_some() {
+        if is_of_disk(&self.plan) {
             options.push_str(" root=/dev/vda rw");
         }
         options
@@ -212,7 +212,8 @@ fn check_parts(plan: &Plan) -> Result<(), HypervisorError> {
     if count(PartRole::Initrd) > count(PartRole::Kernel) {
         return Err(bad("it has an initrd and no kernel"));
     }
-    if count(PartRole::Kernel) + count(PartRole::Disk) + count(PartRole::Iso) == 0 {
+    let restored = plan.vm.as_ref().is_some_and(|vm| vm.origin.is_some());
+    if count(PartRole::Kernel) + count(PartRole::Disk) + count(PartRole::Iso) == 0 && !restored {
         return Err(bad("it has nothing to boot from: a kernel, a disk or an ISO"));
     }
     for (_, path) in &plan.parts {
@@ -229,6 +230,12 @@ fn check_parts(plan: &Plan) -> Result<(), HypervisorError> {
 pub fn memo_fault(memo: &str) -> Option<String> {
     let long = (memo.len() > MEMO_BYTES_MAX).then(|| format!("a memo has at most {MEMO_BYTES_MAX} bytes"));
     long.or_else(|| text_fault(memo))
+}
+
+/// Its image has a disk, or had one when the backup was made that this one is restored from.
+fn is_of_disk(plan: &Plan) -> bool {
+    let origin = plan.vm.as_ref().and_then(|vm| vm.origin.as_ref());
+    part(plan, PartRole::Disk).is_some() || origin.is_some_and(|origin| origin.image_disk)
 }
 
 fn part(plan: &Plan, wanted: PartRole) -> Option<&Path> {

@@ -11,6 +11,7 @@
 //! Refuses: to touch a domain with another mark or none, but to measure it; to wait for a libvirt that
 //! does not answer beyond the deadline.
 
+mod backups;
 mod breaker;
 mod cards;
 mod connections;
@@ -39,8 +40,8 @@ use crate::cpu::{CPU_FLAGS, virtualisation};
 use crate::session::{self, ChannelSession};
 use crate::work::{finish, os};
 use crate::{
-    Addresses, Adopt, Channel, Console, Found, GuestEvent, GuestUsage, Halt, Halted, Hypervisor, HypervisorError, Keep,
-    Kept, Measure, Pause, Plan, Progress, Seat, Session, Snapshots, Stream,
+    Addresses, Adopt, BackupWish, Backups, Channel, Console, Found, GuestEvent, GuestUsage, Halt, Halted, Hypervisor,
+    HypervisorError, Keep, Kept, Measure, NewDisk, OpenDisk, Pause, Plan, Progress, Seat, Session, Snapshots, Stream,
 };
 use async_trait::async_trait;
 use connections::{Ask, Link};
@@ -48,7 +49,7 @@ use host::Host;
 use perigee_clock::Clock;
 use perigee_guest::{ChannelError, ChannelLimits, UnixDial};
 use perigee_libvirt::{AddressSource, Connection, Domain, State, Wish};
-use perigee_model::{Abilities, Acceleration, GuestId, GuestKind, InstanceId, SnapshotId};
+use perigee_model::{Abilities, Acceleration, BackupId, GuestId, GuestKind, InstanceId, SnapshotId};
 use places::Places;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -200,6 +201,9 @@ impl Hypervisor for Libvirt {
     fn snapshots(&self) -> Option<&dyn Snapshots> {
         Some(self)
     }
+    fn backups(&self) -> Option<&dyn Backups> {
+        Some(self)
+    }
 }
 
 #[async_trait]
@@ -319,6 +323,20 @@ impl Snapshots for Libvirt {
     }
     async fn forget(&self, guest: GuestId, snapshot: SnapshotId) -> Result<(), HypervisorError> {
         self.alone(guest, |host| async move { host.forget(guest, snapshot).await }).await
+    }
+}
+
+#[async_trait]
+impl Backups for Libvirt {
+    async fn open_disk(&self, guest: GuestId, wish: &BackupWish) -> Result<OpenDisk, HypervisorError> {
+        let wish = wish.clone();
+        self.alone(guest, |host| async move { host.open_disk(guest, &wish).await }).await
+    }
+    async fn close_disk(&self, guest: GuestId, backup: BackupId, made: bool) -> Result<(), HypervisorError> {
+        self.alone(guest, |host| async move { host.close_disk(guest, backup, made).await }).await
+    }
+    async fn new_disk(&self, guest: GuestId, bytes: u64) -> Result<Option<Box<dyn NewDisk>>, HypervisorError> {
+        self.alone(guest, |host| async move { host.new_disk(guest, bytes).await }).await
     }
 }
 

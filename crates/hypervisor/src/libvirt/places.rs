@@ -4,8 +4,11 @@
 //! <dir>/<guest>/             made first and removed last, so that a crash always leaves it to be found
 //! <dir>/<guest>/disk.qcow2   its disk
 //! <dir>/<guest>/seed.img     what its cloud-init reads
+//! <dir>/<guest>/backup.scratch  what it writes over while its disk is backed up
+//! <dir>/<guest>/disk.restore    its disk while it comes out of a backup
 //! <run_dir>/<guest>/agent    socket of the channel     (guest: 32 hex digits)
 //! <run_dir>/<guest>/vnc      socket of the screen
+//! <run_dir>/<guest>/disk     socket at which its disk is shown while it is backed up or restored
 //! ```
 //! Owns: names, modes, and whether QEMU's user can get there. Refuses: socket paths the kernel cannot
 //! take.
@@ -65,6 +68,14 @@ impl Places {
     pub fn disk(&self, guest: GuestId) -> PathBuf {
         self.guest(guest).join("disk.qcow2")
     }
+    /// Its disk while it comes out of a backup.
+    pub fn unfinished_disk(&self, guest: GuestId) -> PathBuf {
+        self.guest(guest).join("disk.restore")
+    }
+    /// What it writes over while its disk is being backed up.
+    pub fn scratch(&self, guest: GuestId) -> PathBuf {
+        self.guest(guest).join("backup.scratch")
+    }
     /// What its cloud-init reads.
     pub fn seed(&self, guest: GuestId) -> PathBuf {
         self.guest(guest).join("seed.img")
@@ -79,6 +90,11 @@ impl Places {
     /// The socket of its screen.
     pub fn vnc(&self, guest: GuestId) -> PathBuf {
         self.sockets(guest).join("vnc")
+    }
+
+    /// The socket at which its disk is shown.
+    pub fn shown_disk(&self, guest: GuestId) -> PathBuf {
+        self.sockets(guest).join("disk")
     }
 
     /// Whether the guest's directory is there.

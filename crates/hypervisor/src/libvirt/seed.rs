@@ -6,10 +6,10 @@
 //! Format: cloud-init, reference/datasources/nocloud; JSON is YAML.
 
 use crate::HypervisorError;
-use crate::work::{os, room_or_os};
+use crate::work::room_or_os;
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 use std::fs::{self, File};
-use std::io::{self, Cursor, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -47,23 +47,21 @@ impl Seed<'_> {
         ]
     }
 
-    /// The disk's bytes.
-    fn disk(&self) -> io::Result<Vec<u8>> {
+    /// Formats the file and fills it. It is as long as it has to be and mostly holes.
+    fn format(&self, disk: &File) -> io::Result<()> {
         let files = self.files();
         let bytes: usize = files.iter().map(|(_, text)| text.len()).sum();
-        let mut disk = Cursor::new(vec![0; (LEAST_BYTES + bytes * 2).next_multiple_of(1 << 20)]);
+        disk.set_len((LEAST_BYTES + bytes * 2).next_multiple_of(1 << 20) as u64)?;
         let options = FormatVolumeOptions::new().volume_label(LABEL).volume_id(0);
-        fatfs::format_volume(&mut disk, options)?;
-        {
-            let system = FileSystem::new(&mut disk, FsOptions::new())?;
-            for (name, text) in files {
-                system.root_dir().create_file(name)?.write_all(&text)?;
-            }
-            if system.fat_type() == FatType::Fat32 {
-                return Err(io::Error::other("user-data is too large for a seed"));
-            }
+        fatfs::format_volume(disk, options)?;
+        let system = FileSystem::new(disk, FsOptions::new())?;
+        for (name, text) in files {
+            system.root_dir().create_file(name)?.write_all(&text)?;
         }
-        Ok(disk.into_inner())
+        if system.fat_type() == FatType::Fat32 {
+            return Err(io::Error::other("user-data is too large for a seed"));
+        }
+        system.unmount()
     }
 
     /// Writes the disk, whole or not at all; only its owner may read it. Blocks.
@@ -71,22 +69,23 @@ impl Seed<'_> {
     /// # Errors
     /// `NoRoom` on a full disk, `Os`.
     pub fn write(&self, path: &Path) -> Result<(), HypervisorError> {
-        let doing = || format!("writing {}", path.display());
-        let bytes = self.disk().map_err(os(doing()))?;
         let new = path.with_extension("new");
         let mut options = File::options();
-        let written = options.create(true).truncate(true).write(true).mode(0o600).open(&new).and_then(|mut file| {
-            file.write_all(&bytes)?;
+        options.create(true).truncate(true).read(true).write(true).mode(0o600);
+        let written = options.open(&new).and_then(|file| {
+            self.format(&file)?;
             file.sync_all()
         });
-        written.and_then(|()| fs::rename(&new, path)).map_err(room_or_os(doing()))
+        let kept = written.and_then(|()| fs::rename(&new, path));
+        kept.map_err(room_or_os(format!("writing {}", path.display())))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
+    use std::io::{Cursor, Read};
+    use std::os::unix::fs::PermissionsExt;
 
     fn seed<'a>(keys: &'a [String], user_data: &'a [u8]) -> Seed<'a> {
         let mac = Some("52:54:00:00:00:01".to_owned());
@@ -105,12 +104,21 @@ mod tests {
     fn the_files_are_there_and_what_is_in_them_is_text() {
         let keys = vec!["ssh-ed25519 AAAA \"quoted\": yes".to_owned()];
         let user_data = b"#cloud-config\nruncmd: [true]\n".repeat(2000);
-        let disk = seed(&keys, &user_data).disk().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let written = |name: &str| {
+            let path = folder.path().join(name);
+            seed(&keys, &user_data).write(&path).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            fs::read(path).unwrap()
+        };
+        let disk = written("seed");
         assert_eq!(read(&disk, "user-data"), user_data);
         let json = |name| serde_json::from_slice::<serde_json::Value>(&read(&disk, name)).unwrap();
         assert_eq!(json("meta-data")["public-keys"][0], keys[0].as_str());
         assert_eq!(json("meta-data")["local-hostname"], "web-1");
         assert_eq!(json("network-config")["ethernets"]["lan"]["match"]["macaddress"], "52:54:00:00:00:01");
-        assert_eq!(disk, seed(&keys, &user_data).disk().unwrap(), "the same inputs, the same bytes");
+        assert_eq!(disk.len(), 2 << 20);
+        assert_eq!(disk, written("again"), "the same inputs, the same bytes");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left");
     }
 }

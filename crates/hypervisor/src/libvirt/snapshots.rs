@@ -124,6 +124,8 @@ impl Host {
         let name = snapshot.to_string();
         let kept = self.kept(guest).await?.into_iter().find(|kept| kept.snapshot == snapshot);
         let flags = if kept.ok_or(HypervisorError::NoSnapshot)?.memory_bytes > 0 { revert::RUNNING } else { 0 };
+        // QEMU remembers what is written, not what comes back: it refuses, or would be wrong.
+        self.forget_checkpoints(&ours).await?;
         let to = Snapshot { name, domain: ours.domain.clone() };
         let reverted = self.work.ask(async |libvirt| libvirt.within(WORK_WITHIN).revert_to(&to, flags).await).await;
         // Its QEMU may have ended whatever came of it; that is no news.
@@ -273,7 +275,7 @@ struct Inserted {
 }
 
 /// In the seam's words. What libvirt refuses is refused; what it did not answer may have been done.
-fn said(ask: Ask) -> HypervisorError {
+pub fn said(ask: Ask) -> HypervisorError {
     match ask {
         Ask::Said(Error::Libvirt { code: codes::NO_SNAPSHOT, .. }) => HypervisorError::NoSnapshot,
         // Somebody else's work on the guest is not over, or that of a libvirtd that was killed.
@@ -283,7 +285,7 @@ fn said(ask: Ask) -> HypervisorError {
     }
 }
 
-fn no(code: i32, message: String) -> HypervisorError {
+pub fn no(code: i32, message: String) -> HypervisorError {
     match refused(code, message) {
         HypervisorError::DidNotStart(text) => HypervisorError::Refused(text),
         error => error,

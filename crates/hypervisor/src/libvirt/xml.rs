@@ -233,6 +233,53 @@ pub fn known_snapshot(name: &str, at_seconds: u64, definition: &str) -> io::Resu
     String::from_utf8(out.into_inner()).map_err(io::Error::other)
 }
 
+/// A job that shows the guest's own disk at this moment. Format: formatbackup.html.
+pub fn backup(show: &Show<'_>) -> io::Result<String> {
+    let mut out = Writer::new(Vec::new());
+    out.create_element("domainbackup").with_attribute(("mode", "pull")).write_inner_content(|out| {
+        if let Some(since) = show.since {
+            text(out, "incremental", since)?;
+        }
+        empty(out, "server", &[("transport", "unix"), ("socket", show.socket)])?;
+        out.create_element("disks").write_inner_content(|out| {
+            let mut disk = vec![("name", "vda"), ("backup", "yes"), ("type", "file"), ("exportname", show.export)];
+            disk.extend(show.since.map(|_| ("exportbitmap", show.bitmap)));
+            let disk = out.create_element("disk").with_attributes(disk);
+            disk.write_inner_content(|out| empty(out, "scratch", &[("file", show.scratch)]))?;
+            Ok(())
+        })?;
+        Ok(())
+    })?;
+    String::from_utf8(out.into_inner()).map_err(io::Error::other)
+}
+
+/// How a disk is shown.
+pub struct Show<'a> {
+    /// What was written since this checkpoint is told, too.
+    pub since: Option<&'a str>,
+    /// Where.
+    pub socket: &'a str,
+    /// Under which name.
+    pub export: &'a str,
+    /// What was written is told under this name.
+    pub bitmap: &'a str,
+    /// Where QEMU keeps what the guest writes over meanwhile.
+    pub scratch: &'a str,
+}
+
+/// A point from which QEMU remembers what is written to the guest's own disk. Format:
+/// formatcheckpoint.html.
+pub fn checkpoint(name: &str) -> io::Result<String> {
+    let mut out = Writer::new(Vec::new());
+    out.create_element("domaincheckpoint").write_inner_content(|out| {
+        text(out, "name", name)?;
+        out.create_element("disks")
+            .write_inner_content(|out| empty(out, "disk", &[("name", "vda"), ("checkpoint", "bitmap")]))?;
+        Ok(())
+    })?;
+    String::from_utf8(out.into_inner()).map_err(io::Error::other)
+}
+
 /// All but the guest's own disk is only read.
 fn kept_disk(out: &mut Out) -> io::Result<()> {
     empty(out, "disk", &[("name", "vda"), ("snapshot", "internal")])

@@ -3,12 +3,13 @@
 //! Owns: guests, their files and executions, and the counters that checkers read.
 //! Refuses: tasks, threads and I/O. Everything is computed when somebody looks.
 
+use super::backups::files_of;
 use super::program::Execution;
 use crate::usage::RunState;
 use crate::{Found, GuestEvent, GuestUsage, Kept};
 use bytes::Bytes;
 use perigee_clock::Instant;
-use perigee_model::{GuestId, InstanceId};
+use perigee_model::{BackupId, GuestId, InstanceId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{broadcast, watch};
@@ -35,6 +36,10 @@ pub(super) struct World {
     pub guests: BTreeMap<Key, Option<Vmm>>,
     /// Of each guest, oldest first.
     pub snapshots: BTreeMap<Key, Vec<Frozen>>,
+    /// Disks that came out of a backup: what their guests begin with.
+    pub disks: BTreeMap<Key, Bytes>,
+    /// Of each guest the backups since which it is known what was written.
+    pub remembered: BTreeMap<Key, Vec<BackupId>>,
     events: BTreeMap<u32, broadcast::Sender<GuestEvent>>,
     vmm_starts: BTreeMap<GuestId, u64>,
     execution_starts: BTreeMap<Uuid, u64>,
@@ -211,7 +216,7 @@ impl World {
             sessions: 0,
             sitters: 0,
             executions: BTreeMap::new(),
-            files: BTreeMap::new(),
+            files: self.disks.get(&key).map(|disk| files_of(disk)).unwrap_or_default(),
         };
         let found = found(key.1, Some(&vmm));
         self.guests.insert(key, Some(vmm));

@@ -21,9 +21,11 @@ pub enum Fault {
     SessionBreaks,
     /// Keeping a guest, going back, or forgetting ends with `Os`; nothing was done.
     SnapshotFails,
+    /// Opening a guest's disk for a backup ends with `Os`; nothing was done.
+    BackupFails,
 }
 
-const FAULTS: usize = 6;
+const FAULTS: usize = 7;
 
 /// The shares. Shared by everyone who turns them.
 #[derive(Debug, Default)]

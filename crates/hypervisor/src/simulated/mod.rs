@@ -9,6 +9,7 @@
 //! faults that [`Knobs`] ask for, the counters that checkers read.
 //! Refuses: threads, tasks, I/O, and time or randomness that are not its clock's.
 
+mod backups;
 mod console;
 mod host;
 mod knobs;
@@ -18,8 +19,8 @@ mod session;
 mod snapshots;
 
 use crate::{
-    Channel, Console, Found, GuestEvent, GuestUsage, Halt, Halted, Hypervisor, HypervisorError, Measure, Pace, Pause,
-    Plan, Session, Snapshots,
+    Backups, Channel, Console, Found, GuestEvent, GuestUsage, Halt, Halted, Hypervisor, HypervisorError, Measure, Pace,
+    Pause, Plan, Session, Snapshots,
 };
 use async_trait::async_trait;
 pub use host::SimulatedHost;
@@ -183,6 +184,8 @@ impl Hypervisor for Simulated {
         let key = self.key(guest);
         self.host.change(|world| {
             world.snapshots.remove(&key);
+            world.disks.remove(&key);
+            world.remembered.remove(&key);
             world.guests.remove(&key)
         });
         Ok(())
@@ -207,6 +210,9 @@ impl Hypervisor for Simulated {
         Some(self)
     }
     fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+    fn backups(&self) -> Option<&dyn Backups> {
         Some(self)
     }
 }

@@ -61,6 +61,7 @@ impl Snapshots for Simulated {
             if !world.guests.contains_key(&key) {
                 return Err(HypervisorError::NotRunning);
             }
+            world.remembered.remove(&key);
             let mut all = world.snapshots.get(&key).into_iter().flatten();
             let frozen = all.find(|frozen| frozen.kept.snapshot == snapshot).ok_or(HypervisorError::NoSnapshot)?;
             let Some(files) = frozen.files.clone() else {

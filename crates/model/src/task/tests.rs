@@ -11,7 +11,7 @@ fn task() -> Task {
         id: TaskId::new(Uuid::from_u128(1)),
         tenant: Tenant::first(),
         owner: "me".into(),
-        kind: TaskKind::GuestCreate { guest: GuestId::new(Uuid::from_u128(2)) },
+        kind: TaskKind::GuestCreate { guest: GuestId::new(Uuid::from_u128(2)), restores: false },
         priority: Priority::Default,
         state: TaskState::Pending,
         attempts: 0,

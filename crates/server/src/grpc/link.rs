@@ -1,14 +1,16 @@
-//! `Link`: control stream, tunnels and blobs of one host.
+//! `Link`: control stream, tunnels, blobs and chunks of one host.
 
 use super::host;
+use crate::chunks::{self, Vault};
 use crate::conversation::{self, HELLO_TIMEOUT};
 use futures::{Stream, StreamExt};
 use perigee_agent_api::wire::link::link_server::Link;
 use perigee_agent_api::wire::link::{
-    BlobChunk, BlobRange, BlobStored, Envelope, FramesDown as WireDown, FramesUp as WireUp, TunnelFrame as WireFrame,
+    BlobChunk, BlobRange, BlobStored, ChunkDown as WireChunkDown, ChunkUp as WireChunkUp, Envelope,
+    FramesDown as WireDown, FramesUp as WireUp, TunnelFrame as WireFrame,
 };
 use perigee_agent_api::wire::{TUNNEL_KEY, envelope, message};
-use perigee_agent_api::{FramesDown, FramesUp, FromServer, StreamName, TunnelFrame, TunnelId};
+use perigee_agent_api::{ChunkDown, ChunkUp, FramesDown, FramesUp, FromServer, StreamName, TunnelFrame, TunnelId};
 use perigee_blobs::BlobDir;
 use perigee_control::Control;
 use perigee_control::watch::Watching;
@@ -24,16 +26,11 @@ use tonic::{Request, Response, Status, Streaming};
 const BLOB_CHUNK_BYTES: usize = 256 << 10;
 
 pub struct LinkRpc {
-    control: Control,
-    watching: Watching,
-    blobs: BlobDir,
-    cancel: CancellationToken,
-}
-
-impl LinkRpc {
-    pub fn new(control: Control, watching: Watching, blobs: BlobDir, cancel: CancellationToken) -> Self {
-        Self { control, watching, blobs, cancel }
-    }
+    pub control: Control,
+    pub watching: Watching,
+    pub blobs: BlobDir,
+    pub vault: Vault,
+    pub cancel: CancellationToken,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -44,6 +41,7 @@ impl Link for LinkRpc {
     type TunnelStream = Answers<WireFrame>;
     type FetchBlobStream = Answers<BlobChunk>;
     type FramesStream = Answers<WireDown>;
+    type ChunksStream = Answers<WireChunkDown>;
 
     async fn control(&self, request: Request<Streaming<Envelope>>) -> Result<Response<Self::ControlStream>, Status> {
         let host = host(&self.control, &request)?;
@@ -120,6 +118,16 @@ impl Link for LinkRpc {
             Status::aborted(error.to_string())
         })?;
         Ok(Response::new(BlobStored { bytes: stored.bytes }))
+    }
+
+    async fn chunks(&self, request: Request<Streaming<WireChunkUp>>) -> Result<Response<Self::ChunksStream>, Status> {
+        let host = host(&self.control, &request)?;
+        let incoming = understood(request.into_inner(), host, ChunkUp::try_from);
+        let (tx, rx) = mpsc::channel(chunks::PIECES);
+        let (vault, cancel) = (self.vault.clone(), self.cancel.clone());
+        tokio::spawn(chunks::converse(vault, (self.control.clone(), host), incoming, tx, cancel));
+        let sent = |down: ChunkDown| WireChunkDown::try_from(down).map_err(|e| Status::internal(e.to_string()));
+        Ok(Response::new(ReceiverStream::new(rx).map(sent).boxed()))
     }
 }
 

@@ -7,6 +7,7 @@ mod link;
 mod listen;
 
 use crate::authority::{Authority, host_of};
+use crate::chunks::Vault;
 use crate::ws;
 use perigee_agent_api::wire::link::enrolment_server::EnrolmentServer;
 use perigee_agent_api::wire::link::link_server::LinkServer;
@@ -31,7 +32,7 @@ const ENVELOPE_SLACK: usize = 64 << 10;
 pub async fn serve(
     listener: tokio::net::TcpListener,
     (control, watching): (Control, Watching),
-    blobs: BlobDir,
+    (blobs, vault): (BlobDir, Vault),
     authority: Arc<Authority>,
     addresses: Vec<IpAddr>,
     cancel: CancellationToken,
@@ -42,11 +43,13 @@ pub async fn serve(
         control: control.clone(),
         watching: watching.clone(),
         blobs: blobs.clone(),
+        vault: vault.clone(),
         cancel: cancel.clone(),
     };
-    let link = LinkServer::new(link::LinkRpc::new(control.clone(), watching, blobs, cancel.clone()))
-        .max_decoding_message_size(LINK_MESSAGE_BYTES_MAX + ENVELOPE_SLACK)
-        .max_encoding_message_size(LINK_MESSAGE_BYTES_MAX + ENVELOPE_SLACK);
+    let link =
+        LinkServer::new(link::LinkRpc { control: control.clone(), watching, blobs, vault, cancel: cancel.clone() })
+            .max_decoding_message_size(LINK_MESSAGE_BYTES_MAX + ENVELOPE_SLACK)
+            .max_encoding_message_size(LINK_MESSAGE_BYTES_MAX + ENVELOPE_SLACK);
     let enrolment = EnrolmentServer::new(enrolment::EnrolmentRpc::new(control, authority))
         .max_decoding_message_size(ENVELOPE_SLACK);
     let calls = tonic::transport::Server::builder()

@@ -1,6 +1,7 @@
 //! REST `/api/v1`: one file per noun. Handlers are plain calls: authenticate, call one verb, shape
 //! the answer. The OpenAPI document is made from the same declarations.
 
+mod backups;
 mod catalogue;
 mod console;
 mod events;
@@ -119,6 +120,12 @@ pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(snapshots::list, snapshots::create))
         .routes(routes!(snapshots::get, snapshots::delete))
         .routes(routes!(snapshots::revert))
+        .routes(routes!(backups::create))
+        .routes(routes!(backups::schedule, backups::unschedule))
+        .routes(routes!(backups::list))
+        .routes(routes!(backups::get, backups::delete))
+        .routes(routes!(backups::restore))
+        .routes(routes!(backups::verify))
         .routes(routes!(foreign_vms::list))
         .routes(routes!(foreign_vms::get))
         .routes(routes!(executions::list))

@@ -126,23 +126,33 @@ pub async fn create_of(
     object: impl Fn(&Server, &Guest, StatusCode) -> Response,
 ) -> Answer {
     once(server, caller, (Method::POST, path), bytes, async |cause| {
-        let (guest, task) = server.control.create_guest(&caller.who, wanted, &cause).await?;
-        let Some(wait) = caller.wait else { return Ok(tasks::accepted(&task)) };
-        let task = server.control.wait_task(task.id, wait).await?;
-        match task.state {
-            TaskState::Succeeded => {
-                let guest = server.control.view().guest(guest.id).unwrap_or(guest);
-                let mut response = object(server, &guest, StatusCode::CREATED);
-                if let Ok(location) = HeaderValue::from_str(&format!("{path}/{}", guest.id)) {
-                    response.headers_mut().insert(header::LOCATION, location);
-                }
-                Ok(response)
-            }
-            TaskState::Pending | TaskState::Running => Ok(tasks::accepted(&task)),
-            TaskState::Failed | TaskState::Cancelled | TaskState::Dead => Err(fell(&task).into()),
-        }
+        let made = server.control.create_guest(&caller.who, wanted, &cause).await?;
+        created(server, caller, (path, made), &object).await
     })
     .await
+}
+
+/// The answer to a verb that makes a guest: under which path it is found, the guest and its task.
+pub async fn created(
+    server: &Server,
+    caller: &Caller,
+    (path, (guest, task)): (&str, (Arc<Guest>, Arc<Task>)),
+    object: impl Fn(&Server, &Guest, StatusCode) -> Response,
+) -> Answer {
+    let Some(wait) = caller.wait else { return Ok(tasks::accepted(&task)) };
+    let task = server.control.wait_task(task.id, wait).await?;
+    match task.state {
+        TaskState::Succeeded => {
+            let guest = server.control.view().guest(guest.id).unwrap_or(guest);
+            let mut response = object(server, &guest, StatusCode::CREATED);
+            if let Ok(location) = HeaderValue::from_str(&format!("{path}/{}", guest.id)) {
+                response.headers_mut().insert(header::LOCATION, location);
+            }
+            Ok(response)
+        }
+        TaskState::Pending | TaskState::Running => Ok(tasks::accepted(&task)),
+        TaskState::Failed | TaskState::Cancelled | TaskState::Dead => Err(fell(&task).into()),
+    }
 }
 
 /// One sandbox by id or name.

@@ -9,7 +9,7 @@ use axum::extract::{Path, State};
 use axum::response::IntoResponse;
 use http::{Method, StatusCode};
 use perigee_api::{Page, ProblemDocument, SnapshotRequest, SnapshotView, TaskView, VmView};
-use perigee_control::operations::NewSnapshot;
+use perigee_control::snapshots::NewSnapshot;
 use perigee_model::{Code, Refusal, TaskState};
 
 /// A VM's snapshots, oldest first: all on one page.

@@ -74,7 +74,8 @@ pub fn task(task: &Task) -> TaskView {
         | TaskKind::GuestPower { .. }
         | TaskKind::GuestOperate { .. }
         | TaskKind::ImageBuild { .. }
-        | TaskKind::ImageImport { .. } => None,
+        | TaskKind::ImageImport { .. }
+        | TaskKind::BackupVerify { .. } => None,
     };
     TaskView {
         id: task.id.to_string(),
@@ -86,6 +87,7 @@ pub fn task(task: &Task) -> TaskView {
         sandbox_id: task.kind.guest().map(|g| g.to_string()),
         image_id: task.kind.image().map(|image| image.to_string()),
         execution_id,
+        backup_id: task.kind.backup().map(|backup| backup.to_string()),
         attempts: task.attempts,
         attempts_max: task.attempts_max,
         worker: task.worker.clone(),

@@ -236,7 +236,7 @@ pub async fn settled(server: &Server, caller: &Caller, guest: &Guest, task: &per
     }
 }
 
-fn object(server: &Server, guest: &Guest, status: StatusCode) -> Response {
+pub fn object(server: &Server, guest: &Guest, status: StatusCode) -> Response {
     sandboxes::tagged((status, Json(views::Vms::of(server).view(guest))).into_response(), server, guest)
 }
 

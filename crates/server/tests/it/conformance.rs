@@ -146,6 +146,7 @@ async fn viewers_only_look() {
             (true, Some("execute")) => br#"{"argv":["true"]}"#,
             (true, Some("forwards")) => br#"{"host_port":80}"#,
             (true, Some("snapshots")) => br#"{"name":"x"}"#,
+            (true, Some("backup-schedule")) => br#"{"every_ms":3600000,"keep":1}"#,
             (true, _) if route.path == "/api/v1/images" => br#"{"name":"x","recipe":"base"}"#,
             (true, _) => b"{}",
             (false, _) => b"",
@@ -184,6 +185,9 @@ async fn another_tenants_objects_do_not_exist() {
     let image = world.get("/api/v1/images/base").await.json()["id"].as_str().unwrap().to_owned();
     world.post(&format!("/api/v1/sandboxes/{guest}/execute"), &[], json!({ "argv": ["true"] })).await;
     let execution = world.get("/api/v1/executions").await.json()["items"][0]["id"].as_str().unwrap().to_owned();
+    world.vm(json!({ "name": "db", "disk_bytes": 1 << 30 }), 1).await;
+    let asked = world.post("/api/v1/vms/db/backups", &[], json!({})).await.json();
+    let backup = asked["backup_id"].as_str().unwrap().to_owned();
     let mut tried = 0;
     let objects =
         |r: &&Route| r.path.contains("{id}") && !r.path.contains("/hosts/") && !r.is_ingest() && !r.is_by_ticket();
@@ -194,12 +198,14 @@ async fn another_tenants_objects_do_not_exist() {
             "tasks" => &task,
             "images" => &image,
             "executions" => &execution,
+            "backups" => &backup,
             other => panic!("no object of {other} to try {} with", route.label()),
         };
         let body: &[u8] = match (route.has_json_body(), route.path.rsplit('/').next()) {
             (true, Some("execute")) => br#"{"argv":["true"]}"#,
             (true, Some("forwards")) => br#"{"host_port":80}"#,
             (true, Some("snapshots")) => br#"{"name":"x"}"#,
+            (true, Some("backup-schedule")) => br#"{"every_ms":3600000,"keep":1}"#,
             (true, _) => b"{}",
             (false, _) => b"",
         };
@@ -210,8 +216,8 @@ async fn another_tenants_objects_do_not_exist() {
         tried += 1;
     }
     assert!(tried >= 12, "{tried}");
-    for list in ["/api/v1/sandboxes", "/api/v1/vms", "/api/v1/tasks", "/api/v1/images", "/api/v1/executions"] {
-        let answer = world.send(Method::GET, list, &world.stranger, &[], b"").await;
+    for list in ["sandboxes", "vms", "tasks", "images", "executions", "backups"].map(|list| format!("/api/v1/{list}")) {
+        let answer = world.send(Method::GET, &list, &world.stranger, &[], b"").await;
         assert_eq!(answer.json()["items"], json!([]), "{list}");
     }
 }
@@ -225,6 +231,7 @@ async fn unknown_ids_methods_and_routes_are_refused() {
             "execute" => json!({ "argv": ["true"] }),
             "forwards" => json!({ "host_port": 80 }),
             "snapshots" => json!({ "name": "x" }),
+            "backup-schedule" => json!({ "every_ms": 3_600_000, "keep": 1 }),
             "result" => json!({ "timestamp": now, "exit_code": 0 }),
             _ => json!({}),
         };

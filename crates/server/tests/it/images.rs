@@ -244,7 +244,7 @@ async fn an_import_of_an_earlier_reign_begins_again() {
     task_in(&world.control, TaskState::Running).await;
     let next = Control::open(world.control.clock().clone(), world.store.clone(), world.control.instance().clone(), 2);
     let next = next.await.unwrap();
-    next.resume_imports().await.unwrap();
+    next.resume_own_work().await.unwrap();
     let task = task_in(&next, TaskState::Pending).await;
     assert!(task.note.unwrap().contains("started again"));
     assert_eq!(next.next_import().await, order);

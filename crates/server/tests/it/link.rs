@@ -1,5 +1,6 @@
 //! The agent link as agents meet it: one contract for both of its forms, over real TLS.
 
+use crate::chunks;
 use crate::world::World;
 use perigee_agent::enrol;
 use perigee_agent::frames::FrameUplink;
@@ -11,11 +12,13 @@ use perigee_agent::{Session, Uplink, UplinkError};
 use perigee_agent_api::{
     FramesUp, FromAgent, FromServer, Hello, Mark, Purpose, StreamName, TunnelFrame, TunnelId, VERSIONS,
 };
+use perigee_backups::Repository;
 use perigee_blobs::BlobDir;
 use perigee_control::Cause;
 use perigee_model::frame::{Series, Sheet};
 use perigee_model::{Digest, GuestId, HostId, Role, RunId, Tenant, Who};
 use perigee_server::authority::Authority;
+use perigee_server::chunks::Vault;
 use perigee_server::{grpc, rest};
 use sha2::Digest as _;
 use std::collections::BTreeMap;
@@ -42,9 +45,12 @@ impl Plane {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server: ServerUrl = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
         let blobs = BlobDir::at(dir.path().join("blobs")).unwrap();
+        let backups =
+            Repository::open(dir.path().join("backups"), dir.path().join("backups.key"), |bytes| bytes.fill(7));
+        let disks = (blobs, Vault::new(backups.unwrap()));
         let (stop, sha256) = (CancellationToken::new(), authority.sha256());
         let brain = (world.control.clone(), world.watch.clone());
-        let served = grpc::serve(listener, brain, blobs, authority, vec![[127, 0, 0, 1].into()], stop.clone());
+        let served = grpc::serve(listener, brain, disks, authority, vec![[127, 0, 0, 1].into()], stop.clone());
         let served = tokio::spawn(served);
         let who = Who { tenant: Tenant::first(), actor: "test".into(), role: Role::Admin };
         let (secret, _) = world.control.mint_join_secret(&who, None, &Cause::default()).await.unwrap();
@@ -73,6 +79,12 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     waited.unwrap_or_else(|_| panic!("{what} did not come to be"))
 }
 
+/// Bytes of another order.
+async fn long<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(Duration::from_secs(60), future).await;
+    waited.unwrap_or_else(|_| panic!("{what} did not come to be"))
+}
+
 async fn heard(session: &mut Session) -> FromServer {
     soon("a message", session.rx.recv()).await.expect("the link ended")
 }
@@ -95,16 +107,23 @@ async fn contract<U: Uplink + FrameUplink>(make: impl Fn(ServerUrl, Arc<CurrentI
     tunnels_end_by_halves(&plane, &uplink, &mut session).await;
     frames_become_durable(&plane, &uplink).await;
     blobs_are_fetched_and_pushed(&plane, &uplink).await;
+    let root = plane.dir.path().join("backups");
+    long("chunks", chunks::are_stored_once_and_given_back(&root, &uplink)).await;
+    long("chunks", chunks::travel_side_by_side_and_up_to_the_largest(&uplink)).await;
+    long("chunks", chunks::are_told_when_damaged(&root, &uplink)).await;
 
     let mut newer = soon("a newer link", uplink.open(plane.hello())).await.unwrap();
     assert_eq!(refusal(&mut session).await, "PRG-4007");
     assert!(soon("the older link's end", session.rx.recv()).await.is_none());
     assert!(matches!(heard(&mut newer).await, FromServer::Welcome { .. }));
+    uplink.push_chunk(false, &perigee_backups::digest_of(b"last"), bytes::Bytes::from_static(b"last")).await.unwrap();
     let who = Who { tenant: Tenant::first(), actor: "test".into(), role: Role::Admin };
     plane.world.control.revoke_host(&who, &plane.host.to_string(), None, &Cause::default()).await.unwrap();
     assert_eq!(refusal(&mut newer).await, "PRG-4007");
     let again = soon("an answer", uplink.open(plane.hello())).await;
     assert!(matches!(again, Err(UplinkError::Refused(text)) if text.contains("PRG-2006")));
+
+    chunks::are_refused_to_a_revoked_host(&uplink).await;
 
     let other = Plane::new().await;
     let stranger = make(other.server.clone(), plane.identity.clone());

@@ -11,19 +11,19 @@ use serde_json::{Value, json};
 const ALL: &str = "/api/v1/vms/db/snapshots";
 
 impl World {
-    async fn vm(&mut self, body: Value, sequence: u64) -> GuestId {
+    pub async fn vm(&mut self, body: Value, sequence: u64) -> GuestId {
         let answer = self.post("/api/v1/vms", &[], body).await;
         assert_eq!(answer.status, 202, "{}", answer.json());
         self.obey(Phase::Running, sequence).await
     }
-    async fn told_to_operate(&mut self) -> Operate {
+    pub async fn told_to_operate(&mut self) -> Operate {
         loop {
             if let FromServer::Operate(order) = self.told().await {
                 return *order;
             }
         }
     }
-    async fn says(&self, order: &Operate, stage: OperationStage) {
+    pub async fn says(&self, order: &Operate, stage: OperationStage) {
         let report = OperationReport { task: order.task, guest: order.guest, stage };
         self.control.host_message(self.host, FromAgent::Operation(Box::new(report))).await.unwrap();
     }
@@ -36,7 +36,7 @@ impl World {
     async fn snapshots(&self) -> Value {
         self.get(ALL).await.json()["items"].clone()
     }
-    async fn task(&self, id: impl ToString) -> Value {
+    pub async fn task(&self, id: impl ToString) -> Value {
         self.get(&format!("/api/v1/tasks/{}", id.to_string())).await.json()
     }
 }

@@ -149,6 +149,7 @@ fn agent(
         parts: Arc::new(Nothing),
         builder: Arc::new(Nothing),
         describe: Arc::new(move || inventory.clone()),
+        measured: Arc::default(),
         health,
         local: Vec::new(),
         boots_in_flight_max: None,

@@ -9,8 +9,14 @@ use crate::StoreError;
 /// A schema's number and its text.
 type Migration = (i64, &'static str);
 
-const SQLITE: &[Migration] = &[(1, include_str!("../../migrations/sqlite/0001_first.sql"))];
-const POSTGRES: &[Migration] = &[(1, include_str!("../../migrations/postgres/0001_first.sql"))];
+const SQLITE: &[Migration] = &[
+    (1, include_str!("../../migrations/sqlite/0001_first.sql")),
+    (2, include_str!("../../migrations/sqlite/0002_backups.sql")),
+];
+const POSTGRES: &[Migration] = &[
+    (1, include_str!("../../migrations/postgres/0001_first.sql")),
+    (2, include_str!("../../migrations/postgres/0002_backups.sql")),
+];
 
 /// Brings the database to the newest schema this program knows.
 pub(super) async fn migrate(engine: &Engine, link: &mut Link) -> Result<(), StoreError> {

@@ -12,7 +12,7 @@
 use super::engine::Value;
 use super::fault::engine;
 use crate::{Key, Noun, Record, StoreError};
-use perigee_model::{Event, Execution, Guest, Host, Image, Task, TaskKind, Timestamp};
+use perigee_model::{Backup, Event, Execution, Guest, Host, Image, Task, TaskKind, Timestamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -31,6 +31,7 @@ pub(super) fn table(noun: Noun) -> &'static str {
         Noun::Task => "tasks",
         Noun::Execution => "executions",
         Noun::Key => "keys",
+        Noun::Backup => "backups",
     }
 }
 
@@ -44,6 +45,7 @@ pub(super) fn row(record: Record) -> Result<Row, StoreError> {
         Record::Task(r) => task(&r)?,
         Record::Execution(r) => execution(r)?,
         Record::Key(r) => key(&r)?,
+        Record::Backup(r) => backup(&r)?,
     };
     Ok(Row { table, columns })
 }
@@ -62,6 +64,7 @@ pub(super) fn record(noun: Noun, (id, revision, doc): &Stored) -> Result<Record,
         Noun::Task => Record::Task(parse(noun, id, doc)?),
         Noun::Execution => Record::Execution(parse(noun, id, doc)?),
         Noun::Key => Record::Key(parse(noun, id, doc)?),
+        Noun::Backup => Record::Backup(parse(noun, id, doc)?),
     };
     if record.id() != *id || whole(record.revision()) != *revision {
         let text = format!("the columns and the doc of {id} disagree");
@@ -184,7 +187,8 @@ fn task(r: &Task) -> Columns {
         | TaskKind::GuestPower { .. }
         | TaskKind::GuestOperate { .. }
         | TaskKind::ImageBuild { .. }
-        | TaskKind::ImageImport { .. } => None,
+        | TaskKind::ImageImport { .. }
+        | TaskKind::BackupVerify { .. } => None,
     };
     Ok(vec![
         ("id", r.id.to_string().into()),
@@ -258,6 +262,28 @@ fn key(r: &Key) -> Columns {
         ("role", r.role.map(|role| word(&role)).transpose()?.into()),
         ("created_at", r.created_at.into()),
         ("expires_at", r.expires_at.into()),
+        ("revision", r.revision.into()),
+        ("doc", json(r)?.into()),
+    ])
+}
+
+fn backup(r: &Backup) -> Columns {
+    let stored = r.stored.as_ref();
+    Ok(vec![
+        ("id", r.id.to_string().into()),
+        ("tenant", r.tenant.as_str().into()),
+        ("owner", r.owner.as_str().into()),
+        ("name", r.name.as_str().into()),
+        ("guest_id", r.guest.to_string().into()),
+        ("guest_name", r.guest_name.as_str().into()),
+        ("state", word(&r.state)?.into()),
+        ("sealed", Value::Flag(r.sealed)),
+        ("scheduled", Value::Flag(r.scheduled)),
+        ("since_id", stored.and_then(|s| s.since).map(|i| i.to_string()).into()),
+        ("disk_bytes", stored.map(|s| s.disk_bytes).into()),
+        ("taken_at", stored.map(|s| s.at).into()),
+        ("verified_at", r.verified.as_ref().map(|v| v.at).into()),
+        ("created_at", r.created_at.into()),
         ("revision", r.revision.into()),
         ("doc", json(r)?.into()),
     ])

@@ -126,6 +126,14 @@ pub fn guest(n: u64, called: &str) -> Guest {
         created_at: at(0),
         gone_at: None,
         acted: None,
+        backups: Some(BackupSchedule {
+            every_ms: 86_400_000,
+            offset_ms: 0,
+            keep: 7,
+            sealed: true,
+            owner: "Zoë".into(),
+            last: at(3),
+        }),
         snapshots: vec![Snapshot {
             id: SnapshotId::new(uuid(11)),
             name: name("before"),
@@ -152,6 +160,7 @@ fn vm() -> VmSpec {
         restart: RestartPolicy::Never,
         start_order: 3,
         adopted: true,
+        origin: None,
     }
 }
 
@@ -241,6 +250,36 @@ pub fn key(n: u64) -> Key {
     }
 }
 
+pub fn backup(n: u64, called: &str) -> Backup {
+    Backup {
+        id: BackupId::new(uuid(n)),
+        name: name(called),
+        tenant: tenant("default"),
+        owner: "Zoë \0".into(),
+        description: "before the \u{1f600} day".into(),
+        guest: GuestId::new(uuid(9)),
+        guest_name: name("db"),
+        labels: labels(),
+        spec: guest(9, "db").spec,
+        arch: "x86_64".into(),
+        sealed: true,
+        scheduled: true,
+        state: BackupState::Ready,
+        created_at: at(1),
+        stored: Some(Stored {
+            at: at(2),
+            index: digest(4),
+            disk_bytes: 20 << 30,
+            since: Some(BackupId::new(uuid(12))),
+            read_bytes: 4 << 20,
+            new_bytes: u64::MAX,
+            kept_bytes: 0,
+        }),
+        verified: Some(backup::Verified { at: at(3), fault: Some("a chunk is not there".into()) }),
+        revision: 0,
+    }
+}
+
 /// One of each with every field set, one of each with nothing that can be absent.
 pub fn zoo() -> Vec<Record> {
     let mut bare_host = host(101);
@@ -264,6 +303,8 @@ pub fn zoo() -> Vec<Record> {
     bare_execution.command.argv.clear();
     let mut bare_key = key(106);
     (bare_key.role, bare_key.expires_at) = (None, None);
+    let mut bare_backup = backup(108, "bare");
+    (bare_backup.stored, bare_backup.verified, bare_backup.state) = (None, None, BackupState::Creating);
     vec![
         Record::Host(host(1)),
         Record::Host(bare_host),
@@ -277,6 +318,8 @@ pub fn zoo() -> Vec<Record> {
         Record::Execution(bare_execution),
         Record::Key(key(6)),
         Record::Key(bare_key),
+        Record::Backup(backup(107, "db-1")),
+        Record::Backup(bare_backup),
     ]
 }
 

@@ -4,6 +4,7 @@ use super::Instance;
 use super::instance::Said;
 use super::libvirtd::Daemon;
 use serde_json::Value;
+use std::path::PathBuf;
 
 /// Both, with the image `base`.
 pub struct Ground {
@@ -40,5 +41,18 @@ impl Ground {
     }
     pub fn until(&self, name: &str, status: &str) -> Value {
         self.instance.until(&format!("{name} {status}"), || self.vm(name).filter(|vm| vm["status"] == status))
+    }
+    /// The file of the only guest's disk.
+    pub fn disk(&self) -> PathBuf {
+        let disks = std::fs::read_dir(self.instance.path().join("vms/disks")).unwrap().flatten();
+        disks.map(|folder| folder.path().join("disk.qcow2")).find(|disk| disk.exists()).unwrap()
+    }
+    /// After the only guest, `db`, is deleted.
+    pub fn leaves_nothing(&self) {
+        self.fine(&["vm", "delete", "db", "--yes"]);
+        assert_eq!(self.daemon.virsh(&["list", "--all", "--name"]), "");
+        assert_eq!(self.daemon.remains(), Vec::<String>::new());
+        let disks = std::fs::read_dir(self.instance.path().join("vms/disks")).unwrap().count();
+        assert_eq!(disks, 0, "nothing stays behind");
     }
 }

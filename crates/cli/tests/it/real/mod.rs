@@ -2,6 +2,7 @@
 //!
 //! These boot guests, so they run one at a time and nothing else beside them (`.config/nextest.toml`).
 
+mod backups;
 mod cards;
 mod console;
 mod dashboard;

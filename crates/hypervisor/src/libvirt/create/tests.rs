@@ -31,6 +31,7 @@ fn plan(folder: &Path) -> Plan {
         restart: RestartPolicy::Never,
         start_order: 0,
         adopted: false,
+        origin: None,
     };
     Plan {
         guest: GuestId::new(Uuid::from_u128(0x1234)),

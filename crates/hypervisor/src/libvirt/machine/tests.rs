@@ -34,6 +34,7 @@ fn plan(folder: &Path, roles: &[PartRole]) -> Plan {
         restart: RestartPolicy::Never,
         start_order: 0,
         adopted: false,
+        origin: None,
     };
     Plan {
         guest: GuestId::new(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_89ab_cdef)),

@@ -84,6 +84,7 @@ pub fn spec(clock: &Clock) -> VmSpec {
         restart: RestartPolicy::default(),
         start_order: 0,
         adopted: false,
+        origin: None,
     }
 }
 
