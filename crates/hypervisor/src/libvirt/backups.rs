@@ -40,6 +40,9 @@ const READS_AS_ZEROS: u32 = 2;
 const WAS_WRITTEN: u32 = 1;
 /// So much is asked about at once.
 const ASK_BYTES: u32 = 1 << 30;
+/// QEMU remembers what was written since so many backups, the newest: open and encrypted ones may take turns,
+/// and each makes a write a little slower.
+const REMEMBERED_MAX: usize = 3;
 /// For QEMU to make what it needs beside the disk.
 const BEGIN_WITHIN: Duration = Duration::from_secs(60);
 /// For qemu-nbd to listen, or to end after the last word.
@@ -90,11 +93,17 @@ impl Host {
 
     /// Begins to show the disk of one that runs; after which of the bases.
     async fn begin_job(&self, ours: &Ours, wish: &BackupWish) -> Result<Option<BackupId>, HypervisorError> {
-        let known = self.checkpoints(ours).await?;
-        let wanted = |name: &String| name.parse().is_ok_and(|id| wish.bases.contains(&id));
-        for stale in known.iter().filter(|name| !wanted(name)) {
-            self.forget_checkpoint(ours, stale).await?;
+        let mut known = self.checkpoints(ours).await?;
+        // Their names begin with the time. An earlier attempt at this one goes, and so do the oldest.
+        known.sort_unstable();
+        let own = wish.backup.to_string();
+        let surplus = known.len().saturating_sub(REMEMBERED_MAX - 1);
+        let (stale, known): (Vec<_>, Vec<_>) =
+            known.into_iter().enumerate().partition(|(place, name)| *place < surplus || *name == own);
+        for (_, name) in stale {
+            self.forget_checkpoint(ours, &name).await?;
         }
+        let known: Vec<String> = known.into_iter().map(|(_, name)| name).collect();
         let checkpoint = xml::checkpoint(&wish.backup.to_string()).map_err(no_xml)?;
         for base in wish.bases.iter().filter(|base| known.contains(&base.to_string())) {
             match self.show(ours, Some(*base), &checkpoint).await {

@@ -139,6 +139,12 @@ fn real_what_is_remembered_of_a_disk_is_never_wrong() {
     assert!(sealed.get("since_id").is_none() && of(&sealed, "new_bytes") > 0, "{sealed}");
     assert!(!ground.chunks(true).is_empty() && !ground.chunks(true).iter().any(|file| holds(file, "third")));
     ground.fine(&["vm", "backup", "verify", "sealed"]);
+    let open = ground.backup(&["open"]);
+    assert_eq!(
+        (&open["since_id"], of(&open, "read_bytes")),
+        (&killed["id"], 0),
+        "they do not disturb each other: {open}"
+    );
 
     // A flipped byte is found, and never becomes a disk.
     let chunk = ground
