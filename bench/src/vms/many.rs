@@ -17,8 +17,8 @@ use futures::stream::iter;
 use perigee_api::AdoptRequest;
 use perigee_client::ListQuery;
 use perigee_clock::Clock;
-use perigee_hypervisor::Hypervisor as _;
 use perigee_hypervisor::libvirt::{Endpoint, Libvirt, LibvirtConfig};
+use perigee_hypervisor::{Hypervisor as _, Reserve};
 use perigee_model::limits::PAGE_MAX;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -126,6 +126,7 @@ async fn looks(instance: &Instance, daemon: &Libvirtd, runs: usize, vms: usize) 
         uri: DRIVER.to_owned(),
         deadline: ANSWER_WITHIN,
         clock: clock.clone(),
+        reserve: Reserve::default(),
     })?;
     let mut sample = Sample::default();
     for _ in 0..runs {

@@ -11,6 +11,7 @@ mod chunks;
 mod frames;
 mod intent;
 mod operation;
+mod volume;
 pub mod wire;
 pub mod ws;
 
@@ -19,6 +20,7 @@ pub use frames::{FramesDown, FramesUp, Mark};
 pub use intent::{Act, Intent};
 pub use operation::{Operate, OperationReport, OperationResult, OperationStage};
 pub use perigee_model::frame::StreamName;
+pub use volume::{DesiredVolume, VolumeReport, VolumeStage};
 
 use perigee_model::execution::Command;
 use perigee_model::guest::Problem;
@@ -75,6 +77,8 @@ pub enum FromAgent {
     Intent(Box<Intent>),
     /// An operation moved; its end is repeated until `OperationTaken`.
     Operation(Box<OperationReport>),
+    /// A volume is as it was asked to be, or cannot be.
+    Volume(VolumeReport),
 }
 
 /// Who the agent is and what it knows.
@@ -246,6 +250,8 @@ pub enum FromServer {
         /// Its task.
         task: TaskId,
     },
+    /// What should be so with one volume.
+    Volume(DesiredVolume),
     /// The act is applied or refused, and written down; forget it.
     IntentTaken {
         /// Which.

@@ -15,6 +15,7 @@ use crate::outbox::Outbox;
 use crate::parts::Parts;
 use crate::spool::Spool;
 use crate::uplink::Uplink;
+use crate::volumes::Volumes;
 use crate::watch::SharedSheet;
 use crate::world::{Describe, Guests, Held, World};
 use perigee_clock::Clock;
@@ -101,6 +102,7 @@ impl Agent {
             executions: Executions::default(),
             builds: Builds::default(),
             images: Images::default(),
+            volumes: Volumes::default(),
         });
         // Before the inventory: nothing that ends from now on is missed.
         for driver in &world.drivers {

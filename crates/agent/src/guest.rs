@@ -18,7 +18,9 @@ mod card;
 mod memo;
 mod operations;
 mod power;
+mod starved;
 mod step;
+mod volumes;
 
 pub(crate) use actor::Actor;
 
@@ -99,6 +101,7 @@ impl Document {
             booted: None,
             addresses: Vec::new(),
             forwards: Vec::new(),
+            volumes: Vec::new(),
         };
         Self {
             epoch,
@@ -142,6 +145,8 @@ impl Document {
             self.observed.sequence = self.observed.sequence.max(sequence);
             return;
         }
+        // What could not be put in is tried again for whoever asks again.
+        self.observed.volumes.retain(|plugged| plugged.problem.is_none());
         self.order = order;
         self.epoch = epoch;
         self.acting = false;
@@ -220,7 +225,7 @@ struct Mail {
 /// What others hold of a guest: its mailbox and its session.
 pub(crate) struct Handle {
     mail: Mutex<Mail>,
-    known: Mutex<(bool, bool)>,
+    known: Mutex<(bool, bool, bool)>,
     document: Mutex<Option<Document>>,
     /// Place of its driver among the host's.
     pub(crate) driver: usize,
@@ -281,13 +286,14 @@ impl Handle {
     fn show(&self, document: &Document) {
         *self.document.lock().unwrap_or_else(PoisonError::into_inner) = Some(document.clone());
     }
-    /// What its actor goes by: its VMM lives, its CPUs are stopped.
-    fn know(&self, alive: bool, paused: bool) {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = (alive, paused);
+    /// What its actor goes by: its VMM lives, its CPUs are stopped, for want of room.
+    fn know(&self, alive: bool, paused: bool, starved: bool) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = (alive, paused, starved);
     }
     /// Whether that is what was found.
     pub(crate) fn is_as_found(&self, found: &Found) -> bool {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) == (found.alive, found.paused)
+        let known = *self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known == (found.alive, found.paused, found.starved)
     }
     /// Leaves an order for later, unless a newer one came.
     fn keep(&self, epoch: u64, order: DesiredGuest) {

@@ -43,6 +43,7 @@ pub mod tls;
 mod tunnel;
 pub mod uplink;
 pub mod usage;
+mod volumes;
 pub mod watch;
 pub mod web;
 mod world;

@@ -6,8 +6,8 @@
 //! Refuses: forgetting. A guest, the end of an execution, of a build and of an operation stay until their
 //! owner removes them, and are said again on every link.
 
-use perigee_agent_api::{BuildReport, ExecutionReport, FromAgent, GuestReport, Intent, OperationReport};
-use perigee_model::{ExecutionId, GuestId, ImageId, TaskId};
+use perigee_agent_api::{BuildReport, ExecutionReport, FromAgent, GuestReport, Intent, OperationReport, VolumeReport};
+use perigee_model::{ExecutionId, GuestId, ImageId, TaskId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
@@ -21,6 +21,7 @@ enum Key {
     Execution(ExecutionId),
     Build(ImageId),
     Operation(TaskId),
+    Volume(VolumeId),
 }
 
 #[derive(Default)]
@@ -29,6 +30,8 @@ struct State {
     executions: BTreeMap<ExecutionId, ExecutionReport>,
     builds: BTreeMap<ImageId, BuildReport>,
     operations: BTreeMap<TaskId, OperationReport>,
+    /// Until it is said: whoever still wants to know asks again.
+    volumes: BTreeMap<VolumeId, VolumeReport>,
     intents: BTreeMap<Uuid, Intent>,
     unsaid: BTreeSet<Key>,
 }
@@ -84,6 +87,11 @@ impl Outbox {
     pub(crate) fn operation(&self, report: OperationReport) {
         self.say(Key::Operation(report.task), |s| {
             s.operations.insert(report.task, report);
+        });
+    }
+    pub(crate) fn volume(&self, report: VolumeReport) {
+        self.say(Key::Volume(report.volume), |s| {
+            s.volumes.insert(report.volume, report);
         });
     }
 
@@ -144,6 +152,7 @@ impl Outbox {
             s.unsaid = s.executions.keys().map(|id| Key::Execution(*id)).collect();
             s.unsaid.extend(s.builds.keys().map(|id| Key::Build(*id)));
             s.unsaid.extend(s.operations.keys().map(|id| Key::Operation(*id)));
+            s.volumes.clear();
             s.say_acts();
             (s.guests.values().cloned().collect(), s.executions.keys().copied().collect())
         })
@@ -158,6 +167,7 @@ impl Outbox {
                     Key::Guest(id) => s.guests.get(&id).cloned().map(FromAgent::Guest),
                     Key::Execution(id) => s.executions.get(&id).cloned().map(|r| FromAgent::Execution(Box::new(r))),
                     Key::Build(id) => s.builds.get(&id).cloned().map(FromAgent::Build),
+                    Key::Volume(id) => s.volumes.remove(&id).map(FromAgent::Volume),
                     Key::Operation(id) => s.operations.get(&id).cloned().map(|r| FromAgent::Operation(Box::new(r))),
                 };
                 if message.is_some() {

@@ -8,6 +8,7 @@
 use crate::uplink::{Uplink, UplinkError};
 use async_trait::async_trait;
 use perigee_blobs::{BlobDir, BlobError};
+use perigee_hypervisor::Reserve;
 use perigee_model::{Digest, Part, PartRole};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -46,8 +47,8 @@ pub enum PartsError {
     #[error("{0}")]
     Away(String),
     /// The host's disk is full.
-    #[error("the host has no room for the image")]
-    NoSpace,
+    #[error("the host has no room for the image: {0}")]
+    NoSpace(String),
     /// It can never work: wrong bytes, unknown part.
     #[error("the image's parts cannot be fetched: {0}")]
     Bad(String),
@@ -71,13 +72,21 @@ pub trait Parts: Send + Sync {
 pub struct CachedParts {
     blobs: BlobDir,
     uplink: Arc<dyn Uplink>,
+    /// What is left free of the file system of this directory.
+    reserve: Option<(PathBuf, Reserve)>,
     fetching: Mutex<BTreeMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 impl CachedParts {
     /// With the cache's folder.
     pub fn new(blobs: BlobDir, uplink: Arc<dyn Uplink>) -> Self {
-        Self { blobs, uplink, fetching: Mutex::default() }
+        Self { blobs, uplink, reserve: None, fetching: Mutex::default() }
+    }
+
+    /// The same, which leaves that much free of the file system of this directory.
+    #[must_use]
+    pub fn leaving(self, dir: PathBuf, reserve: Reserve) -> Self {
+        Self { reserve: Some((dir, reserve)), ..self }
     }
 
     /// Whoever fetches this digest holds this.
@@ -99,6 +108,10 @@ impl CachedParts {
             return Ok(());
         }
         let mut partial = self.blobs.partial(&part.digest).await.map_err(of_blob)?;
+        if let Some((dir, reserve)) = &self.reserve {
+            let more = part.bytes.saturating_sub(partial.offset());
+            reserve.check(dir, more).map_err(|full| PartsError::NoSpace(full.to_string()))?;
+        }
         let mut chunks = self.uplink.fetch_blob(&part.digest, partial.offset()).await.map_err(of_uplink)?;
         while let Some(chunk) = chunks.recv().await {
             let chunk = chunk.map_err(of_uplink)?;
@@ -119,7 +132,7 @@ impl CachedParts {
 
 fn of_blob(error: BlobError) -> PartsError {
     match error {
-        BlobError::NoSpace(_) => PartsError::NoSpace,
+        BlobError::NoSpace(_) => PartsError::NoSpace("its disk is full".to_owned()),
         other => PartsError::Bad(crate::chain(&other)),
     }
 }

@@ -172,6 +172,7 @@ fn problem_of(error: &HypervisorError) -> Problem {
         | HypervisorError::DidNotStart(_)
         | HypervisorError::Silent(_)
         | HypervisorError::NoRoom(_)
+        | HypervisorError::DiskFull(_)
         | HypervisorError::Channel(_)
         | HypervisorError::Locked(_)
         | HypervisorError::Refused(_)

@@ -202,6 +202,7 @@ mod tests {
             ours: false,
             life,
             state: RunState::Running,
+            starved: false,
             busy: false,
             cpus: Some(2),
             cpu_ns: Some(cpu_ns),

@@ -13,6 +13,7 @@ use crate::outbox::Outbox;
 use crate::parts::Parts;
 use crate::spool::Spool;
 use crate::uplink::Uplink;
+use crate::volumes::Volumes;
 use crate::watch::SharedSheet;
 use perigee_agent_api::DesiredGuest;
 use perigee_clock::Clock;
@@ -49,6 +50,7 @@ pub(crate) struct World {
     pub executions: Executions,
     pub builds: Builds,
     pub images: Images,
+    pub volumes: Volumes,
 }
 
 impl World {

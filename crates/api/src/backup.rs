@@ -89,6 +89,10 @@ pub struct BackupView {
     /// The moment it keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_at: Option<String>,
+    /// The guest's file systems were at rest then: it was off, or its QEMU guest agent had brought them there.
+    /// Otherwise they are as after a power cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiesced: Option<bool>,
     /// Size of the disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_bytes: Option<u64>,
@@ -127,6 +131,7 @@ impl From<&Backup> for BackupView {
             scheduled: backup.scheduled,
             created_at: backup.created_at.to_string(),
             taken_at: stored.map(|stored| stored.at.to_string()),
+            quiesced: stored.map(|stored| stored.quiesced),
             disk_bytes: stored.map(|stored| stored.disk_bytes),
             since_id: stored.and_then(|stored| stored.since).map(|since| since.to_string()),
             read_bytes: stored.map(|stored| stored.read_bytes),

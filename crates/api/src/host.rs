@@ -108,6 +108,9 @@ pub struct AbilitiesView {
     pub pause: bool,
     /// Memory snapshots.
     pub snapshots: bool,
+    /// Disks that outlive guests can be attached to them.
+    #[serde(default)]
+    pub volumes: bool,
     /// Boots in flight at once.
     pub boots_in_flight_max: u32,
 }

@@ -21,6 +21,7 @@ pub mod snapshot;
 pub mod stream;
 pub mod task;
 pub mod vm;
+pub mod volume;
 
 pub use backup::{BackupRequest, BackupScheduleRequest, BackupScheduleView, BackupView, RestoreRequest};
 pub use console::{ConsoleRequest, ConsoleSeat, ConsoleView};
@@ -37,6 +38,7 @@ pub use sandbox::{ForwardRequest, ForwardView, SandboxPatch, SandboxPlanView, Sa
 pub use snapshot::{SnapshotRequest, SnapshotView};
 pub use task::TaskView;
 pub use vm::{AdoptRequest, ForeignVmView, HostReason, StopRequest, VmPart, VmPatch, VmPlanView, VmRequest, VmView};
+pub use volume::{VolumeAttachRequest, VolumeRequest, VolumeResizeRequest, VolumeView};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -11,7 +11,7 @@ pub struct TaskView {
     pub id: String,
     /// `vm:create`, `vm:delete`, `vm:execute`, `vm:start` and the other switches, `vm:snapshot-create`,
     /// `vm:snapshot-revert`, `vm:snapshot-delete`, `vm:backup-create`, `image:build`, `image:import`,
-    /// `backup:verify`.
+    /// `backup:verify`, `volume:create`, `volume:attach`, `volume:detach`, `volume:resize`, `volume:delete`.
     pub kind: String,
     /// `pending`, `running`, `succeeded`, `failed`, `cancelled` or `dead`.
     pub state: String,
@@ -27,6 +27,9 @@ pub struct TaskView {
     /// The image it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_id: Option<String>,
+    /// The volume it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_id: Option<String>,
     /// The execution it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execution_id: Option<String>,

@@ -184,6 +184,9 @@ pub struct VmPart {
     /// Id of the backup that it was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored_from: Option<String>,
+    /// Ids of the volumes that it should have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<String>,
 }
 
 /// What a create would do.
@@ -268,6 +271,7 @@ impl VmPart {
             adopted: vm.adopted,
             backups: guest.backups.as_ref().map(BackupScheduleView::from),
             restored_from: vm.origin.as_ref().map(|origin| origin.backup.to_string()),
+            volumes: vm.volumes.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -351,6 +355,7 @@ impl VmRequest {
             start_order: self.start_order.unwrap_or(0),
             adopted: false,
             origin: None,
+            volumes: Vec::new(),
         };
         match spec.fault() {
             None => Ok(spec),

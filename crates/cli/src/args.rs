@@ -1,6 +1,6 @@
 //! The grammar: `perigee [options] NOUN VERB [NAME…] [options]`. Verbs are with their nouns.
 
-use crate::{api, down, event, execution, host, image, metrics, network, sandbox, task, up, vm};
+use crate::{api, down, event, execution, host, image, metrics, network, sandbox, task, up, vm, volume};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -99,6 +99,16 @@ pub enum Noun {
         /// What to do.
         #[command(subcommand)]
         verb: vm::Verb,
+    },
+    /// Disks that outlive the virtual machines they are attached to
+    #[command(
+        visible_alias = "vol",
+        after_help = "Example:\n  perigee volume create data --size 10GiB\n  perigee volume attach data db"
+    )]
+    Volume {
+        /// What to do.
+        #[command(subcommand)]
+        verb: volume::Verb,
     },
     /// What guests start from
     #[command(after_help = "Example:\n  perigee image build base")]

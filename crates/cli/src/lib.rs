@@ -47,6 +47,7 @@ pub mod units;
 mod up;
 mod version;
 mod vm;
+mod volume;
 
 use args::{Cli, Noun};
 use clap::Parser;
@@ -104,6 +105,7 @@ async fn dispatch(noun: Noun, session: &Session) -> Result<Exit, Failure> {
     match noun {
         Noun::Sandbox { verb } => sandbox::run(verb, session).await,
         Noun::Vm { verb } => vm::run(verb, session).await,
+        Noun::Volume { verb } => volume::run(verb, session).await,
         Noun::Host { verb } => host::run(verb, session).await,
         Noun::Image { verb } => image::run(verb, session).await,
         Noun::Network { verb } => network::run(verb, session).await,

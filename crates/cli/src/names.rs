@@ -34,6 +34,8 @@ pub enum Kind {
     Task,
     /// An execution.
     Execution,
+    /// A volume.
+    Volume,
 }
 
 impl Kind {
@@ -45,6 +47,7 @@ impl Kind {
             Self::Image => "image",
             Self::Task => "task",
             Self::Execution => "execution",
+            Self::Volume => "volume",
         }
     }
 }
@@ -93,6 +96,7 @@ async fn exists(client: &Client, kind: Kind, text: &str) -> Result<(), ClientErr
         Kind::Image => client.image(text).await.map(drop),
         Kind::Task => client.task(text, None).await.map(drop),
         Kind::Execution => client.execution(text).await.map(drop),
+        Kind::Volume => client.volume(text).await.map(drop),
     }
 }
 
@@ -127,6 +131,7 @@ async fn page(client: &Client, kind: Kind, query: &ListQuery) -> Result<Named, C
         Kind::Image => named!(images, |i: perigee_api::ImageView| i.name),
         Kind::Task => named!(tasks, |t: perigee_api::TaskView| t.kind),
         Kind::Execution => named!(executions, |e: perigee_api::ExecutionView| e.argv.join(" ")),
+        Kind::Volume => named!(volumes, |v: perigee_api::VolumeView| v.name),
     })
 }
 

@@ -26,6 +26,7 @@ mod sandbox;
 mod snapshot;
 mod task;
 mod vm;
+mod volume;
 mod websocket;
 
 pub use address::{Address, Token};

@@ -235,7 +235,12 @@ impl Control {
             | TaskKind::GuestPower { .. }
             | TaskKind::GuestOperate { .. }
             | TaskKind::ImageBuild { .. }
-            | TaskKind::ImageImport { .. } => false,
+            | TaskKind::ImageImport { .. }
+            | TaskKind::VolumeCreate { .. }
+            | TaskKind::VolumeDelete { .. }
+            | TaskKind::VolumeResize { .. }
+            | TaskKind::VolumeAttach { .. }
+            | TaskKind::VolumeDetach { .. } => false,
         };
         rows.open_tasks().find(needs).cloned()
     }

@@ -140,6 +140,7 @@ impl Control {
             FromAgent::Execution(report) => self.settle_execution(host, *report).await,
             FromAgent::Build(report) => self.settle_build(host, report).await,
             FromAgent::Operation(report) => self.settle_operation(host, &report).await,
+            FromAgent::Volume(report) => self.settle_volume(host, &report).await,
             FromAgent::Intent(intent) => self.settle_intent(host, &intent).await,
         }
     }
@@ -154,6 +155,7 @@ impl Control {
                 .open_tasks()
                 .filter(|t| t.host == Some(host) && t.state == perigee_model::TaskState::Running)
                 .flat_map(|t| self.orders_of(&rows, t))
+                .chain(crate::volumes::leftovers(&rows, host))
                 .collect();
             (guests, orders)
         };
@@ -207,6 +209,10 @@ impl Control {
         let guests = self.view().read().living_guests().filter(|g| g.desired.host == Some(host.id)).count();
         if guests > 0 {
             return Err(Refusal::new(Code::HostInUse, format!("{guests} guests are on the host; delete them first")));
+        }
+        let volumes = self.view().read().volumes.values().filter(|v| v.host == host.id).count();
+        if volumes > 0 {
+            return Err(Refusal::new(Code::HostInUse, format!("{volumes} volumes are on the host; delete them first")));
         }
         let mut gone = host.as_ref().clone();
         gone.revoked = true;

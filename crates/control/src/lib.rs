@@ -37,6 +37,7 @@ mod truth;
 pub mod verifications;
 pub mod view;
 pub mod vms;
+pub mod volumes;
 pub mod watch;
 
 pub use links::{LinkEnd, Tunnel};

@@ -47,6 +47,9 @@ impl Control {
         let made = self
             .decide(|| {
                 let Planned { guest: mut next, operation, detail, also } = plan()?;
+                if let Some(fault) = snapshots::volumes_fault(&next, &operation) {
+                    return Err(Refusal::new(Code::NoSnapshots, fault));
+                }
                 let verb = operation.text().replace("vm:", "guest.");
                 let task = self.new_task(who, TaskKind::GuestOperate { guest: next.id, operation }, Priority::High);
                 let mut batch = Batch { idempotency: cause.row(task.id), changes: also, ..Batch::default() };
@@ -84,6 +87,9 @@ impl Control {
             | GuestStatus::Deleting
             | GuestStatus::Deleted => return self.hold(task, "waiting for the guest to be at rest".to_owned()),
         };
+        if let Some(fault) = snapshots::volumes_fault(&guest, operation) {
+            return self.fall(task, Problem::new(Code::NoSnapshots, fault));
+        }
         if off && matches!(operation, Operation::CreateSnapshot { memory: true, .. }) {
             let problem = Problem::new(Code::GuestNotRunning, "the VM does not run, so it has no memory to keep");
             return self.fall(task, problem);

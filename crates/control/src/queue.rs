@@ -6,6 +6,7 @@
 
 use crate::executions::order;
 use crate::tasks::desired;
+use crate::volumes::order_of;
 use crate::{Cause, Control};
 use perigee_agent_api::FromServer;
 use perigee_model::guest::Problem;
@@ -125,6 +126,12 @@ impl Control {
             TaskKind::ImageBuild { image, ref recipe } => self.claim_build(task, image, recipe),
             // Whoever in this process can do it takes it.
             TaskKind::ImageImport { .. } | TaskKind::BackupVerify { .. } => None,
+            TaskKind::VolumeCreate { volume }
+            | TaskKind::VolumeDelete { volume }
+            | TaskKind::VolumeResize { volume, .. } => self.claim_volume(task, volume),
+            TaskKind::VolumeAttach { volume, guest } | TaskKind::VolumeDetach { volume, guest } => {
+                self.claim_plug(task, volume, guest)
+            }
         }
     }
 
@@ -201,7 +208,12 @@ impl Control {
             TaskKind::GuestExecute { .. }
             | TaskKind::ImageBuild { .. }
             | TaskKind::ImageImport { .. }
-            | TaskKind::BackupVerify { .. } => None,
+            | TaskKind::BackupVerify { .. }
+            | TaskKind::VolumeCreate { .. }
+            | TaskKind::VolumeDelete { .. }
+            | TaskKind::VolumeResize { .. }
+            | TaskKind::VolumeAttach { .. }
+            | TaskKind::VolumeDetach { .. } => None,
         })
     }
 
@@ -219,7 +231,12 @@ impl Control {
             | TaskKind::GuestOperate { .. }
             | TaskKind::ImageBuild { .. }
             | TaskKind::ImageImport { .. }
-            | TaskKind::BackupVerify { .. } => false,
+            | TaskKind::BackupVerify { .. }
+            | TaskKind::VolumeCreate { .. }
+            | TaskKind::VolumeDelete { .. }
+            | TaskKind::VolumeResize { .. }
+            | TaskKind::VolumeAttach { .. }
+            | TaskKind::VolumeDetach { .. } => false,
         });
         for other in switched {
             if let TaskVerdict::Go(mut next) = other.step(&TaskEvent::CancelDone, self.clock().now()) {
@@ -330,6 +347,7 @@ impl Control {
             claim.batch.update(Record::Guest(next));
         }
         self.give_up_operation(task, &mut claim.batch);
+        claim.nudge = self.give_up_volume(task, &mut claim.batch).or(claim.nudge);
         let about = ("task", task.id.to_string());
         let who = (&task.tenant, "perigee");
         claim.batch.events.push(self.event(who, "task.fail", about, &Cause::default(), task.kind.text()));
@@ -362,6 +380,13 @@ impl Control {
                 start.into_iter().chain(cancel).collect()
             }
             TaskKind::GuestOperate { .. } => Self::order_of_operation(rows, task).into_iter().collect(),
+            TaskKind::VolumeCreate { volume }
+            | TaskKind::VolumeDelete { volume }
+            | TaskKind::VolumeResize { volume, .. } => {
+                rows.volumes.get(&volume).map(|v| order_of(v)).into_iter().collect()
+            }
+            // The guest's own order names its volumes.
+            TaskKind::VolumeAttach { .. } | TaskKind::VolumeDetach { .. } => Vec::new(),
             TaskKind::ImageBuild { image, ref recipe } => vec![FromServer::Build { image, recipe: recipe.clone() }],
         }
     }

@@ -74,7 +74,12 @@ impl Control {
             | TaskKind::GuestOperate { .. }
             | TaskKind::ImageBuild { .. }
             | TaskKind::ImageImport { .. }
-            | TaskKind::BackupVerify { .. } => None,
+            | TaskKind::BackupVerify { .. }
+            | TaskKind::VolumeCreate { .. }
+            | TaskKind::VolumeDelete { .. }
+            | TaskKind::VolumeResize { .. }
+            | TaskKind::VolumeAttach { .. }
+            | TaskKind::VolumeDetach { .. } => None,
         };
         let mut next = guest.as_ref().map(|g| self.abandon(g));
         self.step_task(&task, &TaskEvent::Tick, None, &mut batch);
@@ -86,6 +91,7 @@ impl Control {
         }
         self.fail_image(&task, &mut batch);
         self.give_up_operation(&task, &mut batch);
+        self.give_up_volume(&task, &mut batch);
         if let Some(guest) = &next {
             batch.update(Record::Guest(guest.clone()));
         }

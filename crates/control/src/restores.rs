@@ -79,6 +79,7 @@ impl Control {
             disk_bytes: Some(stored.disk_bytes.next_multiple_of(MIB)),
             mac: self.free_mac(Some(was.mac)).or_else(|_| self.free_mac(None))?,
             origin: Some(origin),
+            volumes: Vec::new(),
             ..was.clone()
         };
         let spec = GuestSpec {

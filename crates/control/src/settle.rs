@@ -37,6 +37,8 @@ impl Control {
                 let mut batch = Batch::default();
                 self.settle_tasks_of(&mut next, &report.observed, &mut batch);
                 self.note_phase(&guest, &next, host, &mut batch);
+                self.note_room(&guest, &next, host, &mut batch);
+                self.free_volumes(&next, &mut batch);
                 let moved = next.desired.generation > guest.desired.generation;
                 let nudge = moved.then(|| desired(&next));
                 next.revision += 1;
@@ -63,6 +65,9 @@ impl Control {
                 want_as_found(guest, observed);
             }
             let behind = task.generation.is_some_and(|g| observed.generation < g);
+            if self.settle_plug(&task, guest, (observed, behind), batch) {
+                continue;
+            }
             if task.state != TaskState::Running || (behind && !is_final) {
                 continue;
             }
@@ -125,6 +130,18 @@ impl Control {
         let detail = is.observed.as_ref().and_then(|o| o.problem.as_ref()).map(|p| p.code.clone()).unwrap_or_default();
         let actor = format!("host:{host}");
         let about = ("guest", is.id.to_string());
+        batch.events.push(self.event((&is.tenant, &actor), verb, about, &Cause::default(), detail));
+    }
+
+    /// Its host's disk is full, and it stands; or it goes on.
+    fn note_room(&self, was: &Guest, is: &Guest, host: HostId, batch: &mut Batch) {
+        if was.is_starved() == is.is_starved() {
+            return;
+        }
+        let verb = if is.is_starved() { "guest.no-space" } else { "guest.space" };
+        let problem = is.observed.as_ref().and_then(|o| o.problem.as_ref()).filter(|_| is.is_starved());
+        let detail = problem.map_or_else(|| is.name.to_string(), |problem| problem.text.clone());
+        let (actor, about) = (format!("host:{host}"), ("guest", is.id.to_string()));
         batch.events.push(self.event((&is.tenant, &actor), verb, about, &Cause::default(), detail));
     }
 
@@ -279,7 +296,12 @@ fn event_of(task: &Task, guest: &Guest, observed: &Observed) -> Option<TaskEvent
             | TaskKind::GuestOperate { .. }
             | TaskKind::ImageBuild { .. }
             | TaskKind::ImageImport { .. }
-            | TaskKind::BackupVerify { .. },
+            | TaskKind::BackupVerify { .. }
+            | TaskKind::VolumeCreate { .. }
+            | TaskKind::VolumeDelete { .. }
+            | TaskKind::VolumeResize { .. }
+            | TaskKind::VolumeAttach { .. }
+            | TaskKind::VolumeDetach { .. },
             _,
         ) => None,
     }

@@ -128,6 +128,14 @@ impl Control {
     }
 }
 
+/// Why a VM that has volumes cannot have this done to it, if it cannot: a snapshot holds the VM's own disk, and
+/// one that goes back would lose the volumes it has.
+pub(crate) fn volumes_fault(guest: &Guest, operation: &Operation) -> Option<&'static str> {
+    let whole = matches!(operation, Operation::CreateSnapshot { .. } | Operation::RevertSnapshot { .. });
+    (whole && !guest.volumes().is_empty())
+        .then_some("it has volumes, which no snapshot of it holds: detach its volumes first")
+}
+
 /// What an operation's end makes of its guest and its snapshots; without a result it failed.
 pub(crate) fn ended(guest: &mut Guest, operation: &Operation, result: Option<&OperationResult>) {
     let id = operation.snapshot();

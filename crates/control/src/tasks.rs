@@ -149,6 +149,20 @@ impl Control {
             TaskKind::GuestOperate { .. } => {
                 Err(Refusal::new(Code::TaskFinished, "its host has begun with it, and brings it to its end"))
             }
+            TaskKind::VolumeDelete { .. } if task.state != TaskState::Cancelled => {
+                Err(Refusal::new(Code::TaskFinished, "the delete has begun and cannot be taken back"))
+            }
+            TaskKind::VolumeCreate { .. }
+            | TaskKind::VolumeDelete { .. }
+            | TaskKind::VolumeResize { .. }
+            | TaskKind::VolumeAttach { .. }
+            | TaskKind::VolumeDetach { .. } => {
+                let nudge = self.give_up_volume(task, batch);
+                if let TaskVerdict::Go(next) = task.step(&TaskEvent::CancelDone, self.clock().now()) {
+                    *task = *next;
+                }
+                Ok(nudge)
+            }
             TaskKind::ImageBuild { .. } | TaskKind::ImageImport { .. } | TaskKind::BackupVerify { .. } => {
                 self.fail_image(task, batch);
                 if let TaskVerdict::Go(next) = task.step(&TaskEvent::CancelDone, self.clock().now()) {

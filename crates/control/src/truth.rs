@@ -111,7 +111,8 @@ impl Control {
             | Record::Image(_)
             | Record::Execution(_)
             | Record::Key(_)
-            | Record::Backup(_) => None,
+            | Record::Backup(_)
+            | Record::Volume(_) => None,
         };
         self.0.view.put(record);
         if let Some((id, is_final)) = task {

@@ -5,7 +5,7 @@
 
 use perigee_model::{
     Backup, BackupId, Execution, ExecutionId, Guest, GuestId, Host, HostId, Image, ImageId, Task, TaskId, TaskState,
-    Tenant,
+    Tenant, Volume, VolumeId,
 };
 use perigee_store::{Key, Noun, Record, Store, StoreError};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -30,6 +30,8 @@ pub struct Rows {
     pub executions: BTreeMap<ExecutionId, Arc<Execution>>,
     /// Backups by id.
     pub backups: BTreeMap<BackupId, Arc<Backup>>,
+    /// Volumes by id.
+    pub volumes: BTreeMap<VolumeId, Arc<Volume>>,
     keys: HashMap<String, Arc<Key>>,
     living_names: HashMap<(Tenant, String), GuestId>,
     /// Tasks that are not final: pending and running ones.
@@ -83,6 +85,10 @@ impl View {
     pub fn backup(&self, id: BackupId) -> Option<Arc<Backup>> {
         self.read().backups.get(&id).cloned()
     }
+    /// One volume.
+    pub fn volume(&self, id: VolumeId) -> Option<Arc<Volume>> {
+        self.read().volumes.get(&id).cloned()
+    }
     /// One key by the digest of its token.
     pub(crate) fn key(&self, digest: &str) -> Option<Arc<Key>> {
         self.read().keys.get(digest).cloned()
@@ -98,6 +104,7 @@ impl View {
             Record::Task(task) => rows.put_task(task),
             Record::Execution(execution) => rows.put_execution(execution),
             Record::Backup(backup) => keep_newer(&mut rows.backups, backup.id, backup, |b| b.revision),
+            Record::Volume(volume) => keep_newer(&mut rows.volumes, volume.id, volume, |v| v.revision),
             Record::Key(key) => {
                 rows.keys.insert(key.digest.clone(), Arc::new(key));
             }
@@ -131,6 +138,7 @@ impl View {
             }
             Noun::Backup => drop(id.parse().map(|id| rows.backups.remove(&id))),
             Noun::Key => drop(rows.keys.remove(id)),
+            Noun::Volume => drop(id.parse().map(|id| rows.volumes.remove(&id))),
         }
     }
 
@@ -153,6 +161,11 @@ impl Rows {
     /// Open tasks about one guest.
     pub fn open_tasks_of(&self, guest: GuestId) -> impl Iterator<Item = &Arc<Task>> {
         self.open_tasks().filter(move |t| t.kind.guest() == Some(guest))
+    }
+
+    /// What is being done with one volume.
+    pub fn open_task_of_volume(&self, volume: VolumeId) -> Option<&Arc<Task>> {
+        self.open_tasks().find(|t| t.kind.volume() == Some(volume))
     }
 
     /// Executions that have not ended, oldest first.

@@ -243,6 +243,7 @@ impl Control {
             start_order: 0,
             adopted: true,
             origin: None,
+            volumes: Vec::new(),
         };
         let power = match foreign.state {
             Some(3) => Power::Paused,

@@ -47,6 +47,8 @@ pub struct BackupWish {
 pub struct OpenDisk {
     /// The moment.
     pub at: SystemTime,
+    /// The guest's file systems were at rest then: it was off, or its agent had brought them there.
+    pub quiesced: bool,
     /// Its size.
     pub bytes: u64,
     /// The newest of the wish's bases after which it is known what was written.

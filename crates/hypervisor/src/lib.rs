@@ -12,10 +12,12 @@ pub mod libvirt;
 pub mod microvm;
 mod nbd;
 mod nic;
+mod room;
 mod session;
 pub mod simulated;
 mod snapshots;
 pub mod usage;
+mod volumes;
 mod work;
 mod workflow;
 
@@ -26,6 +28,7 @@ pub use nic::Nic;
 pub use perigee_guest::protocol::{ExecEnd, ExecStart, GuestHello};
 pub use perigee_model::Seat;
 use perigee_model::{Abilities, GuestId, Name, PartRole, Resources, VmSpec};
+pub use room::{Reserve, Room, Space};
 pub use snapshots::{Keep, Kept, Progress, Snapshots};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -35,6 +38,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
 pub use usage::{GuestUsage, Measure};
 use uuid::Uuid;
+pub use volumes::{Plugs, Volumes};
 
 /// Everything a driver needs to bring a guest up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +83,8 @@ pub struct Found {
     pub pid: Option<u32>,
     /// Its CPUs are stopped.
     pub paused: bool,
+    /// They are because a write found no room on the host's disk.
+    pub starved: bool,
     /// The plan's, as of the newest start.
     pub memo: Option<String>,
 }
@@ -86,11 +92,11 @@ pub struct Found {
 impl Found {
     /// One whose VMM lives.
     pub fn living(guest: GuestId, pid: Option<u32>) -> Self {
-        Self { guest, alive: true, pid, paused: false, memo: None }
+        Self { guest, alive: true, pid, paused: false, starved: false, memo: None }
     }
     /// One whose VMM is not there.
     pub fn dead(guest: GuestId) -> Self {
-        Self { guest, alive: false, pid: None, paused: false, memo: None }
+        Self { guest, alive: false, pid: None, paused: false, starved: false, memo: None }
     }
 }
 
@@ -132,6 +138,9 @@ pub enum HypervisorError {
     /// No memory, no disk, no process left on the host.
     #[error("the host has no room: {0}")]
     NoRoom(String),
+    /// What is kept free of the host's disk would not be any more, or it is full.
+    #[error("the host's disk is full: {0}")]
+    DiskFull(String),
     /// The channel into the guest broke.
     #[error("the channel into the guest broke: {0}")]
     Channel(String),
@@ -225,6 +234,14 @@ pub trait Hypervisor: Send + Sync {
     }
     /// Disks carried away and brought back, where the driver can.
     fn backups(&self) -> Option<&dyn Backups> {
+        None
+    }
+    /// Disks that outlive guests, where the driver can attach such.
+    fn volumes(&self) -> Option<&dyn Volumes> {
+        None
+    }
+    /// How much room guests' files have, where they have any.
+    fn room(&self) -> Option<&dyn Room> {
         None
     }
     /// What guests use, where the driver can tell.

@@ -52,6 +52,8 @@ pub struct GuestUsage {
     pub life: u64,
     /// What it does.
     pub state: RunState,
+    /// It stands because its host's disk is full.
+    pub starved: bool,
     /// Somebody else's work on it kept it from telling all of this.
     pub busy: bool,
     /// Virtual CPUs.

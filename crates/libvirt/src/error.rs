@@ -110,6 +110,8 @@ pub mod codes {
     pub const NO_METADATA: i32 = 80;
     /// The guest has no agent, or it does not answer.
     pub const NO_AGENT: i32 = 86;
+    /// The domain has no such device.
+    pub const NO_DEVICE: i32 = 99;
 }
 
 impl Error {

@@ -27,9 +27,11 @@
 
 mod backups;
 mod connection;
+mod devices;
 mod domain;
 mod error;
 mod events;
+mod guest_agent;
 mod host;
 mod lifecycle;
 pub mod limits;
@@ -48,6 +50,7 @@ pub mod xdr;
 
 pub use backups::delete_checkpoint;
 pub use connection::{Connection, Settings};
+pub use devices::{DiskFault, resize};
 pub use domain::{Domain, State, list};
 pub use error::{Broken, Error, codes};
 pub use events::{Event, EventKind, Events, Happened, Lifecycle, Notice};

@@ -71,6 +71,9 @@ pub struct Stored {
     pub at: Timestamp,
     /// Its index: a chunk like others.
     pub index: Digest,
+    /// Its guest's file systems were at rest then; otherwise they are as after a power cut.
+    #[serde(default)]
+    pub quiesced: bool,
     /// Size of the disk.
     pub disk_bytes: u64,
     /// The backup after which only what was written had to be read; `None`: all of the disk was.

@@ -11,8 +11,8 @@
 //! ```
 
 use crate::{
-    BackupSchedule, Code, Egress, Forward, GuestId, HostId, ImageId, Labels, Name, Part, Resources, Snapshot, Tenant,
-    Timestamp, VmSpec,
+    BackupSchedule, Code, Egress, Forward, GuestId, HostId, ImageId, Labels, Name, Part, Plugged, Resources, Snapshot,
+    Tenant, Timestamp, VmSpec, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -164,6 +164,9 @@ pub struct Observed {
     /// Of its forwards those that lead to it now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<Forward>,
+    /// The volumes it has, and those it could not be given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Plugged>,
 }
 
 /// An act of a guest's host that was taken or refused.
@@ -262,6 +265,18 @@ impl Guest {
     /// Whether it was here before us and was taken over.
     pub fn is_adopted(&self) -> bool {
         self.spec.vm.as_ref().is_some_and(|vm| vm.adopted)
+    }
+
+    /// What is attached to it, as far as it was asked for.
+    pub fn volumes(&self) -> &[VolumeId] {
+        self.spec.vm.as_ref().map_or(&[], |vm| &vm.volumes)
+    }
+
+    /// It stands because its host's disk is full.
+    pub fn is_starved(&self) -> bool {
+        let problem = self.observed.as_ref().and_then(|observed| observed.problem.as_ref());
+        problem.is_some_and(|problem| problem.code == Code::DiskFull.number())
+            && self.observed.as_ref().is_some_and(|observed| observed.phase == Phase::Running)
     }
 
     /// Whether it takes room on `host`.

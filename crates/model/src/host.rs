@@ -39,6 +39,9 @@ pub struct Abilities {
     pub console: bool,
     /// Memory snapshots.
     pub snapshots: bool,
+    /// Disks that outlive guests can be attached to them.
+    #[serde(default)]
+    pub volumes: bool,
     /// Guests survive the agent and are adopted again.
     pub adopt: bool,
     /// Boots that may be in flight at once.

@@ -76,6 +76,10 @@ id!(
     BackupId
 );
 id!(
+    /// A disk of its own, which outlives the VMs it is attached to.
+    VolumeId
+);
+id!(
     /// One audit event.
     EventId
 );

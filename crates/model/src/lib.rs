@@ -28,6 +28,7 @@ pub mod snapshot;
 pub mod task;
 pub mod time;
 pub mod vm;
+pub mod volume;
 pub mod who;
 
 pub use backup::{Backup, BackupSchedule, BackupState, DiskIndex, Origin, Stored};
@@ -38,7 +39,9 @@ pub use execution::{Execution, ExecutionState, Outcome};
 pub use forward::Forward;
 pub use guest::{Desired, Guest, GuestKind, GuestSpec, GuestStatus, Observed, Phase, Power, TakenAct};
 pub use host::{Abilities, Acceleration, Host, Inventory, Reporting};
-pub use id::{BackupId, EventId, ExecutionId, GuestId, HostId, ImageId, InstanceId, RunId, SnapshotId, TaskId};
+pub use id::{
+    BackupId, EventId, ExecutionId, GuestId, HostId, ImageId, InstanceId, RunId, SnapshotId, TaskId, VolumeId,
+};
 pub use image::{Digest, Image, ImageState, Part, PartRole};
 pub use import::{Checksum, DiskFormat, Import, ImportFrom};
 pub use name::{Labels, Name};
@@ -50,4 +53,5 @@ pub use snapshot::{Snapshot, SnapshotState, Taken};
 pub use task::{Priority, Switch, Task, TaskKind, TaskState};
 pub use time::Timestamp;
 pub use vm::{Firmware, Mac, RestartPolicy, VmSpec};
+pub use volume::{Plugged, Volume, VolumeStatus};
 pub use who::{Role, Tenant, Verb, Who};

@@ -65,6 +65,23 @@ pub const BACKUPS_PER_GUEST_MAX: usize = 1000;
 pub const BACKUP_EVERY_MIN: Duration = Duration::from_secs(900);
 /// A backup, a restore or a look at all of a backup's bytes may take this long.
 pub const BACKUP_DEADLINE: Duration = Duration::from_secs(86_400);
+/// Smallest volume.
+pub const VOLUME_BYTES_MIN: u64 = 1 << 20;
+/// Largest volume.
+pub const VOLUME_BYTES_MAX: u64 = 64 << 40;
+/// Most volumes attached to one VM.
+pub const VOLUMES_PER_GUEST_MAX: usize = 16;
+/// Most volumes on one host.
+pub const VOLUMES_PER_HOST_MAX: usize = 10_000;
+
+/// What new disks, volumes and images leave free of a host's file system, at least.
+pub const DISK_RESERVE_BYTES_MIN: u64 = 1 << 30;
+/// The same as a share of the file system: one of so many parts. The larger of the two holds.
+pub const DISK_RESERVE_PARTS: u64 = 50;
+/// A VM that stands because its host's disk is full goes on when so much is free.
+pub const DISK_ROOM_BYTES: u64 = 16 << 20;
+/// How often it is looked at whether there is.
+pub const DISK_LOOK_EVERY: Duration = Duration::from_secs(3);
 
 /// Most arguments of one command.
 pub const ARGV_MAX: usize = 1024;

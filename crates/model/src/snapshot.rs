@@ -99,6 +99,7 @@ mod tests {
             start_order: 0,
             adopted: false,
             origin: None,
+            volumes: Vec::new(),
         };
         change(&mut vm);
         let spec = GuestSpec {

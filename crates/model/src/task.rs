@@ -12,6 +12,7 @@ use crate::guest::{Desired, Power, Problem};
 use crate::limits::{BACKUP_DEADLINE, TASK_AGEING, TASK_DEADLINE};
 use crate::{
     BackupId, Code, ExecutionId, GuestId, HostId, ImageId, Import, Operation, Recipe, TaskId, Tenant, Timestamp,
+    VolumeId,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -82,6 +83,42 @@ pub enum TaskKind {
         /// Which.
         backup: BackupId,
     },
+    /// Make a volume on its host.
+    #[serde(rename = "volume:create")]
+    VolumeCreate {
+        /// Which.
+        volume: VolumeId,
+    },
+    /// Leave nothing of a volume.
+    #[serde(rename = "volume:delete")]
+    VolumeDelete {
+        /// Which.
+        volume: VolumeId,
+    },
+    /// Let a volume grow.
+    #[serde(rename = "volume:resize")]
+    VolumeResize {
+        /// Which.
+        volume: VolumeId,
+        /// What it was before.
+        before_bytes: u64,
+    },
+    /// Put a volume into a VM.
+    #[serde(rename = "volume:attach")]
+    VolumeAttach {
+        /// Which.
+        volume: VolumeId,
+        /// Into which.
+        guest: GuestId,
+    },
+    /// Take a volume out of a VM.
+    #[serde(rename = "volume:detach")]
+    VolumeDetach {
+        /// Which.
+        volume: VolumeId,
+        /// Out of which.
+        guest: GuestId,
+    },
 }
 
 impl TaskKind {
@@ -96,6 +133,11 @@ impl TaskKind {
             Self::ImageBuild { .. } => "image:build",
             Self::ImageImport { .. } => "image:import",
             Self::BackupVerify { .. } => "backup:verify",
+            Self::VolumeCreate { .. } => "volume:create",
+            Self::VolumeDelete { .. } => "volume:delete",
+            Self::VolumeResize { .. } => "volume:resize",
+            Self::VolumeAttach { .. } => "volume:attach",
+            Self::VolumeDetach { .. } => "volume:detach",
         }
     }
     /// The guest it is about.
@@ -105,8 +147,15 @@ impl TaskKind {
             | Self::GuestDelete { guest }
             | Self::GuestExecute { guest, .. }
             | Self::GuestPower { guest, .. }
-            | Self::GuestOperate { guest, .. } => Some(*guest),
-            Self::ImageBuild { .. } | Self::ImageImport { .. } | Self::BackupVerify { .. } => None,
+            | Self::GuestOperate { guest, .. }
+            | Self::VolumeAttach { guest, .. }
+            | Self::VolumeDetach { guest, .. } => Some(*guest),
+            Self::ImageBuild { .. }
+            | Self::ImageImport { .. }
+            | Self::BackupVerify { .. }
+            | Self::VolumeCreate { .. }
+            | Self::VolumeDelete { .. }
+            | Self::VolumeResize { .. } => None,
         }
     }
     /// It makes a backup.
@@ -123,7 +172,12 @@ impl TaskKind {
             | Self::GuestExecute { .. }
             | Self::GuestPower { .. }
             | Self::ImageBuild { .. }
-            | Self::ImageImport { .. } => None,
+            | Self::ImageImport { .. }
+            | Self::VolumeCreate { .. }
+            | Self::VolumeDelete { .. }
+            | Self::VolumeResize { .. }
+            | Self::VolumeAttach { .. }
+            | Self::VolumeDetach { .. } => None,
         }
     }
     /// The image it makes.
@@ -135,6 +189,29 @@ impl TaskKind {
             | Self::GuestExecute { .. }
             | Self::GuestPower { .. }
             | Self::GuestOperate { .. }
+            | Self::BackupVerify { .. }
+            | Self::VolumeCreate { .. }
+            | Self::VolumeDelete { .. }
+            | Self::VolumeResize { .. }
+            | Self::VolumeAttach { .. }
+            | Self::VolumeDetach { .. } => None,
+        }
+    }
+    /// The volume it is about.
+    pub fn volume(&self) -> Option<VolumeId> {
+        match self {
+            Self::VolumeCreate { volume }
+            | Self::VolumeDelete { volume }
+            | Self::VolumeResize { volume, .. }
+            | Self::VolumeAttach { volume, .. }
+            | Self::VolumeDetach { volume, .. } => Some(*volume),
+            Self::GuestCreate { .. }
+            | Self::GuestDelete { .. }
+            | Self::GuestExecute { .. }
+            | Self::GuestPower { .. }
+            | Self::GuestOperate { .. }
+            | Self::ImageBuild { .. }
+            | Self::ImageImport { .. }
             | Self::BackupVerify { .. } => None,
         }
     }
@@ -448,7 +525,12 @@ impl Task {
             | TaskKind::GuestPower { .. }
             | TaskKind::GuestOperate { .. }
             | TaskKind::ImageBuild { .. }
-            | TaskKind::ImageImport { .. } => TASK_DEADLINE,
+            | TaskKind::ImageImport { .. }
+            | TaskKind::VolumeCreate { .. }
+            | TaskKind::VolumeDelete { .. }
+            | TaskKind::VolumeResize { .. }
+            | TaskKind::VolumeAttach { .. }
+            | TaskKind::VolumeDetach { .. } => TASK_DEADLINE,
         }
     }
 

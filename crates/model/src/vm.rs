@@ -1,17 +1,17 @@
 //! What a full VM has beyond what every guest has.
 
-use crate::Name;
 use crate::backup::Origin;
 use crate::limits::{
     LABEL_CHARS_MAX, SSH_KEY_BYTES_MAX, SSH_KEYS_MAX, VM_DESCRIPTION_BYTES_MAX, VM_DISK_BYTES_MAX, VM_DISK_BYTES_MIN,
-    VM_METADATA_BYTES_MAX, VM_METADATA_MAX,
+    VM_METADATA_BYTES_MAX, VM_METADATA_MAX, VOLUMES_PER_GUEST_MAX,
 };
+use crate::{Name, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// The wishes of a full VM. Fixed at creation but for `description`, `metadata`, `restart`
-/// and `start_order`.
+/// The wishes of a full VM. Fixed at creation but for `description`, `metadata`, `restart`,
+/// `start_order` and `volumes`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VmSpec {
     /// For people.
@@ -43,6 +43,9 @@ pub struct VmSpec {
     /// The backup that its disk begins as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// What is attached to it, in the order in which it came.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeId>,
 }
 
 /// What a VM boots by.
@@ -141,6 +144,9 @@ impl VmSpec {
             );
             return Some(("disk_bytes", text));
         }
+        if self.volumes.len() > VOLUMES_PER_GUEST_MAX {
+            return Some(("volumes", format!("at most {VOLUMES_PER_GUEST_MAX} volumes")));
+        }
         if self.ssh_keys.len() > SSH_KEYS_MAX {
             return Some(("ssh_keys", format!("at most {SSH_KEYS_MAX} keys")));
         }
@@ -223,6 +229,7 @@ mod tests {
             start_order: 0,
             adopted: false,
             origin: None,
+            volumes: Vec::new(),
         };
         let fault = |change: fn(&mut VmSpec)| {
             let mut spec = good.clone();

@@ -144,6 +144,7 @@ fn is_nudge(message: &FromServer) -> bool {
         | FromServer::Execute(_)
         | FromServer::CancelExecution { .. }
         | FromServer::Operate(_)
+        | FromServer::Volume(_)
         | FromServer::OpenTunnel { .. } => true,
         FromServer::Welcome { .. }
         | FromServer::Refused { .. }

@@ -27,6 +27,7 @@ impl User {
             start_order: self.draw.below(3) as u32,
             adopted: false,
             origin: None,
+            volumes: Vec::new(),
         };
         NewVm { spec, mac: None, user_data: None }
     }

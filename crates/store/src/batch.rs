@@ -1,6 +1,6 @@
 //! Batches: whole decisions.
 
-use perigee_model::{Backup, Event, Execution, Guest, Host, Image, Role, Task, Tenant, Timestamp};
+use perigee_model::{Backup, Event, Execution, Guest, Host, Image, Role, Task, Tenant, Timestamp, Volume};
 use serde::{Deserialize, Serialize};
 
 /// The kinds of records.
@@ -20,12 +20,14 @@ pub enum Noun {
     Key,
     /// Disks of VMs, kept away from them.
     Backup,
+    /// Disks that outlive guests.
+    Volume,
 }
 
 impl Noun {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Host, Self::Guest, Self::Image, Self::Task, Self::Execution, Self::Key, Self::Backup];
+    pub const ALL: [Self; 8] =
+        [Self::Host, Self::Guest, Self::Image, Self::Task, Self::Execution, Self::Key, Self::Backup, Self::Volume];
 }
 
 /// A secret somebody can show, kept as SHA-256 only.
@@ -65,6 +67,8 @@ pub enum Record {
     Key(Key),
     /// A backup.
     Backup(Backup),
+    /// A volume.
+    Volume(Volume),
 }
 
 impl Record {
@@ -78,6 +82,7 @@ impl Record {
             Self::Execution(_) => Noun::Execution,
             Self::Key(_) => Noun::Key,
             Self::Backup(_) => Noun::Backup,
+            Self::Volume(_) => Noun::Volume,
         }
     }
     /// Its id as text.
@@ -90,6 +95,7 @@ impl Record {
             Self::Execution(r) => r.id.to_string(),
             Self::Key(r) => r.digest.clone(),
             Self::Backup(r) => r.id.to_string(),
+            Self::Volume(r) => r.id.to_string(),
         }
     }
     /// Its revision.
@@ -102,15 +108,18 @@ impl Record {
             Self::Execution(r) => r.revision,
             Self::Key(r) => r.revision,
             Self::Backup(r) => r.revision,
+            Self::Volume(r) => r.revision,
         }
     }
-    /// The name that must be unique: (tenant, name) among living guests, images and backups, name among hosts.
+    /// The name that must be unique: (tenant, name) among living guests, images, backups and volumes, name among
+    /// hosts.
     pub fn unique_name(&self) -> Option<(String, String)> {
         match self {
             Self::Host(r) => Some((String::new(), r.name.to_string())),
             Self::Guest(r) if !r.is_gone() => Some((r.tenant.to_string(), r.name.to_string())),
             Self::Image(r) => Some((r.tenant.to_string(), r.name.to_string())),
             Self::Backup(r) => Some((r.tenant.to_string(), r.name.to_string())),
+            Self::Volume(r) => Some((r.tenant.to_string(), r.name.to_string())),
             Self::Guest(_) | Self::Task(_) | Self::Execution(_) | Self::Key(_) => None,
         }
     }

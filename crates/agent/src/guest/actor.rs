@@ -49,6 +49,8 @@ pub(crate) struct Actor {
     pub(super) hypervisor: Arc<dyn Hypervisor>,
     pub(super) alive: bool,
     pub(super) paused: bool,
+    /// For want of room on its host's disk.
+    pub(super) starved: bool,
     pub(super) fell: Option<Fall>,
     pub(super) slot: Option<Slot>,
     /// Its place before the boot slots, taken before any other guest of this host could run.
@@ -92,6 +94,7 @@ impl Actor {
         let mute = hypervisor.channel().is_none() || !document.speaks();
         let mut actor = Self {
             paused: found.is_some_and(|f| f.paused),
+            starved: found.is_some_and(|f| f.starved),
             sought: Sought::default(),
             begun: Begun::of(&document),
             ticket: None,
@@ -129,7 +132,7 @@ impl Actor {
             if std::mem::take(&mut self.look) {
                 self.verify().await;
             }
-            self.handle.know(self.alive, self.paused);
+            self.handle.know(self.alive, self.paused, self.starved);
             // Of whom there are acts to tell is known to the control plane when those are.
             let gone = self.document.observed.phase == Phase::Gone && !self.world.outbox.has_act_on(self.id());
             if std::mem::take(&mut self.forget) && gone && self.erase().await {
@@ -153,6 +156,9 @@ impl Actor {
                 Step::Unpause => self.unpause().await,
                 Step::Notice(phase) => self.notice(phase).await,
                 Step::Card => self.change_card().await,
+                Step::Plug => self.plug().await,
+                Step::Starve => self.starve().await,
+                Step::Fed => self.fed().await,
                 Step::Operate => self.operate().await,
                 Step::Confirm => self.observe(self.document.observed.phase, |_| {}).await,
                 Step::Rest(until) => self.rest(until).await,
@@ -171,7 +177,8 @@ impl Actor {
     }
     fn seen(&self) -> Seen {
         let connected = self.session.is_some() || self.mute;
-        Seen { alive: self.alive, paused: self.paused, connected, now: self.world.clock.now() }
+        let starved = self.starved && !self.document.is_adopted();
+        Seen { alive: self.alive, paused: self.paused, starved, connected, now: self.world.clock.now() }
     }
 
     /// Writes the document; `false` when the journal refused.
@@ -327,6 +334,16 @@ impl Actor {
         }
     }
 
+    /// Until mail, or so long.
+    pub(super) async fn wait_a_moment(&mut self, most: Duration) {
+        let handle = self.handle.clone();
+        tokio::select! {
+            biased;
+            () = handle.wake.notified() => self.take_mail().await,
+            () = tokio::time::sleep(most) => {}
+        }
+    }
+
     /// Asks the host how its VMM is; `false` when it cannot say, and nothing is changed.
     pub(super) async fn verify(&mut self) -> bool {
         let hypervisor = self.hypervisor.clone();
@@ -336,6 +353,7 @@ impl Actor {
                 let own = found.iter().find(|f| f.guest == self.id());
                 self.alive = own.is_some_and(|f| f.alive);
                 self.paused = own.is_some_and(|f| f.paused);
+                self.starved = own.is_some_and(|f| f.starved);
                 true
             }
             Some(Err(e)) => {

@@ -26,11 +26,12 @@ impl Actor {
             let driver = backups_of(&*hypervisor)?;
             let disk = driver.open_disk(id, &BackupWish { backup, bases: ids(&bases) }).await?;
             let (at, disk_bytes, since) = (super::operations::time(disk.at), disk.bytes, disk.since);
+            let quiesced = disk.quiesced;
             let carried = way.carry(disk, &bases, &tell).await;
             let closed = driver.close_disk(id, backup, carried.is_ok()).await;
             let Carried { index, read_bytes, new_bytes, kept_bytes } = carried.map_err(as_refused)?;
             closed?;
-            Ok(Stored { at, index, disk_bytes, since, read_bytes, new_bytes, kept_bytes })
+            Ok(Stored { at, index, quiesced, disk_bytes, since, read_bytes, new_bytes, kept_bytes })
         });
         let stored = self.worked(order, "opening its disk", (work, told)).await?;
         Ok(Some(OperationResult::Stored(stored)))

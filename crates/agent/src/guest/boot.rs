@@ -2,6 +2,7 @@
 
 use super::actor::{Actor, Stoppable, Waited, bounded};
 use super::power::Leave;
+use super::volumes::plugged;
 use super::{Reach, card};
 use crate::parts::PartsError;
 use crate::world::World;
@@ -108,7 +109,7 @@ impl Actor {
                 Waited::Done(Err(PartsError::Away(why))) => why,
                 Waited::Done(Err(e)) => {
                     let code = match e {
-                        PartsError::NoSpace => Code::DiskFull,
+                        PartsError::NoSpace(_) => Code::DiskFull,
                         PartsError::Away(_) | PartsError::Bad(_) => Code::BootFailed,
                     };
                     self.fail(Problem::new(code, bounded(&e.to_string()))).await;
@@ -226,15 +227,20 @@ impl Actor {
             nic,
             memo: self.document.memo(),
         };
+        let volumes = plugged(self.document.volumes());
         self.fell = None;
         let began = self.world.clock.instant();
         let hypervisor = self.hypervisor.clone();
         let start = self.effect(async move { hypervisor.start(&plan).await });
         match self.during(start, Stoppable::No).await {
-            Waited::Done(Ok(found)) => (self.alive, self.paused) = (true, found.paused),
+            Waited::Done(Ok(found)) => {
+                (self.alive, self.paused, self.starved) = (true, found.paused, found.starved);
+                self.document.observed.volumes = volumes;
+            }
             Waited::Done(Err(e)) => {
                 let code = match &e {
                     HypervisorError::NoRoom(_) => Code::NoRoom,
+                    HypervisorError::DiskFull(_) => Code::DiskFull,
                     _ => Code::BootFailed,
                 };
                 return Attempt::Failed(Problem::new(code, bounded(&crate::chain(&e))));

@@ -309,7 +309,7 @@ impl Actor {
         let fell = if is_backup { Code::BackupFailed } else { Code::SnapshotFailed };
         let code = match error {
             HypervisorError::NoSnapshot => Code::NoSuchSnapshot,
-            HypervisorError::NoRoom(_) => Code::DiskFull,
+            HypervisorError::NoRoom(_) | HypervisorError::DiskFull(_) => Code::DiskFull,
             HypervisorError::NotRunning => Code::GuestNotRunning,
             HypervisorError::BadPlan(_) => none,
             HypervisorError::DidNotStart(_)

@@ -168,9 +168,7 @@ impl Actor {
         let asked = self.document.order.desired.power;
         self.document.let_go = phase == Phase::Running && asked == Power::Paused;
         let note = match phase {
-            Phase::Paused if asked != Power::Paused => {
-                Some("paused, and not by Perigee: by its hypervisor for want of disk space, or by somebody on the host")
-            }
+            Phase::Paused if asked != Power::Paused => Some("paused by somebody on the host, and not by Perigee"),
             Phase::Running if self.document.observed.phase != Phase::Paused || asked == Power::Paused => {
                 Some("started on the host, and not by Perigee")
             }
@@ -324,6 +322,7 @@ impl Actor {
     fn ended(&mut self) {
         self.alive = false;
         self.paused = false;
+        self.starved = false;
         self.fell = None;
         self.slot = None;
     }

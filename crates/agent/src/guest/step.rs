@@ -10,6 +10,8 @@ pub(super) struct Seen {
     pub alive: bool,
     /// Its CPUs are stopped.
     pub paused: bool,
+    /// They are for want of room on its host's disk.
+    pub starved: bool,
     /// Its session is open, or there is none to open.
     pub connected: bool,
     /// Now.
@@ -43,6 +45,12 @@ pub(super) enum Step {
     Notice(Phase),
     /// It has a card, and what is wanted of it may be another by now.
     Card,
+    /// It should have other volumes than it has.
+    Plug,
+    /// It stands for want of room on its host's disk.
+    Starve,
+    /// It stood for want of room, and does not any more.
+    Fed,
     /// Do the long work that is due.
     Operate,
     /// Say again what is so, for the newer generation.
@@ -78,7 +86,7 @@ impl Document {
             return Step::Remove;
         }
         let wanted = self.order.desired.power != Power::Absent;
-        if wanted && !self.taken_over && self.order.spec.vm.as_ref().is_some_and(|vm| vm.adopted) {
+        if wanted && !self.taken_over && self.is_adopted() {
             return if phase == Phase::Failed && !self.is_behind() { self.settled() } else { Step::Adopt };
         }
         match self.order.desired.power {
@@ -114,6 +122,12 @@ impl Document {
             return Step::Restart;
         }
         let pause = desired.power == Power::Paused;
+        if phase == Phase::Running && !pause && seen.starved {
+            return Step::Starve;
+        }
+        if self.is_starved() && !seen.starved {
+            return Step::Fed;
+        }
         match (phase == Phase::Paused, seen.paused) {
             (false, true) if pause || !self.is_behind() => Step::Notice(Phase::Paused),
             (_, true) if !pause && self.is_behind() => Step::Unpause,
@@ -130,10 +144,18 @@ impl Document {
     fn is_to_restart(&self) -> bool {
         self.order.desired.restarts > self.observed.restarts
     }
-    fn is_behind(&self) -> bool {
+    /// Something was asked for that is not brought about yet.
+    pub(super) fn is_behind(&self) -> bool {
         self.acting || self.observed.generation < self.order.desired.generation
     }
+    /// It was taken over: what it is made of is its owner's.
+    pub(super) fn is_adopted(&self) -> bool {
+        self.order.spec.vm.as_ref().is_some_and(|vm| vm.adopted)
+    }
     fn settled(&self) -> Step {
+        if self.observed.phase != Phase::Gone && self.is_to_plug() {
+            return Step::Plug;
+        }
         let until = self.order.desired.expires_at.filter(|_| self.observed.phase != Phase::Gone);
         let is_up = matches!(self.observed.phase, Phase::Running | Phase::Paused);
         match self.is_behind() {
@@ -147,8 +169,13 @@ impl Document {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::volumes::plugged;
     use perigee_agent_api::DesiredGuest;
-    use perigee_model::{Desired, GuestId, GuestKind, GuestSpec, ImageId, Name, Resources};
+    use perigee_model::guest::Problem;
+    use perigee_model::{
+        Code, Desired, Firmware, GuestId, GuestKind, GuestSpec, ImageId, Mac, Name, Resources, RestartPolicy, VmSpec,
+        VolumeId,
+    };
     use uuid::Uuid;
 
     fn document(power: Power, phase: Phase, behind: bool) -> Document {
@@ -175,8 +202,26 @@ mod tests {
         document
     }
 
+    fn vm(volumes: Vec<VolumeId>) -> VmSpec {
+        VmSpec {
+            description: String::new(),
+            metadata: Default::default(),
+            disk_bytes: None,
+            network: None,
+            mac: Mac::from_bits(1),
+            ssh_keys: Vec::new(),
+            firmware: Firmware::Bios,
+            tpm: false,
+            restart: RestartPolicy::Never,
+            start_order: 0,
+            adopted: false,
+            origin: None,
+            volumes,
+        }
+    }
+
     fn check(power: Power, phase: Phase, alive: bool, connected: bool, now: i64, behind: bool) -> Step {
-        let seen = Seen { alive, paused: false, connected, now: Timestamp::from_micros(now) };
+        let seen = Seen { alive, paused: false, starved: false, connected, now: Timestamp::from_micros(now) };
         document(power, phase, behind).next(seen)
     }
 
@@ -204,7 +249,7 @@ mod tests {
     #[test]
     fn what_others_do_to_it_is_told_and_not_fought() {
         let up = |power, phase, paused, behind| {
-            let seen = Seen { alive: true, paused, connected: true, now: Timestamp::from_micros(1) };
+            let seen = Seen { alive: true, paused, starved: false, connected: true, now: Timestamp::from_micros(1) };
             document(power, phase, behind).next(seen)
         };
         let rest = Step::Rest(Some(Timestamp::from_micros(100)));
@@ -215,7 +260,7 @@ mod tests {
         assert_eq!(up(Power::Paused, Phase::Running, false, false), Step::Pause, "it fell and was started again");
         let mut let_go = document(Power::Paused, Phase::Running, false);
         let_go.let_go = true;
-        let seen = Seen { alive: true, paused: false, connected: true, now: Timestamp::from_micros(1) };
+        let seen = Seen { alive: true, paused: false, starved: false, connected: true, now: Timestamp::from_micros(1) };
         assert_eq!(let_go.next(seen), rest);
         assert_eq!(up(Power::Running, Phase::Paused, true, true), Step::Unpause);
         assert_eq!(up(Power::Running, Phase::Running, true, false), Step::Notice(Phase::Paused), "paused by others");
@@ -229,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_restart_is_done_once_for_each_asked_for() {
-        let seen = Seen { alive: true, paused: false, connected: true, now: Timestamp::from_micros(1) };
+        let seen = Seen { alive: true, paused: false, starved: false, connected: true, now: Timestamp::from_micros(1) };
         let mut document = document(Power::Running, Phase::Running, true);
         document.order.desired.restarts = 3;
         assert_eq!(document.next(seen), Step::Restart);
@@ -245,7 +290,13 @@ mod tests {
     #[test]
     fn who_has_a_card_has_it_changed_while_it_is_up() {
         let with_card = |phase, alive, behind| {
-            let seen = Seen { alive, paused: phase == Phase::Paused, connected: true, now: Timestamp::from_micros(1) };
+            let seen = Seen {
+                alive,
+                paused: phase == Phase::Paused,
+                starved: false,
+                connected: true,
+                now: Timestamp::from_micros(1),
+            };
             let mut document = document(Power::Running, phase, behind);
             document.address = Some("172.16.0.2".parse().unwrap());
             document.next(seen)
@@ -255,6 +306,44 @@ mod tests {
         assert_eq!(with_card(Phase::Running, true, false), rest);
         assert_eq!(with_card(Phase::Running, false, true), Step::Fell);
         assert_eq!(with_card(Phase::Gone, false, true), Step::Confirm);
+    }
+
+    #[test]
+    fn who_should_have_other_volumes_is_given_them_at_rest() {
+        let of = |power, phase, alive, wanted: &[u128], has: &[u128]| {
+            let id = |n: &u128| VolumeId::new(Uuid::from_u128(*n));
+            let mut document = document(power, phase, false);
+            document.order.spec.vm = Some(Box::new(vm(wanted.iter().map(id).collect())));
+            document.observed.volumes = plugged(&has.iter().map(id).collect::<Vec<_>>());
+            let now = Timestamp::from_micros(1);
+            document.next(Seen { alive, paused: phase == Phase::Paused, starved: false, connected: true, now })
+        };
+        let rest = Step::Rest(Some(Timestamp::from_micros(100)));
+        assert_eq!(of(Power::Running, Phase::Running, true, &[1, 2], &[1, 2]), rest);
+        assert_eq!(of(Power::Running, Phase::Running, true, &[1, 2], &[2, 1]), rest);
+        assert_eq!(of(Power::Running, Phase::Running, true, &[1], &[]), Step::Plug);
+        assert_eq!(of(Power::Running, Phase::Running, true, &[], &[1]), Step::Plug);
+        assert_eq!(of(Power::Running, Phase::Running, true, &[1], &[2]), Step::Plug);
+        assert_eq!(of(Power::Paused, Phase::Paused, true, &[1], &[]), Step::Plug);
+        assert_eq!(of(Power::Stopped, Phase::Stopped, false, &[1], &[]), Step::Plug);
+        assert_eq!(of(Power::Stopped, Phase::Running, true, &[1], &[]), Step::Halt, "that comes first");
+        assert_eq!(of(Power::Absent, Phase::Gone, false, &[1], &[]), Step::Rest(None));
+    }
+
+    #[test]
+    fn who_stands_for_want_of_room_is_no_paused_one() {
+        let of = |power, behind, told: bool, paused, starved| {
+            let mut document = document(power, Phase::Running, behind);
+            document.observed.problem = told.then(|| Problem::new(Code::DiskFull, "full"));
+            document.next(Seen { alive: true, paused, starved, connected: true, now: Timestamp::from_micros(1) })
+        };
+        assert_eq!(of(Power::Running, false, false, true, true), Step::Starve);
+        assert_eq!(of(Power::Running, true, true, true, true), Step::Starve, "whatever was asked for meanwhile");
+        assert_eq!(of(Power::Running, false, true, false, false), Step::Fed);
+        assert_eq!(of(Power::Running, false, true, true, false), Step::Fed, "paused by somebody by now");
+        assert_eq!(of(Power::Paused, true, true, true, true), Step::Notice(Phase::Paused), "asked to stand");
+        assert_eq!(of(Power::Stopped, true, true, true, true), Step::Halt);
+        assert_eq!(of(Power::Running, false, false, true, false), Step::Notice(Phase::Paused));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use perigee_agent::tls::ServerUrl;
+use perigee_hypervisor::Reserve;
 use perigee_hypervisor::libvirt::Target as LibvirtTarget;
 use perigee_model::InstanceId;
 use perigee_probe::node::{Protocol, Target};
@@ -95,6 +96,10 @@ struct RunFlags {
     /// /var/lib/perigee-vm and /run/perigee-vm).
     #[arg(long, env = "PERIGEE_VM_DIR")]
     vm_dir: Option<PathBuf>,
+    /// What new disks, volumes and images leave free of the file system they are on: 512MiB, 10GiB, or bytes
+    /// (default: 1GiB or a fiftieth of it, whichever is more).
+    #[arg(long, env = "PERIGEE_DISK_RESERVE", value_name = "SIZE", value_parser = size)]
+    disk_reserve: Option<u64>,
     /// Address of this host's own API, beside its socket (default 127.0.0.1:9090).
     #[arg(long, env = "PERIGEE_LOCAL")]
     local: Option<SocketAddr>,
@@ -164,6 +169,7 @@ struct File {
     libvirt_uri: Option<String>,
     libvirt_plain_tcp: bool,
     vm_dir: Option<PathBuf>,
+    disk_reserve: Option<String>,
     local: Option<SocketAddr>,
     ping: Vec<String>,
     driver: Option<Driver>,
@@ -217,6 +223,8 @@ pub struct Config {
     pub libvirt: Option<LibvirtTarget>,
     /// Where disks and sockets of full VMs are, when given.
     pub vm_dir: Option<PathBuf>,
+    /// What new files leave free.
+    pub reserve: Reserve,
     /// Address of this host's own API; port 0 takes a free one.
     pub local: SocketAddr,
     /// It is the system installation: fixed ports and paths.
@@ -283,8 +291,11 @@ fn combine(flags: RunFlags, file: File) -> anyhow::Result<Config> {
     let plain_tcp = flags.libvirt_plain_tcp || file.libvirt_plain_tcp;
     let libvirt =
         flags.libvirt_uri.or(file.libvirt_uri).map(|uri| LibvirtTarget::parse(&uri, plain_tcp)).transpose()?;
+    let of_file = file.disk_reserve.as_deref().map(size).transpose();
+    let reserve = flags.disk_reserve.or(of_file.map_err(|error| anyhow::anyhow!("disk_reserve: {error}"))?);
     Ok(Config {
         libvirt,
+        reserve: Reserve::of(reserve),
         data_dir: std::path::absolute(given_dir.clone().unwrap_or_else(|| PathBuf::from(SYSTEM_DIR)))?,
         server,
         stream_mode: flags.stream_mode.or(file.stream_mode).unwrap_or(StreamMode::Grpc),
@@ -316,6 +327,20 @@ fn combine(flags: RunFlags, file: File) -> anyhow::Result<Config> {
 
 fn instance(text: &str) -> Result<InstanceId, String> {
     InstanceId::parse(text).ok_or_else(|| "an instance id is eight lower-case hex digits".to_owned())
+}
+
+/// `512MiB`, `10GiB`, `2TiB` or bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let bad = || format!("{text:?} is no size; write it like 512MiB, 10GiB or 1073741824");
+    let digits = text.trim_end_matches(char::is_alphabetic);
+    let unit = match &text[digits.len()..] {
+        "" => 1,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(bad()),
+    };
+    digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(bad)
 }
 
 /// `icmp://HOST` or `tcp://HOST:PORT`; names are resolved now, once.
@@ -392,6 +417,18 @@ mod tests {
         assert!(combined("qemu+tcp://far/system", false).is_err_and(|e| e.to_string().contains("qemu+tls")));
         assert!(combined("qemu+tcp://far/system", true).is_ok());
         assert!(combined("xen:///system", false).is_err());
+    }
+
+    #[test]
+    fn what_is_left_free_is_a_size() {
+        for (text, bytes) in [("0", 0), ("512MiB", 512 << 20), ("2TiB", 2 << 40), ("1073741824", 1 << 30)] {
+            assert_eq!(size(text), Ok(bytes));
+        }
+        for bad in ["", "MiB", "1 GiB", "1.5GiB", "-1", "1gb", "99999999999TiB"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+        let file: File = toml::from_str("disk_reserve = \"2GiB\"").unwrap();
+        assert_eq!(combine(RunFlags::default(), file).unwrap().reserve, Reserve::of(Some(2 << 30)));
     }
 
     #[test]

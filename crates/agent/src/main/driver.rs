@@ -108,6 +108,7 @@ fn libvirt(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Option
         uri: target.driver,
         deadline: LIBVIRT_WITHIN,
         clock: clock.clone(),
+        reserve: config.reserve,
     });
     driver.context("full VMs cannot be run here").map(Some)
 }

@@ -106,7 +106,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         drivers: chosen.drivers,
         journal: Arc::new(DirJournal::open(home.path().join("journal"))?),
         spool: Arc::new(DirSpool::open(home.path().join("spool"))?),
-        parts: Arc::new(CachedParts::new(blobs, uplink.clone())),
+        parts: Arc::new(CachedParts::new(blobs, uplink.clone()).leaving(home.path().to_owned(), config.reserve)),
         uplink,
         builder: Arc::new(Recipes::new(base(&config, &home))),
         cards: driver::cards(&config, &home),

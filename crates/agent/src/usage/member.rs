@@ -11,8 +11,9 @@ type Metric = (&'static str, bool, u8);
 pub const CPU_CORES: &str = "perigee_guest_cpu_cores";
 pub const RESIDENT_BYTES: &str = "perigee_guest_memory_resident_bytes";
 
-const GUEST: [Metric; 8] = [
+const GUEST: [Metric; 9] = [
     ("perigee_guest_state", false, 0),
+    ("perigee_guest_no_space", false, 0),
     ("perigee_guest_busy", false, 0),
     ("perigee_guest_cpus", false, 0),
     ("perigee_guest_cpu_seconds_total", true, 3),
@@ -100,6 +101,7 @@ impl Member {
             &self.own,
             [
                 Some(i64::from(now.state as u8)),
+                Some(i64::from(now.starved)),
                 Some(i64::from(now.busy)),
                 now.cpus.map(i64::from),
                 now.cpu_ns.map(|ns| whole(ns / 1_000_000)),

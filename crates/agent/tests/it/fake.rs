@@ -103,6 +103,7 @@ impl Hypervisor for Fake {
             halt: false,
             console: false,
             snapshots: false,
+            volumes: false,
             adopt: true,
             boots_in_flight_max: self.slots,
         }

@@ -18,6 +18,7 @@ mod operations;
 mod plane;
 mod simulated;
 mod vms;
+mod volumes;
 
 use async_trait::async_trait;
 use fake::Fake;

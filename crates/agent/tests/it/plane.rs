@@ -5,7 +5,7 @@ use bytes::Bytes;
 use perigee_agent::uplink::BlobStream;
 use perigee_agent::{Session, Tunnel, Uplink, UplinkError};
 use perigee_agent_api::*;
-use perigee_model::{Digest, ExecutionId, GuestId, ImageId, Observed, Phase, TaskId};
+use perigee_model::{Digest, ExecutionId, GuestId, ImageId, Observed, Phase, TaskId, VolumeId};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -31,6 +31,8 @@ pub struct State {
     pub builds: BTreeMap<ImageId, BuildStage>,
     /// Every stage that was told of each.
     pub operations: BTreeMap<TaskId, Vec<OperationStage>>,
+    /// Every report on each volume.
+    pub volumes: BTreeMap<VolumeId, Vec<(u64, VolumeStage)>>,
     pub hellos: Vec<Hello>,
     link: Option<mpsc::Sender<FromServer>>,
     tunnels: BTreeMap<TunnelId, Frames>,
@@ -63,6 +65,7 @@ impl Plane {
             gone_reports: BTreeMap::new(),
             builds: BTreeMap::new(),
             operations: BTreeMap::new(),
+            volumes: BTreeMap::new(),
             hellos: vec![],
             link: None,
             tunnels: BTreeMap::new(),
@@ -172,6 +175,9 @@ impl Plane {
                 if takes && report.stage.is_end() {
                     self.send(FromServer::OperationTaken { guest: report.guest, task: report.task });
                 }
+            }
+            FromAgent::Volume(report) => {
+                self.with(|s| s.volumes.entry(report.volume).or_default().push((report.generation, report.stage)));
             }
             FromAgent::Build(report) => {
                 self.with(|s| s.builds.insert(report.image, report.stage.clone()));

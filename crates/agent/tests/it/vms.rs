@@ -26,6 +26,7 @@ pub fn vm(n: u128, change: impl FnOnce(&mut VmSpec)) -> DesiredGuest {
         start_order: 0,
         adopted: false,
         origin: None,
+        volumes: Vec::new(),
     };
     change(&mut spec);
     order.spec.vm = Some(Box::new(spec));

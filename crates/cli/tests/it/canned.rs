@@ -5,6 +5,7 @@ use perigee_api::problem::ProblemView;
 use perigee_api::{
     AbilitiesView, CatalogueEntryView, EventView, ExecutionView, ForeignVmView, HostView, ImageView, InventoryView,
     JoinTokenView, LoadView, Page, PartView, ReadyPart, ReadyView, SandboxView, TaskView, UploadView, VmPart, VmView,
+    VolumeView,
 };
 use perigee_model::Code;
 use std::collections::BTreeMap;
@@ -84,6 +85,7 @@ pub fn vm() -> VmView {
         adopted: false,
         backups: None,
         restored_from: None,
+        volumes: Vec::new(),
     };
     let guest = SandboxView { name: "db".to_owned(), kind: "vm".to_owned(), expires_at: None, ..sandbox() };
     VmView { guest, vm: Some(part), resident_bytes: Some(96 << 20), cpu_cores: Some(0.256) }
@@ -114,6 +116,7 @@ pub fn host() -> HostView {
         channel: true,
         pause: true,
         snapshots: false,
+        volumes: false,
         boots_in_flight_max: 2,
     };
     HostView {
@@ -177,6 +180,7 @@ pub fn task(end: u32, kind: &str, state: &str) -> TaskView {
         owner: "local".to_owned(),
         sandbox_id: some(&id(0xa1)),
         image_id: None,
+        volume_id: None,
         execution_id: None,
         backup_id: None,
         attempts: 1,
@@ -261,6 +265,9 @@ pub fn answers(seen: &Seen) -> Reply {
         ("GET", ["vms"]) => json(200, &page(vec![vm()])),
         ("GET", ["vms", "db"]) => json(200, &vm()),
         ("GET", ["foreign-vms"]) => json(200, &page(vec![foreign_vm()])),
+        ("GET", ["volumes"]) => json(200, &page(vec![volume()])),
+        ("GET", ["volumes", "data"]) => json(200, &volume()),
+        ("DELETE", ["volumes", "data"]) => refusal(Code::VolumeAttached, 409, "data is attached to db"),
         ("GET", ["hosts"]) => json(200, &page(vec![host()])),
         ("GET", ["hosts", "host-1"]) => json(200, &host()),
         ("DELETE", ["hosts", "host-1"]) => Reply { status: 204, media: "text/plain", body: Vec::new() },
@@ -296,6 +303,24 @@ pub fn answers(seen: &Seen) -> Reply {
         }
         ("GET", ["", "health", "ready"]) => json(200, &ready()),
         _ => refusal(Code::NoSuchTask, 404, "nothing of that id is known"),
+    }
+}
+
+fn volume() -> VolumeView {
+    VolumeView {
+        id: id(0xf1),
+        name: "data".to_owned(),
+        status: "attached".to_owned(),
+        bytes: 10 << 30,
+        host: "host-1".to_owned(),
+        host_id: id(0xb1),
+        vm: some("db"),
+        vm_id: some(&id(0xa1)),
+        serial: "0199c0de000070008000".to_owned(),
+        labels: BTreeMap::from([("team".to_owned(), "db".to_owned())]),
+        tenant: "default".to_owned(),
+        owner: "local".to_owned(),
+        created_at: AT.to_owned(),
     }
 }
 

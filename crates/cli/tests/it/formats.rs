@@ -35,6 +35,11 @@ fn virtual_machines() {
 }
 
 #[test]
+fn volumes() {
+    expect_file!["./snapshots/volume.txt"].assert_eq(&told(&[&["volume", "list"], &["volume", "get", "data"]]));
+}
+
+#[test]
 fn hosts() {
     expect_file!["./snapshots/host.txt"].assert_eq(&told(&[
         &["host", "list"],

@@ -11,6 +11,7 @@
 use super::connections::Ask;
 use super::host::{Host, Ours};
 use super::qcow2;
+use super::seen::Life;
 use super::snapshots::{no, said};
 use super::xml::{self, Show};
 use crate::nbd::Nbd;
@@ -64,15 +65,17 @@ impl Host {
             let bytes = shown.nbd.bytes();
             let bytes_of =
                 Box::new(Shown { nbd: shown.nbd, context: ALLOCATION, known: None, _tool: Some(shown.child) });
-            return Ok(OpenDisk { at, bytes, since: None, bytes_of });
+            let quiesced = ours.life == Life::Off { clean: true };
+            return Ok(OpenDisk { at, quiesced, bytes, since: None, bytes_of });
         }
-        let since = self.begin_job(&ours, wish).await?;
+        let (since, quiesced) = self.begin_job(&ours, wish).await?;
         let context = if since.is_some() { WRITTEN } else { ALLOCATION };
         let opened = Nbd::open(&self.places.shown_disk(guest), EXPORT, &[context]).await;
         match opened {
             Ok(nbd) => {
                 let bytes = nbd.bytes();
-                Ok(OpenDisk { at, bytes, since, bytes_of: Box::new(Shown { nbd, context, known: None, _tool: None }) })
+                let bytes_of = Box::new(Shown { nbd, context, known: None, _tool: None });
+                Ok(OpenDisk { at, quiesced, bytes, since, bytes_of })
             }
             Err(error) => {
                 self.close_disk(guest, wish.backup, false).await?;
@@ -91,8 +94,9 @@ impl Host {
         Ok(())
     }
 
-    /// Begins to show the disk of one that runs; after which of the bases.
-    async fn begin_job(&self, ours: &Ours, wish: &BackupWish) -> Result<Option<BackupId>, HypervisorError> {
+    /// Begins to show the disk of one that runs; after which of the bases, and whether its file systems were at
+    /// rest.
+    async fn begin_job(&self, ours: &Ours, wish: &BackupWish) -> Result<(Option<BackupId>, bool), HypervisorError> {
         let mut known = self.checkpoints(ours).await?;
         // Their names begin with the time. An earlier attempt at this one goes, and so do the oldest.
         known.sort_unstable();
@@ -107,7 +111,7 @@ impl Host {
         let checkpoint = xml::checkpoint(&wish.backup.to_string()).map_err(no_xml)?;
         for base in wish.bases.iter().filter(|base| known.contains(&base.to_string())) {
             match self.show(ours, Some(*base), &checkpoint).await {
-                Ok(()) => return Ok(Some(*base)),
+                Ok(quiesced) => return Ok((Some(*base), quiesced)),
                 Err(Ask::Said(perigee_libvirt::Error::Libvirt { message, .. })) => {
                     // Its QEMU was killed since, or somebody has removed what was remembered.
                     tracing::info!(guest = %ours.mark.guest, %base, message, "all of the disk is read");
@@ -116,10 +120,11 @@ impl Host {
                 Err(ask) => return Err(said(ask)),
             }
         }
-        self.show(ours, None, &checkpoint).await.map(|()| None).map_err(said)
+        self.show(ours, None, &checkpoint).await.map(|quiesced| (None, quiesced)).map_err(said)
     }
 
-    async fn show(&self, ours: &Ours, since: Option<BackupId>, checkpoint: &str) -> Result<(), Ask> {
+    /// `true`: its file systems were at rest.
+    async fn show(&self, ours: &Ours, since: Option<BackupId>, checkpoint: &str) -> Result<bool, Ask> {
         let guest = ours.mark.guest;
         let since = since.map(|since| since.to_string());
         let (socket, scratch) = (self.places.shown_disk(guest), self.places.scratch(guest));
@@ -134,10 +139,14 @@ impl Host {
             scratch: &scratch.to_string_lossy(),
         };
         let text = xml::backup(&show).unwrap_or_default();
+        let quiesced = self.freeze(ours).await;
         let asked = self.work.ask(async |libvirt| {
             libvirt.within(BEGIN_WITHIN).begin_backup(&ours.domain, &text, Some(checkpoint)).await
         });
-        asked.await
+        let begun = asked.await;
+        // The moment that is kept is the job's beginning.
+        self.thaw(ours).await;
+        begun.map(|()| quiesced)
     }
 
     /// Ends a backup's job, whoever began it, and removes what it leaves.

@@ -205,7 +205,9 @@ impl Step for Disk<'_> {
     async fn perform(&self) -> Result<(), HypervisorError> {
         let (path, plan) = (self.0.host.places.disk(self.0.guest()), self.0.checked.disk.clone());
         let Some(plan) = plan else { return Ok(()) };
+        let reserve = self.0.host.reserve;
         off_thread(move || {
+            reserve.check(path.parent().unwrap_or(&path), 0)?;
             let image = plan.image.as_ref().map(|(path, format)| (path.as_path(), *format));
             qcow2::create(&path, image, plan.bytes)
         })

@@ -10,7 +10,12 @@ use perigee_libvirt::{DomainStats, Endpoint, State, Watch, Wish};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
+/// libvirt's number for a domain that is paused because a disk of its failed.
+const PAUSED_BY_DISK: u64 = 5;
+/// And for one that is paused for it does not know what.
+const PAUSED_UNKNOWN: u64 = 0;
 /// The driver whose domains are looked at, unless another is named.
 const URI: &str = "qemu:///system";
 
@@ -33,20 +38,29 @@ impl Domains {
         let deadline = wish.deadline;
         Self { sockets: Vec::new(), deadline, watch: Mutex::new(Some(Watch::new(wish))) }
     }
+
+    /// What they use, and of which it is not known why they are paused.
+    pub(super) async fn told(&self) -> Result<(Vec<GuestUsage>, Vec<Uuid>), HypervisorError> {
+        let mut watch = self.watch.lock().await;
+        if watch.is_none() {
+            let Some(socket) = self.sockets.iter().find(|socket| socket.exists()) else {
+                return Ok(Default::default());
+            };
+            let endpoint = Endpoint::Unix(socket.clone());
+            *watch = Some(Watch::new(Wish { endpoint, uri: URI.to_owned(), deadline: self.deadline }));
+        }
+        let Some(watch) = watch.as_mut() else { return Ok(Default::default()) };
+        let told = watch.ask().await.map_err(|error| HypervisorError::Channel(error.to_string()))?;
+        let unknown = |one: &&DomainStats| one.state == State::Paused && one.state_reason == Some(PAUSED_UNKNOWN);
+        let unknown = told.iter().filter(unknown).map(|one| one.domain.uuid).collect();
+        Ok((told.into_iter().map(usage).collect(), unknown))
+    }
 }
 
 #[async_trait]
 impl Measure for Domains {
     async fn usages(&self) -> Result<Vec<GuestUsage>, HypervisorError> {
-        let mut watch = self.watch.lock().await;
-        if watch.is_none() {
-            let Some(socket) = self.sockets.iter().find(|socket| socket.exists()) else { return Ok(Vec::new()) };
-            let endpoint = Endpoint::Unix(socket.clone());
-            *watch = Some(Watch::new(Wish { endpoint, uri: URI.to_owned(), deadline: self.deadline }));
-        }
-        let Some(watch) = watch.as_mut() else { return Ok(Vec::new()) };
-        let told = watch.ask().await.map_err(|error| HypervisorError::Channel(error.to_string()))?;
-        Ok(told.into_iter().map(usage).collect())
+        Ok(self.told().await?.0)
     }
 }
 
@@ -80,6 +94,7 @@ fn usage(stats: DomainStats) -> GuestUsage {
         ours: false,
         life: stats.domain.id.and_then(|id| u64::try_from(id).ok()).unwrap_or(0),
         state,
+        starved: state == RunState::Paused && stats.state_reason == Some(PAUSED_BY_DISK),
         busy: stats.busy,
         cpus: u32::try_from(stats.vcpus.len()).ok().filter(|cpus| *cpus > 0),
         cpu_ns: stats.cpu.time_ns,

@@ -12,9 +12,9 @@ use super::places::Places;
 use super::processes;
 use super::seen::{Life, Seen};
 use crate::work::{Gates, off_thread};
-use crate::{Found, GuestEvent, Halted, HypervisorError};
+use crate::{Found, GuestEvent, Halted, HypervisorError, Reserve};
 use perigee_clock::Clock;
-use perigee_libvirt::{Connection, Domain, Error, State, affect, codes, shutdown, undefine};
+use perigee_libvirt::{Connection, DiskFault, Domain, Error, State, affect, codes, shutdown, undefine};
 use perigee_model::{GuestId, InstanceId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +31,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
 /// libvirt's number for a domain that is off because its guest turned it off.
 const OFF_BY_ITSELF: i32 = 1;
+/// libvirt's number for a domain that is paused because a disk of its failed: of ours, one that is full.
+const PAUSED_BY_DISK: i32 = 5;
+/// And for one that is paused for it does not know what.
+const PAUSED_UNKNOWN: i32 = 0;
 
 /// All there is about one instance in one libvirt.
 pub struct Host {
@@ -42,6 +46,8 @@ pub struct Host {
     pub work: Link,
     /// The processor runs guests itself.
     pub hardware: bool,
+    /// What new disks leave free.
+    pub reserve: Reserve,
     facts: Mutex<Option<Arc<Facts>>>,
     pub gates: Gates,
     pub seen: Seen,
@@ -53,7 +59,13 @@ pub struct Host {
 
 impl Host {
     /// One that has asked nothing yet.
-    pub fn new(instance: InstanceId, clock: Clock, places: Places, control: Link, hardware: bool) -> Self {
+    pub fn new(
+        instance: InstanceId,
+        clock: Clock,
+        places: Places,
+        control: Link,
+        (hardware, reserve): (bool, Reserve),
+    ) -> Self {
         Self {
             instance,
             clock,
@@ -61,6 +73,7 @@ impl Host {
             work: control.another(),
             control,
             hardware,
+            reserve,
             facts: Mutex::default(),
             gates: Gates::default(),
             seen: Seen::default(),
@@ -95,9 +108,9 @@ impl Host {
     pub async fn ours(&self) -> Result<Vec<Ours>, HypervisorError> {
         let marks = self.control.ask(async |libvirt| marked(&libvirt).await).await.map_err(Ask::told)?;
         let mut ours = Vec::new();
-        for (domain, mark, state) in marks {
+        for (looked, mark) in marks {
             if mark.instance == self.instance {
-                ours.push(Ours { life: Life::of(&domain, state), domain, mark });
+                ours.push(looked.with(mark));
             }
         }
         Ok(ours)
@@ -109,13 +122,20 @@ impl Host {
     /// `BadPlan` when it is somebody else's.
     pub async fn find(&self, guest: GuestId) -> Result<Option<Ours>, HypervisorError> {
         let asked = self.control.ask(async |libvirt| look(&libvirt, guest).await).await.map_err(Ask::told)?;
-        let Some((domain, mark, state)) = asked else { return Ok(None) };
+        let Some((looked, mark)) = asked else { return Ok(None) };
         match mark {
-            Some(mark) if mark.instance == self.instance => {
-                Ok(Some(Ours { life: Life::of(&domain, state), domain, mark }))
+            Some(mark) if mark.instance == self.instance => Ok(Some(looked.with(mark))),
+            _ => {
+                let text = format!("the domain {} has this id and is not ours", looked.domain.name);
+                Err(HypervisorError::BadPlan(text))
             }
-            _ => Err(HypervisorError::BadPlan(format!("the domain {} has this id and is not ours", domain.name))),
         }
+    }
+
+    /// Whether a domain, whoever's, stands because a disk of its is full.
+    pub async fn starves(&self, guest: GuestId) -> Result<bool, HypervisorError> {
+        let asked = self.control.ask(async |libvirt| look(&libvirt, guest).await).await.map_err(Ask::told)?;
+        Ok(asked.is_some_and(|(looked, _)| looked.starved))
     }
 
     /// The domain of this guest if it runs and is ours.
@@ -288,12 +308,12 @@ impl Host {
             return Err(HypervisorError::BadPlan(fault));
         }
         let asked = self.control.ask(async |libvirt| look(&libvirt, guest).await).await.map_err(Ask::told)?;
-        let (domain, mark, state) = asked.ok_or(HypervisorError::NotRunning)?;
+        let (looked, mark) = asked.ok_or(HypervisorError::NotRunning)?;
         if let Some(other) = mark.filter(|mark| mark.instance != self.instance) {
             return Err(HypervisorError::BadPlan(format!("it belongs to instance {}", other.instance)));
         }
         let mark = Mark { instance: self.instance.clone(), guest, memo: Some(memo.to_owned()) };
-        let ours = Ours { life: Life::of(&domain, state), domain, mark };
+        let ours = looked.with(mark);
         self.write_mark(&ours, Some(&ours.mark)).await?;
         self.seen.set(guest, ours.life);
         self.found(&ours).await
@@ -343,13 +363,16 @@ pub struct Ours {
     pub mark: Mark,
     /// What it does.
     pub life: Life,
+    /// It stands because a disk of its is full.
+    pub starved: bool,
 }
 
 impl Ours {
     fn found(&self, pid: Option<u32>) -> Found {
         let (guest, alive) = (self.mark.guest, self.life.is_up());
         let paused = matches!(self.life, Life::Up { paused: true, .. });
-        Found { guest, alive, pid: pid.filter(|_| alive), paused, memo: self.mark.memo.clone() }
+        let starved = paused && self.starved;
+        Found { guest, alive, pid: pid.filter(|_| alive), paused, starved, memo: self.mark.memo.clone() }
     }
 }
 
@@ -362,28 +385,59 @@ impl Life {
     }
 }
 
-type Looked = (Domain, Option<Mark>, (State, i32));
+/// A domain, whoever's, and what it does.
+struct Looked {
+    domain: Domain,
+    life: Life,
+    starved: bool,
+}
 
-/// A domain of this id, whoever's; `None` when there is none.
-async fn look(libvirt: &Connection, guest: GuestId) -> Result<Option<Looked>, Error> {
+impl Looked {
+    fn with(self, mark: Mark) -> Ours {
+        let Self { domain, life, starved } = self;
+        Ours { domain, mark, life, starved }
+    }
+}
+
+/// One that is let go on and stands again at once is paused for a reason that libvirt has lost (seen of 11.3):
+/// its disks know it.
+async fn is_starved(libvirt: &Connection, domain: &Domain, (state, reason): (State, i32)) -> Result<bool, Error> {
+    if state != State::Paused || ![PAUSED_BY_DISK, PAUSED_UNKNOWN].contains(&reason) {
+        return Ok(false);
+    }
+    match libvirt.disk_faults(domain).await {
+        // It does not run any more.
+        Err(error) if error.code() == Some(codes::NOT_NOW) => Ok(false),
+        faults => Ok(faults?.iter().any(|(_, fault)| *fault == DiskFault::NoSpace)),
+    }
+}
+
+/// A domain of this id and its mark; `None` when there is none.
+async fn look(libvirt: &Connection, guest: GuestId) -> Result<Option<(Looked, Option<Mark>)>, Error> {
     let domain = match libvirt.domain_by_uuid(guest.uuid()).await {
         Err(error) if error.code() == Some(codes::NO_DOMAIN) => return Ok(None),
         domain => domain?,
     };
-    match (mark(libvirt, &domain).await, libvirt.domain_state(&domain).await) {
+    let looked = async {
+        let mark = mark(libvirt, &domain).await?;
+        let state = libvirt.domain_state(&domain).await?;
+        Ok::<_, Error>((mark, state, is_starved(libvirt, &domain, state).await?))
+    };
+    match looked.await {
         // Gone between two questions.
-        (Err(error), _) | (_, Err(error)) if error.code() == Some(codes::NO_DOMAIN) => Ok(None),
-        (mark, state) => Ok(Some((domain, mark?, state?))),
+        Err(error) if error.code() == Some(codes::NO_DOMAIN) => Ok(None),
+        Err(error) => Err(error),
+        Ok((mark, state, starved)) => Ok(Some((Looked { life: Life::of(&domain, state), starved, domain }, mark))),
     }
 }
 
 /// Every domain with a mark, whoever's.
-async fn marked(libvirt: &Connection) -> Result<Vec<(Domain, Mark, (State, i32))>, Error> {
+async fn marked(libvirt: &Connection) -> Result<Vec<(Looked, Mark)>, Error> {
     let mut found = Vec::new();
     for domain in libvirt.domains(0).await? {
         let guest = GuestId::new(domain.uuid);
-        if let Some((domain, Some(mark), state)) = look(libvirt, guest).await? {
-            found.push((domain, mark, state));
+        if let Some((looked, Some(mark))) = look(libvirt, guest).await? {
+            found.push((looked, mark));
         }
     }
     Ok(found)

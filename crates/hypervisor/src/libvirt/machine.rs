@@ -8,7 +8,7 @@ use super::mark::{MEMO_BYTES_MAX, Mark, text_fault};
 use super::places::{Places, barrier};
 use super::qcow2::{self, Format};
 use crate::{HypervisorError, Plan};
-use perigee_model::{Acceleration, Firmware, InstanceId, PartRole, VmSpec};
+use perigee_model::{Acceleration, Firmware, InstanceId, PartRole, VmSpec, VolumeId};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
@@ -51,6 +51,8 @@ pub struct Machine {
     pub seed: Option<String>,
     /// A medium to install from.
     pub iso: Option<String>,
+    /// Volumes, qcow2, in the order in which it sees them.
+    pub volumes: Vec<(VolumeId, String)>,
     /// Its card: libvirt's network and the hardware address.
     pub nic: Option<(String, String)>,
     /// The socket of the channel.
@@ -169,10 +171,19 @@ impl Checked {
             disk: self.disk.as_ref().map(|_| path(&places.disk(guest))).transpose()?,
             seed: self.user_data.as_ref().map(|_| path(&places.seed(guest))).transpose()?,
             iso: of_part(PartRole::Iso)?,
+            volumes: spec.volumes.iter().map(|volume| self.volume(*volume, facts, places)).collect::<Result<_, _>>()?,
             nic: spec.network.as_ref().map(|network| (network.to_string(), spec.mac.to_string())),
             channel: path(&places.channel(guest))?,
             vnc: path(&places.vnc(guest))?,
         })
+    }
+
+    fn volume(&self, volume: VolumeId, facts: &Facts, places: &Places) -> Result<(VolumeId, String), HypervisorError> {
+        let path = places.volume(volume);
+        if !path.is_file() {
+            return Err(bad(format!("its volume {volume} is not on this host: detach it")));
+        }
+        Ok((volume, definable(&path, facts.qemu_user)?))
     }
 
     fn kernel_options(&self) -> String {

@@ -24,9 +24,11 @@ mod mark;
 mod places;
 mod processes;
 mod qcow2;
+mod quiesce;
 mod seed;
 mod seen;
 mod snapshots;
+mod volumes;
 mod watching;
 mod xml;
 
@@ -41,7 +43,8 @@ use crate::session::{self, ChannelSession};
 use crate::work::{finish, os};
 use crate::{
     Addresses, Adopt, BackupWish, Backups, Channel, Console, Found, GuestEvent, GuestUsage, Halt, Halted, Hypervisor,
-    HypervisorError, Keep, Kept, Measure, NewDisk, OpenDisk, Pause, Plan, Progress, Seat, Session, Snapshots, Stream,
+    HypervisorError, Keep, Kept, Measure, NewDisk, OpenDisk, Pause, Plan, Plugs, Progress, Reserve, Room, Seat,
+    Session, Snapshots, Space, Stream, Volumes,
 };
 use async_trait::async_trait;
 use connections::{Ask, Link};
@@ -49,7 +52,7 @@ use host::Host;
 use perigee_clock::Clock;
 use perigee_guest::{ChannelError, ChannelLimits, UnixDial};
 use perigee_libvirt::{AddressSource, Connection, Domain, State, Wish};
-use perigee_model::{Abilities, Acceleration, BackupId, GuestId, GuestKind, InstanceId, SnapshotId};
+use perigee_model::{Abilities, Acceleration, BackupId, GuestId, GuestKind, InstanceId, SnapshotId, VolumeId};
 use places::Places;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -79,6 +82,8 @@ pub struct LibvirtConfig {
     pub deadline: Duration,
     /// Randomness and monotonic time.
     pub clock: Clock,
+    /// What new disks leave free of the file system they are on.
+    pub reserve: Reserve,
 }
 
 /// The driver. Cheap to clone; its connections are closed with the last of its clones.
@@ -105,12 +110,13 @@ impl Libvirt {
     /// # Errors
     /// `Os` when a directory cannot be made, `BadPlan` for a configuration that cannot work.
     pub fn new(config: LibvirtConfig) -> Result<Self, HypervisorError> {
-        let LibvirtConfig { instance, dir, run_dir, endpoint, uri, deadline, clock } = config;
+        let LibvirtConfig { instance, dir, run_dir, endpoint, uri, deadline, clock, reserve } = config;
         let flags = std::fs::read_to_string(CPU_FLAGS).map_err(os(format!("reading {CPU_FLAGS}")))?;
         let places = Places::at(dir, run_dir)?;
         let control = Link::new(endpoint.clone(), uri.clone(), deadline, clock.clone());
         let events = control.another();
-        let host = Arc::new(Host::new(instance, clock, places, control, virtualisation(&flags)));
+        let hardware = virtualisation(&flags);
+        let host = Arc::new(Host::new(instance, clock, places, control, (hardware, reserve)));
         let watching = tokio::spawn(watching::watch(Arc::downgrade(&host), events));
         let domains = Arc::new(Domains::of(Wish { endpoint, uri, deadline }));
         Ok(Self { host, domains, _watching: Arc::new(Watching(watching.abort_handle())) })
@@ -156,6 +162,7 @@ impl Hypervisor for Libvirt {
             halt: true,
             console: true,
             snapshots: true,
+            volumes: true,
             adopt: true,
             boots_in_flight_max: if acceleration == Acceleration::Kvm { cores.saturating_mul(4) } else { cores },
         }
@@ -202,6 +209,12 @@ impl Hypervisor for Libvirt {
         Some(self)
     }
     fn backups(&self) -> Option<&dyn Backups> {
+        Some(self)
+    }
+    fn volumes(&self) -> Option<&dyn Volumes> {
+        Some(self)
+    }
+    fn room(&self) -> Option<&dyn Room> {
         Some(self)
     }
 }
@@ -341,14 +354,40 @@ impl Backups for Libvirt {
 }
 
 #[async_trait]
+impl Volumes for Libvirt {
+    async fn store(&self, volume: VolumeId, bytes: u64, guest: Option<GuestId>) -> Result<u64, HypervisorError> {
+        // In the guest's turn: its QEMU neither takes the file nor leaves it meanwhile.
+        let turn = guest.unwrap_or(GuestId::new(volume.uuid()));
+        self.alone(turn, |host| async move { host.store(volume, bytes, guest).await }).await
+    }
+    async fn discard(&self, volume: VolumeId) -> Result<(), HypervisorError> {
+        self.host.discard(volume).await
+    }
+    async fn plug(&self, guest: GuestId, volumes: &[VolumeId]) -> Result<Plugs, HypervisorError> {
+        let volumes = volumes.to_vec();
+        self.alone(guest, |host| async move { host.plug(guest, &volumes).await }).await
+    }
+}
+
+#[async_trait]
+impl Room for Libvirt {
+    async fn room(&self, guest: GuestId, volumes: bool) -> Result<Space, HypervisorError> {
+        self.host.room(guest, volumes).await
+    }
+}
+
+#[async_trait]
 impl Measure for Libvirt {
     /// Foreign domains are told, too.
     async fn usages(&self) -> Result<Vec<GuestUsage>, HypervisorError> {
-        let mut usages = self.domains.usages().await?;
+        let (mut usages, unknown) = self.domains.told().await?;
         let domains: Vec<_> = usages.iter().map(|usage| GuestId::new(usage.id)).collect();
         let ours = self.host.ours_of(&domains).await?;
         for usage in &mut usages {
             usage.ours = ours.contains(&GuestId::new(usage.id));
+            if unknown.contains(&usage.id) {
+                usage.starved = self.host.starves(GuestId::new(usage.id)).await?;
+            }
             if let Some(name) = usage.name.as_mut().filter(|_| usage.ours) {
                 *name = machine::guest_name(&self.host.instance, name);
             }

@@ -6,6 +6,7 @@
 //! <dir>/<guest>/seed.img     what its cloud-init reads
 //! <dir>/<guest>/backup.scratch  what it writes over while its disk is backed up
 //! <dir>/<guest>/disk.restore    its disk while it comes out of a backup
+//! <dir>/volumes/<id>.qcow2   volumes, which outlive guests
 //! <run_dir>/<guest>/agent    socket of the channel     (guest: 32 hex digits)
 //! <run_dir>/<guest>/vnc      socket of the screen
 //! <run_dir>/<guest>/disk     socket at which its disk is shown while it is backed up or restored
@@ -16,7 +17,7 @@
 use crate::HypervisorError;
 use crate::work::{gone, os, room_or_os};
 use nix::unistd::{Gid, Uid, chown};
-use perigee_model::GuestId;
+use perigee_model::{GuestId, VolumeId};
 use std::fs::{self, DirBuilder, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 /// `sockaddr_un` holds 108 bytes, the last one zero (unix(7)).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 const SOCKET_NAME_BYTES: usize = "/0123456789abcdef0123456789abcdef/agent".len();
+const VOLUME_ENDING: &str = "qcow2";
 /// Others may pass through to what they know the name of.
 const PASSABLE: u32 = 0o711;
 
@@ -79,6 +81,27 @@ impl Places {
     /// What its cloud-init reads.
     pub fn seed(&self, guest: GuestId) -> PathBuf {
         self.guest(guest).join("seed.img")
+    }
+    /// Where volumes are.
+    pub fn volumes(&self) -> PathBuf {
+        self.dir.join("volumes")
+    }
+    /// A volume.
+    pub fn volume(&self, volume: VolumeId) -> PathBuf {
+        self.volumes().join(format!("{volume}.{VOLUME_ENDING}"))
+    }
+    /// Which volume a file is, if it is one.
+    pub fn volume_at(&self, path: &Path) -> Option<VolumeId> {
+        let name = path.file_name()?.to_str()?.strip_suffix(VOLUME_ENDING)?.strip_suffix('.')?;
+        let volume = name.parse().ok()?;
+        (path == self.volume(volume)).then_some(volume)
+    }
+    /// Makes the place of volumes where it is missing.
+    pub fn make_volumes(&self) -> Result<PathBuf, HypervisorError> {
+        let dir = self.volumes();
+        let made = DirBuilder::new().recursive(true).mode(PASSABLE).create(&dir);
+        made.map_err(room_or_os(format!("making {}", dir.display())))?;
+        Ok(dir)
     }
     fn sockets(&self, guest: GuestId) -> PathBuf {
         self.run_dir.join(guest.uuid().simple().to_string())
@@ -169,6 +192,21 @@ mod tests {
         assert!(places.guests().unwrap().is_empty() && !places.has(guest));
         let long = root.path().join("x".repeat(90));
         assert!(matches!(Places::at(root.path().into(), long), Err(HypervisorError::BadPlan(_))));
+    }
+
+    #[test]
+    fn a_volume_is_known_by_where_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        let places = Places::at(root.path().join("vms"), root.path().join("run")).unwrap();
+        let volume = VolumeId::new(Uuid::from_u128(7));
+        assert_eq!(places.volume_at(&places.volume(volume)), Some(volume));
+        assert_eq!(places.volume(volume).parent(), Some(places.make_volumes().unwrap().as_path()));
+        assert!(places.guests().unwrap().is_empty(), "it is no guest");
+        let name = places.volume(volume).file_name().unwrap().to_owned();
+        for other in [root.path().join(name), places.volumes().join("x.qcow2"), places.disk(GuestId::new(Uuid::nil()))]
+        {
+            assert_eq!(places.volume_at(&other), None, "{}", other.display());
+        }
     }
 
     #[test]

@@ -8,6 +8,9 @@
 
 use crate::HypervisorError;
 use crate::work::{os, room_or_os};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use perigee_model::limits::VOLUME_BYTES_MAX;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
 use std::os::unix::ffi::OsStrExt as _;
@@ -83,10 +86,62 @@ pub fn create(path: &Path, image: Option<(&Path, Format)>, bytes: Option<u64>) -
         (Some(bytes), _) | (None, Some(bytes)) => bytes,
         (None, None) => return bad("a disk without an image has a size".to_owned()),
     };
-    let Some(empty) = Empty::new(bytes.next_multiple_of(SECTOR), image) else {
+    let bytes = bytes.next_multiple_of(SECTOR);
+    let Some(empty) = Empty::new(bytes, bytes, image) else {
         let above = image.map_or_else(String::new, |(image, _)| format!(" above {}", image.display()));
         return bad(format!("no disk of {bytes} bytes can be made{above}"));
     };
+    appear(path, &empty)
+}
+
+/// Makes an empty one whose first table is long enough for the largest volume there may be: then it grows by
+/// one write of its size. It appears whole or not at all. Blocks.
+///
+/// # Errors
+/// As of [`create`].
+pub fn create_growing(path: &Path, bytes: u64) -> Result<(), HypervisorError> {
+    let empty = Empty::new(bytes, VOLUME_BYTES_MAX, None);
+    appear(path, &empty.ok_or_else(|| HypervisorError::BadPlan(format!("no volume of {bytes} bytes can be made")))?)
+}
+
+/// Makes one that nobody has open larger; as large or larger is fine. Blocks.
+///
+/// # Errors
+/// `BadPlan` for one whose first table is too short, `Os` for what is no qcow2, and for one that a QEMU has
+/// open.
+pub fn grow(path: &Path, bytes: u64) -> Result<(), HypervisorError> {
+    let doing = || format!("making {} larger", path.display());
+    let mut header = [0; HEADER_BYTES as usize];
+    let file = File::options().read(true).write(true).open(path).map_err(os(doing()))?;
+    file.read_exact_at(&mut header, 0).map_err(os(doing()))?;
+    if !header.starts_with(MAGIC) {
+        return Err(os(doing())(io::Error::other("it is no qcow2")));
+    }
+    if long(&header, SIZE_AT) >= bytes {
+        return Ok(());
+    }
+    alone(&file).map_err(os(format!("{}: another program has it open", doing())))?;
+    if u64::from(word(&header, L1_ENTRIES_AT)) < bytes.div_ceil(L1_COVERS) {
+        return Err(HypervisorError::BadPlan(format!("{} cannot become as large as {bytes} bytes", path.display())));
+    }
+    file.write_all_at(&bytes.to_be_bytes(), SIZE_AT as u64).and_then(|()| file.sync_all()).map_err(room_or_os(doing()))
+}
+
+/// Nobody else has it open, and nobody opens it while the file lives: a QEMU that uses an image holds locks on
+/// these of its bytes (QEMU, block/file-posix.c).
+fn alone(file: &File) -> io::Result<()> {
+    let whole = |number: i32| libc::c_short::try_from(number).unwrap_or_default();
+    let lock = libc::flock {
+        l_type: whole(libc::F_WRLCK),
+        l_whence: whole(libc::SEEK_SET),
+        l_start: 100,
+        l_len: 200,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_OFD_SETLK(&lock)).map(drop).map_err(io::Error::from)
+}
+
+fn appear(path: &Path, empty: &Empty) -> Result<(), HypervisorError> {
     let (new, doing) = (path.with_extension("new"), || format!("making {}", path.display()));
     let mut options = File::options();
     let file = options.create(true).truncate(true).write(true).mode(0o600).open(&new).map_err(room_or_os(doing()))?;
@@ -97,6 +152,9 @@ pub fn create(path: &Path, image: Option<(&Path, Format)>, bytes: Option<u64>) -
     })
 }
 
+/// Where a header holds the size, and how long the first table is.
+const SIZE_AT: usize = 24;
+const L1_ENTRIES_AT: usize = 36;
 const SECTOR: u64 = 512;
 const CLUSTER_BITS: u32 = 16;
 const CLUSTER: u64 = 1 << CLUSTER_BITS;
@@ -122,9 +180,9 @@ struct Empty {
 }
 
 impl Empty {
-    /// `None` when it does not fit into that.
-    fn new(bytes: u64, image: Option<(&Path, Format)>) -> Option<Self> {
-        let entries = bytes.div_ceil(L1_COVERS);
+    /// Of this size, with a first table for one of `most`. `None` when it does not fit into that.
+    fn new(bytes: u64, most: u64, image: Option<(&Path, Format)>) -> Option<Self> {
+        let entries = most.max(bytes).div_ceil(L1_COVERS);
         let clusters = 3 + (entries * 8).div_ceil(CLUSTER).max(1);
         if clusters > COUNTED || bytes == 0 {
             return None;
@@ -250,8 +308,11 @@ fn long(bytes: &[u8], at: usize) -> u64 {
     u64::from(word(bytes, at)) << 32 | u64::from(word(bytes, at + 4))
 }
 
-/// How large the guest sees it.
-fn size(path: &Path, format: Format) -> Result<u64, HypervisorError> {
+/// How large the guest sees it. Blocks.
+///
+/// # Errors
+/// `Os`.
+pub fn size(path: &Path, format: Format) -> Result<u64, HypervisorError> {
     let doing = || format!("reading {}", path.display());
     match format {
         Format::Raw => fs::metadata(path).map(|metadata| metadata.len()).map_err(os(doing())),
@@ -269,7 +330,7 @@ fn size(path: &Path, format: Format) -> Result<u64, HypervisorError> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     use std::process::Command;
 
     fn header(version: u32, backing: u64, features: u64) -> Vec<u8> {
@@ -341,6 +402,33 @@ mod tests {
         assert!(found[0].at > Duration::from_secs(1 << 30) && found[0].at <= found[1].at);
         fs::write(&disk, b"no disk at all").unwrap();
         assert!(snapshots(&disk).is_err());
+    }
+
+    #[test]
+    fn a_volume_grows_and_keeps_what_is_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("volume.qcow2");
+        let tool = |program: &str, arguments: &[&str]| {
+            let said = Command::new(program).args(arguments).arg(&disk).output().expect("package qemu-utils");
+            assert!(said.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&said.stderr));
+        };
+        create_growing(&disk, 1 << 20).unwrap();
+        assert!(fs::metadata(&disk).unwrap().blocks() * 512 < 1 << 20, "a long table takes up nothing");
+        tool("qemu-io", &["-f", "qcow2", "-c", "write -P 7 0 64k"]);
+        for bytes in [3 << 30, 20 << 40, VOLUME_BYTES_MAX] {
+            grow(&disk, bytes).unwrap();
+            assert_eq!(size(&disk, Format::Qcow2).unwrap(), bytes);
+            tool("qemu-img", &["check", "-q"]);
+            let last = format!("write -P 8 {} 64k", bytes - (64 << 10));
+            tool("qemu-io", &["-f", "qcow2", "-c", &last, "-c", "read -P 7 0 64k"]);
+        }
+        grow(&disk, 1 << 20).expect("smaller is nothing to do");
+        assert_eq!(size(&disk, Format::Qcow2).unwrap(), VOLUME_BYTES_MAX);
+        assert!(matches!(grow(&disk, VOLUME_BYTES_MAX + (1 << 40)), Err(HypervisorError::BadPlan(_))));
+        create(&disk, None, Some(1 << 20)).unwrap();
+        assert!(matches!(grow(&disk, 1 << 40), Err(HypervisorError::BadPlan(_))), "a short table");
+        fs::write(&disk, [b'x'; 200]).unwrap();
+        assert!(matches!(grow(&disk, 1 << 30), Err(HypervisorError::Os { .. })));
     }
 
     /// `qemu-img` is the oracle of the format.

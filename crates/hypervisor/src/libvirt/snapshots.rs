@@ -87,7 +87,10 @@ impl Host {
         let node = node.ok_or_else(|| HypervisorError::BadPlan("its QEMU does not have its disk".to_owned()))?;
         let arguments = serde_json::json!({"device": node, "name": wish.snapshot.to_string()});
         let command = serde_json::json!({"execute": "blockdev-snapshot-internal-sync", "arguments": arguments});
-        let _: Nothing = self.monitor(&ours.domain, command).await?;
+        self.freeze(ours).await;
+        let kept: Result<Nothing, _> = self.monitor(&ours.domain, command).await;
+        self.thaw(ours).await;
+        kept?;
         let now = u64::try_from(self.clock.now().micros()).unwrap_or(0) / 1_000_000;
         self.tell_libvirt(ours, (&wish.snapshot.to_string(), now)).await
     }

@@ -10,15 +10,25 @@ use super::facts::kind;
 use super::machine::{DirectBoot, Machine};
 use super::mark::PREFIX;
 use perigee_guest::protocol::PORT_NAME;
-use perigee_model::Acceleration;
+use perigee_model::volume::serial;
+use perigee_model::{Acceleration, VolumeId};
 use quick_xml::Writer;
 use quick_xml::events::BytesText;
 use std::io;
+use std::path::Path;
 
 /// Between two reports of the guest's balloon, in seconds.
 const BALLOON_PERIOD: &str = "10";
 /// The port of QEMU's own guest agent, for guests that have it.
 const QEMU_AGENT: &str = "org.qemu.guest_agent.0";
+
+/// A disk that finds its file system full stops its guest, which can go on later; other faults are the guest's.
+const WHEN_FULL: (&str, &str) = ("error_policy", "enospace");
+/// What every machine has in a port of its own: channels, tablet, entropy, balloon, USB.
+const ALWAYS_THERE: usize = 5;
+/// Ports for volumes that come while it runs: a disk can be put only into one that was there when the machine
+/// was started. Each costs an emulated guest some 30 ms of its boot.
+const PORTS_TO_SPARE: usize = 6;
 
 type Out = Writer<Vec<u8>>;
 
@@ -108,9 +118,14 @@ fn clock(out: &mut Out, machine: &Machine) -> io::Result<()> {
 fn devices(out: &mut Out, machine: &Machine) -> io::Result<()> {
     let mut order = 1..;
     let mut next = || order.next().unwrap_or(u8::MAX).to_string();
+    let own = [machine.disk.is_some(), machine.seed.is_some(), machine.nic.is_some()];
+    let own = own.into_iter().filter(|is_there| *is_there).count() + machine.volumes.len() + ALWAYS_THERE;
+    for port in 1..=own + PORTS_TO_SPARE {
+        empty(out, "controller", &[("type", "pci"), ("index", &port.to_string()), ("model", "pcie-root-port")])?;
+    }
     if let Some(path) = &machine.disk {
         let boot = next();
-        let driver = [("name", "qemu"), ("type", "qcow2"), ("discard", "unmap")];
+        let driver = [("name", "qemu"), ("type", "qcow2"), WHEN_FULL, ("discard", "unmap")];
         disk(out, "disk", path, &driver, ("vda", "virtio"), Some(&boot))?;
     }
     if let Some(path) = &machine.iso {
@@ -119,6 +134,10 @@ fn devices(out: &mut Out, machine: &Machine) -> io::Result<()> {
     }
     if let Some(path) = &machine.seed {
         disk(out, "disk", path, &[("name", "qemu"), ("type", "raw")], ("vdb", "virtio"), None)?;
+    }
+    for (place, (volume, path)) in machine.volumes.iter().enumerate() {
+        let target = targets().nth(place).unwrap_or_default();
+        volume_disk(out, path, *volume, &target)?;
     }
     if let Some((network, mac)) = &machine.nic {
         out.create_element("interface").with_attribute(("type", "network")).write_inner_content(|out| {
@@ -283,6 +302,56 @@ pub fn checkpoint(name: &str) -> io::Result<String> {
 /// All but the guest's own disk is only read.
 fn kept_disk(out: &mut Out) -> io::Result<()> {
     empty(out, "disk", &[("name", "vda"), ("snapshot", "internal")])
+}
+
+/// A volume's disk, to be put in or taken out.
+pub fn volume(path: &str, volume: VolumeId, target: &str) -> io::Result<String> {
+    let mut out = Writer::new(Vec::new());
+    volume_disk(&mut out, path, volume, target)?;
+    String::from_utf8(out.into_inner()).map_err(io::Error::other)
+}
+
+fn volume_disk(out: &mut Out, path: &str, volume: VolumeId, target: &str) -> io::Result<()> {
+    let attributes = [("type", "file"), ("device", "disk")];
+    out.create_element("disk").with_attributes(attributes).write_inner_content(|out| {
+        empty(out, "driver", &[("name", "qemu"), ("type", "qcow2"), WHEN_FULL, ("discard", "unmap")])?;
+        empty(out, "source", &[("file", path)])?;
+        empty(out, "target", &[("dev", target), ("bus", "virtio")])?;
+        text(out, "serial", &serial(volume))
+    })?;
+    Ok(())
+}
+
+/// Names that volumes have in definitions: after its own disk and its seed.
+fn targets() -> impl Iterator<Item = String> {
+    ('c'..='z').map(|letter| format!("vd{letter}"))
+}
+
+/// A disk of a definition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeDisk {
+    /// The volume that it is, when it is one.
+    pub volume: Option<VolumeId>,
+    /// Its name there.
+    pub target: String,
+}
+
+/// The disks in a definition; `is_volume` tells a volume by its file. `None`: it cannot be read.
+pub fn disks(definition: &str, is_volume: impl Fn(&Path) -> Option<VolumeId>) -> Option<Vec<VolumeDisk>> {
+    let document = roxmltree::Document::parse(definition).ok()?;
+    let devices = document.root_element().children().find(|node| node.has_tag_name("devices"))?;
+    let disk = |disk: roxmltree::Node<'_, '_>| {
+        let child = |name: &str| disk.children().find(|node| node.has_tag_name(name));
+        let target = child("target")?.attribute("dev")?.to_owned();
+        let file = child("source").and_then(|source| source.attribute("file").map(str::to_owned));
+        Some(VolumeDisk { volume: file.and_then(|file| is_volume(Path::new(&file))), target })
+    };
+    Some(devices.children().filter(|node| node.has_tag_name("disk")).filter_map(disk).collect())
+}
+
+/// A name that no disk of the definition has.
+pub fn free_target(disks: &[VolumeDisk]) -> Option<String> {
+    targets().find(|target| disks.iter().all(|disk| disk.target != *target))
 }
 
 /// The hardware addresses in a definition of anybody's.

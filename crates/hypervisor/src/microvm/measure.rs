@@ -45,6 +45,7 @@ async fn usage(host: Arc<Host>, vmm: Arc<Vmm>) -> Option<GuestUsage> {
         ours: true,
         life: u64::from(pid),
         state,
+        starved: false,
         busy: told.is_none(),
         cpus: about.as_ref().map(|about| about.cpus),
         cpu_ns: cpu_ns.or(process_ns),

@@ -38,6 +38,7 @@ pub fn probe(config: &MicrovmConfig) -> Result<(Abilities, Machine), HypervisorE
         halt: false,
         console: false,
         snapshots: false,
+        volumes: false,
         adopt: true,
         boots_in_flight_max: if hardware { cores.saturating_mul(4) } else { cores },
     };

@@ -58,6 +58,7 @@ impl Backups for Simulated {
             since
         });
         Ok(OpenDisk {
+            quiesced: false,
             at: SystemTime::UNIX_EPOCH + Duration::from_micros(now),
             bytes: disk.len() as u64,
             since,

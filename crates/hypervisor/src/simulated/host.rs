@@ -9,7 +9,7 @@ use crate::usage::RunState;
 use crate::{Found, GuestEvent, GuestUsage, Kept};
 use bytes::Bytes;
 use perigee_clock::Instant;
-use perigee_model::{BackupId, GuestId, InstanceId};
+use perigee_model::{BackupId, GuestId, InstanceId, VolumeId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{broadcast, watch};
@@ -40,6 +40,12 @@ pub(super) struct World {
     pub disks: BTreeMap<Key, Bytes>,
     /// Of each guest the backups since which it is known what was written.
     pub remembered: BTreeMap<Key, Vec<BackupId>>,
+    /// Of each instance: how large they are.
+    pub volumes: BTreeMap<(u32, VolumeId), u64>,
+    /// What each guest has been given.
+    pub plugged: BTreeMap<Key, Vec<VolumeId>>,
+    /// What is free of its disk.
+    pub free_bytes: Option<u64>,
     events: BTreeMap<u32, broadcast::Sender<GuestEvent>>,
     vmm_starts: BTreeMap<GuestId, u64>,
     execution_starts: BTreeMap<Uuid, u64>,
@@ -60,6 +66,8 @@ pub(super) struct Vmm {
     pub ready: Option<Instant>,
     pub began: Instant,
     pub paused: bool,
+    /// A write found no room on the host's disk.
+    pub starved: bool,
     /// Sessions opened under a smaller number are broken.
     pub sessions: u64,
     /// Counted up by whoever sits down at the serial port: the one before is sent away.
@@ -77,6 +85,7 @@ impl Vmm {
             ours: true,
             life: u64::from(self.pid),
             state: if self.paused { RunState::Paused } else { RunState::Running },
+            starved: self.starved,
             busy: false,
             cpus: None,
             cpu_ns: None,
@@ -155,6 +164,35 @@ impl SimulatedHost {
         })
     }
 
+    /// The volumes that are on it, with their sizes, of whatever instance.
+    pub fn volumes(&self) -> BTreeMap<VolumeId, u64> {
+        self.look(|world| world.volumes.iter().map(|((_, volume), bytes)| (*volume, *bytes)).collect())
+    }
+
+    /// The volumes that a guest has.
+    pub fn plugged(&self, guest: GuestId) -> Vec<VolumeId> {
+        self.look(|world| {
+            let mut all = world.plugged.iter().filter(|((_, id), _)| *id == guest);
+            all.next().map(|(_, volumes)| volumes.clone()).unwrap_or_default()
+        })
+    }
+
+    /// Its disk has so much room from now on: without any, a guest that writes stands, which the guest named
+    /// does at once.
+    pub fn fill(&self, free_bytes: u64, guest: GuestId) {
+        self.change(|world| {
+            world.free_bytes = Some(free_bytes);
+            for ((instance, id), vmm) in &mut world.guests {
+                let Some(vmm) = vmm.as_mut().filter(|_| *id == guest && free_bytes == 0) else { continue };
+                (vmm.paused, vmm.starved) = (true, true);
+                if let Some(events) = world.events.get(instance) {
+                    // Nobody listens: then nobody is told.
+                    _ = events.send(GuestEvent::Changed { guest });
+                }
+            }
+        });
+    }
+
     /// Breaks every open session with the guest; it goes on, and so do its executions.
     pub fn break_sessions(&self, guest: GuestId) {
         self.change(|world| {
@@ -213,6 +251,7 @@ impl World {
             ready,
             began: now,
             paused: false,
+            starved: false,
             sessions: 0,
             sitters: 0,
             executions: BTreeMap::new(),
@@ -233,5 +272,8 @@ impl World {
 }
 
 pub(super) fn found(guest: GuestId, vmm: Option<&Vmm>) -> Found {
-    vmm.map_or_else(|| Found::dead(guest), |vmm| Found { paused: vmm.paused, ..Found::living(guest, Some(vmm.pid)) })
+    vmm.map_or_else(
+        || Found::dead(guest),
+        |vmm| Found { paused: vmm.paused, starved: vmm.starved, ..Found::living(guest, Some(vmm.pid)) },
+    )
 }

@@ -23,9 +23,11 @@ pub enum Fault {
     SnapshotFails,
     /// Opening a guest's disk for a backup ends with `Os`; nothing was done.
     BackupFails,
+    /// Making, removing or plugging a volume ends with `Os`; nothing was done.
+    VolumeFails,
 }
 
-const FAULTS: usize = 7;
+const FAULTS: usize = 8;
 
 /// The shares. Shared by everyone who turns them.
 #[derive(Debug, Default)]

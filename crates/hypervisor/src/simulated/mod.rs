@@ -17,10 +17,11 @@ mod program;
 mod screen;
 mod session;
 mod snapshots;
+mod volumes;
 
 use crate::{
     Backups, Channel, Console, Found, GuestEvent, GuestUsage, Halt, Halted, Hypervisor, HypervisorError, Measure, Pace,
-    Pause, Plan, Session, Snapshots,
+    Pause, Plan, Room, Session, Snapshots, Volumes,
 };
 use async_trait::async_trait;
 pub use host::SimulatedHost;
@@ -140,6 +141,7 @@ impl Hypervisor for Simulated {
             halt: true,
             console: true,
             snapshots: true,
+            volumes: true,
             adopt: true,
             boots_in_flight_max: self.config.boots_in_flight_max,
         }
@@ -170,10 +172,19 @@ impl Hypervisor for Simulated {
         }
         let boot = self.boot_time(plan.pace);
         let now = self.config.clock.instant();
-        Ok(self.host.change(|world| match world.vmm(&key) {
-            Some(vmm) => found(plan.guest, Some(vmm)),
-            None => world.start_vmm(key, now, boot.map(|time| now.after(time))),
-        }))
+        let volumes = plan.vm.as_ref().map(|vm| vm.volumes.clone()).unwrap_or_default();
+        self.host.change(|world| {
+            let bits = key.0;
+            if let Some(none) = volumes.iter().find(|volume| !world.volumes.contains_key(&(bits, **volume))) {
+                world.guests.remove(&key);
+                return Err(HypervisorError::BadPlan(format!("its volume {none} is not on this host: detach it")));
+            }
+            world.plugged.insert(key, volumes);
+            Ok(match world.vmm(&key) {
+                Some(vmm) => found(plan.guest, Some(vmm)),
+                None => world.start_vmm(key, now, boot.map(|time| now.after(time))),
+            })
+        })
     }
 
     async fn destroy(&self, guest: GuestId) -> Result<(), HypervisorError> {
@@ -186,6 +197,7 @@ impl Hypervisor for Simulated {
             world.snapshots.remove(&key);
             world.disks.remove(&key);
             world.remembered.remove(&key);
+            world.plugged.remove(&key);
             world.guests.remove(&key)
         });
         Ok(())
@@ -213,6 +225,12 @@ impl Hypervisor for Simulated {
         Some(self)
     }
     fn backups(&self) -> Option<&dyn Backups> {
+        Some(self)
+    }
+    fn volumes(&self) -> Option<&dyn Volumes> {
+        Some(self)
+    }
+    fn room(&self) -> Option<&dyn Room> {
         Some(self)
     }
 }
@@ -280,6 +298,9 @@ impl Pause for Simulated {
         self.with_vmm(guest, |vmm| vmm.paused = true)
     }
     async fn resume(&self, guest: GuestId) -> Result<(), HypervisorError> {
-        self.with_vmm(guest, |vmm| vmm.paused = false)
+        let full = self.host.look(|world| world.free_bytes == Some(0));
+        // A write that found no room finds none again.
+        self.with_vmm(guest, |vmm| vmm.paused = vmm.starved && full)?;
+        self.with_vmm(guest, |vmm| vmm.starved = vmm.paused)
     }
 }

@@ -1,6 +1,6 @@
 //! The contract, once for each driver. `real_` tests boot guests.
 
-use crate::{cases, machines, snapshots};
+use crate::{cases, machines, snapshots, volumes};
 use async_trait::async_trait;
 use perigee_hypervisor::{Found, Hypervisor, Plan};
 use std::sync::Arc;
@@ -77,4 +77,7 @@ contract! {
     snapshots: a_running_guest_keeps_its_disk_and_goes_on
     snapshots: a_guest_goes_on_where_its_memory_was_kept
     snapshots: what_cannot_be_kept_is_refused_and_leaves_nothing
+    volumes: a_volume_comes_grows_and_goes
+    volumes: a_volume_goes_from_guest_to_guest
+    volumes: what_cannot_be_plugged_is_told
 }

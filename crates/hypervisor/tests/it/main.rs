@@ -17,3 +17,4 @@ mod ns;
 mod real;
 mod simulated;
 mod snapshots;
+mod volumes;

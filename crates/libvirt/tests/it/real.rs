@@ -56,6 +56,7 @@ async fn real_every_call_agrees_with_virsh() {
     assert_eq!(daemon.virsh(&["domuuid", "one"]), one.uuid.to_string());
     assert_eq!(libvirt.domain_state(&one).await.unwrap().0, State::Running);
     assert_eq!(libvirt.domain_xml(&one, 0).await.unwrap().trim(), daemon.virsh(&["dumpxml", "one"]));
+    assert_eq!(libvirt.disk_faults(&one).await.unwrap(), [], "{}", daemon.virsh(&["domblkerror", "one"]));
     let none = libvirt.domain_by_name("none").await;
     assert!(matches!(none, Err(Error::Libvirt { code: 42, .. })), "{none:?}");
 

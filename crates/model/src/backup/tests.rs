@@ -24,6 +24,7 @@ fn spec(change: fn(&mut VmSpec)) -> GuestSpec {
         start_order: 0,
         adopted: false,
         origin: None,
+        volumes: Vec::new(),
     };
     change(&mut vm);
     GuestSpec {

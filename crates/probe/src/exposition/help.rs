@@ -125,6 +125,7 @@ pub const TABLE: &[(&str, &str)] = &[
     ("perigee_guest_network_receive_bytes_total", "Bytes that a guest received."),
     ("perigee_guest_network_transmit_bytes_per_second", "Bytes that a guest sends each second."),
     ("perigee_guest_network_transmit_bytes_total", "Bytes that a guest sent."),
+    ("perigee_guest_no_space", "Whether a guest stands because its host's disk is full."),
     (
         "perigee_guest_state",
         "What a guest does: 0 unknown, 1 running, 2 blocked, 3 paused, 4 shutting down, 5 off, 6 crashed, 7 suspended.",

@@ -30,6 +30,7 @@ mod tasks;
 mod uploads;
 mod views;
 mod vms;
+mod volumes;
 
 pub use hosts::join_token;
 pub use images::sweep as sweep_blobs;
@@ -126,6 +127,11 @@ pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(backups::get, backups::delete))
         .routes(routes!(backups::restore))
         .routes(routes!(backups::verify))
+        .routes(routes!(volumes::list, volumes::create))
+        .routes(routes!(volumes::get, volumes::delete))
+        .routes(routes!(volumes::attach))
+        .routes(routes!(volumes::detach))
+        .routes(routes!(volumes::resize))
         .routes(routes!(foreign_vms::list))
         .routes(routes!(foreign_vms::get))
         .routes(routes!(executions::list))

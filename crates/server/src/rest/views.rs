@@ -75,7 +75,12 @@ pub fn task(task: &Task) -> TaskView {
         | TaskKind::GuestOperate { .. }
         | TaskKind::ImageBuild { .. }
         | TaskKind::ImageImport { .. }
-        | TaskKind::BackupVerify { .. } => None,
+        | TaskKind::BackupVerify { .. }
+        | TaskKind::VolumeCreate { .. }
+        | TaskKind::VolumeDelete { .. }
+        | TaskKind::VolumeResize { .. }
+        | TaskKind::VolumeAttach { .. }
+        | TaskKind::VolumeDetach { .. } => None,
     };
     TaskView {
         id: task.id.to_string(),
@@ -86,6 +91,7 @@ pub fn task(task: &Task) -> TaskView {
         owner: task.owner.clone(),
         sandbox_id: task.kind.guest().map(|g| g.to_string()),
         image_id: task.kind.image().map(|image| image.to_string()),
+        volume_id: task.kind.volume().map(|volume| volume.to_string()),
         execution_id,
         backup_id: task.kind.backup().map(|backup| backup.to_string()),
         attempts: task.attempts,
@@ -261,6 +267,7 @@ fn inventory(inventory: &Inventory) -> InventoryView {
         channel: d.channel,
         pause: d.pause,
         snapshots: d.snapshots,
+        volumes: d.volumes,
         boots_in_flight_max: d.boots_in_flight_max,
     };
     InventoryView {

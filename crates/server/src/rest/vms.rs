@@ -10,7 +10,6 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode};
-use perigee_api::vm::restart_policy;
 use perigee_api::{
     AdoptRequest, ExecuteRequest, ExecutionView, Page, ProblemDocument, SandboxRequest, StopRequest, TaskView, VmPatch,
     VmPlanView, VmRequest, VmView,

@@ -25,6 +25,7 @@ impl World {
     }
     fn stored(&self, index: &Digest) -> OperationStage {
         OperationStage::Done(OperationResult::Stored(Stored {
+            quiesced: false,
             at: self.control.clock().now(),
             index: index.clone(),
             disk_bytes: 1 << 30,

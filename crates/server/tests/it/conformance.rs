@@ -147,6 +147,9 @@ async fn viewers_only_look() {
             (true, Some("forwards")) => br#"{"host_port":80}"#,
             (true, Some("snapshots")) => br#"{"name":"x"}"#,
             (true, Some("backup-schedule")) => br#"{"every_ms":3600000,"keep":1}"#,
+            (true, Some("volumes")) => br#"{"name":"x","bytes":1048576}"#,
+            (true, Some("attach")) => br#"{"vm":"x"}"#,
+            (true, Some("resize")) => br#"{"bytes":2097152}"#,
             (true, _) if route.path == "/api/v1/images" => br#"{"name":"x","recipe":"base"}"#,
             (true, _) => b"{}",
             (false, _) => b"",
@@ -188,6 +191,8 @@ async fn another_tenants_objects_do_not_exist() {
     world.vm(json!({ "name": "db", "disk_bytes": 1 << 30 }), 1).await;
     let asked = world.post("/api/v1/vms/db/backups", &[], json!({})).await.json();
     let backup = asked["backup_id"].as_str().unwrap().to_owned();
+    world.post("/api/v1/volumes", &[], json!({ "name": "data", "bytes": 1 << 20 })).await;
+    let volume = world.get("/api/v1/volumes/data").await.json()["id"].as_str().unwrap().to_owned();
     let mut tried = 0;
     let objects =
         |r: &&Route| r.path.contains("{id}") && !r.path.contains("/hosts/") && !r.is_ingest() && !r.is_by_ticket();
@@ -199,6 +204,7 @@ async fn another_tenants_objects_do_not_exist() {
             "images" => &image,
             "executions" => &execution,
             "backups" => &backup,
+            "volumes" => &volume,
             other => panic!("no object of {other} to try {} with", route.label()),
         };
         let body: &[u8] = match (route.has_json_body(), route.path.rsplit('/').next()) {
@@ -206,6 +212,9 @@ async fn another_tenants_objects_do_not_exist() {
             (true, Some("forwards")) => br#"{"host_port":80}"#,
             (true, Some("snapshots")) => br#"{"name":"x"}"#,
             (true, Some("backup-schedule")) => br#"{"every_ms":3600000,"keep":1}"#,
+            (true, Some("volumes")) => br#"{"name":"x","bytes":1048576}"#,
+            (true, Some("attach")) => br#"{"vm":"x"}"#,
+            (true, Some("resize")) => br#"{"bytes":2097152}"#,
             (true, _) => b"{}",
             (false, _) => b"",
         };
@@ -216,7 +225,8 @@ async fn another_tenants_objects_do_not_exist() {
         tried += 1;
     }
     assert!(tried >= 12, "{tried}");
-    for list in ["sandboxes", "vms", "tasks", "images", "executions", "backups"].map(|list| format!("/api/v1/{list}")) {
+    for list in ["sandboxes", "vms", "tasks", "images", "executions", "backups", "volumes"] {
+        let list = format!("/api/v1/{list}");
         let answer = world.send(Method::GET, &list, &world.stranger, &[], b"").await;
         assert_eq!(answer.json()["items"], json!([]), "{list}");
     }
@@ -232,6 +242,8 @@ async fn unknown_ids_methods_and_routes_are_refused() {
             "forwards" => json!({ "host_port": 80 }),
             "snapshots" => json!({ "name": "x" }),
             "backup-schedule" => json!({ "every_ms": 3_600_000, "keep": 1 }),
+            "attach" => json!({ "vm": "x" }),
+            "resize" => json!({ "bytes": 2_097_152 }),
             "result" => json!({ "timestamp": now, "exit_code": 0 }),
             _ => json!({}),
         };

@@ -31,6 +31,7 @@ async fn done_but(world: &mut World, sequence: u64, busy: &[&str]) -> Value {
             booted: None,
             addresses: Vec::new(),
             forwards: forwards.copied().collect(),
+            volumes: Vec::new(),
         };
         let report = FromAgent::Guest(GuestReport { guest: order.id, observed });
         world.control.host_message(world.host, report).await.unwrap();

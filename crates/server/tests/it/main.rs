@@ -14,5 +14,6 @@ mod link;
 mod refusals;
 mod snapshots;
 mod stories;
+mod volumes;
 mod watch;
 mod world;

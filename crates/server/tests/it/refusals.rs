@@ -203,6 +203,7 @@ async fn a_host_speaks_only_for_itself() {
             booted: None,
             addresses: Vec::new(),
             forwards: Vec::new(),
+            volumes: Vec::new(),
         },
     };
     world.control.host_message(stranger, perigee_agent_api::FromAgent::Guest(report)).await.unwrap();

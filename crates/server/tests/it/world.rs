@@ -90,6 +90,7 @@ pub fn inventory() -> Inventory {
             halt: false,
             console: false,
             snapshots: false,
+            volumes: true,
             adopt: true,
             boots_in_flight_max: 2,
         }],
@@ -262,6 +263,7 @@ impl World {
             booted: None,
             addresses: Vec::new(),
             forwards: Vec::new(),
+            volumes: Vec::new(),
         };
         let report = FromAgent::Guest(GuestReport { guest, observed });
         self.control.host_message(self.host, report).await.unwrap();

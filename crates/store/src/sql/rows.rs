@@ -12,7 +12,7 @@
 use super::engine::Value;
 use super::fault::engine;
 use crate::{Key, Noun, Record, StoreError};
-use perigee_model::{Backup, Event, Execution, Guest, Host, Image, Task, TaskKind, Timestamp};
+use perigee_model::{Backup, Event, Execution, Guest, Host, Image, Task, TaskKind, Timestamp, Volume};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -32,6 +32,7 @@ pub(super) fn table(noun: Noun) -> &'static str {
         Noun::Execution => "executions",
         Noun::Key => "keys",
         Noun::Backup => "backups",
+        Noun::Volume => "volumes",
     }
 }
 
@@ -46,6 +47,7 @@ pub(super) fn row(record: Record) -> Result<Row, StoreError> {
         Record::Execution(r) => execution(r)?,
         Record::Key(r) => key(&r)?,
         Record::Backup(r) => backup(&r)?,
+        Record::Volume(r) => volume(&r)?,
     };
     Ok(Row { table, columns })
 }
@@ -65,6 +67,7 @@ pub(super) fn record(noun: Noun, (id, revision, doc): &Stored) -> Result<Record,
         Noun::Execution => Record::Execution(parse(noun, id, doc)?),
         Noun::Key => Record::Key(parse(noun, id, doc)?),
         Noun::Backup => Record::Backup(parse(noun, id, doc)?),
+        Noun::Volume => Record::Volume(parse(noun, id, doc)?),
     };
     if record.id() != *id || whole(record.revision()) != *revision {
         let text = format!("the columns and the doc of {id} disagree");
@@ -188,7 +191,12 @@ fn task(r: &Task) -> Columns {
         | TaskKind::GuestOperate { .. }
         | TaskKind::ImageBuild { .. }
         | TaskKind::ImageImport { .. }
-        | TaskKind::BackupVerify { .. } => None,
+        | TaskKind::BackupVerify { .. }
+        | TaskKind::VolumeCreate { .. }
+        | TaskKind::VolumeDelete { .. }
+        | TaskKind::VolumeResize { .. }
+        | TaskKind::VolumeAttach { .. }
+        | TaskKind::VolumeDetach { .. } => None,
     };
     Ok(vec![
         ("id", r.id.to_string().into()),
@@ -198,6 +206,7 @@ fn task(r: &Task) -> Columns {
         ("guest_id", r.kind.guest().map(|i| i.to_string()).into()),
         ("image_id", r.kind.image().map(|i| i.to_string()).into()),
         ("execution_id", execution.map(|i| i.to_string()).into()),
+        ("volume_id", r.kind.volume().map(|i| i.to_string()).into()),
         ("priority", word(&r.priority)?.into()),
         ("state", word(&r.state)?.into()),
         ("attempts", u64::from(r.attempts).into()),
@@ -283,6 +292,24 @@ fn backup(r: &Backup) -> Columns {
         ("disk_bytes", stored.map(|s| s.disk_bytes).into()),
         ("taken_at", stored.map(|s| s.at).into()),
         ("verified_at", r.verified.as_ref().map(|v| v.at).into()),
+        ("created_at", r.created_at.into()),
+        ("revision", r.revision.into()),
+        ("doc", json(r)?.into()),
+    ])
+}
+
+fn volume(r: &Volume) -> Columns {
+    Ok(vec![
+        ("id", r.id.to_string().into()),
+        ("tenant", r.tenant.as_str().into()),
+        ("owner", r.owner.as_str().into()),
+        ("name", r.name.as_str().into()),
+        ("labels", json(&r.labels)?.into()),
+        ("host_id", r.host.to_string().into()),
+        ("guest_id", r.guest.map(|i| i.to_string()).into()),
+        ("bytes", r.bytes.into()),
+        ("stored_bytes", r.stored_bytes.into()),
+        ("generation", r.generation.into()),
         ("created_at", r.created_at.into()),
         ("revision", r.revision.into()),
         ("doc", json(r)?.into()),

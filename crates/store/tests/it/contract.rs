@@ -53,6 +53,7 @@ pub async fn every_field_survives(store: Shared) {
             Record::Execution(r) => (r.revision, r.stdout.head) = (1, vec![0x80]),
             Record::Key(r) => (r.revision, r.expires_at) = (1, Some(at(3))),
             Record::Backup(r) => (r.revision, r.verified) = (1, None),
+            Record::Volume(r) => (r.revision, r.guest) = (1, None),
         }
     }
     let mut updates = Batch::default();

@@ -69,6 +69,7 @@ pub fn host(n: u64) -> Host {
                 halt: false,
                 console: false,
                 snapshots: true,
+                volumes: true,
                 adopt: false,
                 boots_in_flight_max: 3,
             }],
@@ -122,6 +123,7 @@ pub fn guest(n: u64, called: &str) -> Guest {
             booted: Some(Resources { cpus: 2, memory_bytes: 256 << 20 }),
             addresses: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
             forwards: vec!["udp/5353:53".parse().unwrap()],
+            volumes: Vec::new(),
         }),
         created_at: at(0),
         gone_at: None,
@@ -161,6 +163,7 @@ fn vm() -> VmSpec {
         start_order: 3,
         adopted: true,
         origin: None,
+        volumes: Vec::new(),
     }
 }
 
@@ -269,6 +272,7 @@ pub fn backup(n: u64, called: &str) -> Backup {
         stored: Some(Stored {
             at: at(2),
             index: digest(4),
+            quiesced: true,
             disk_bytes: 20 << 30,
             since: Some(BackupId::new(uuid(12))),
             read_bytes: 4 << 20,
@@ -276,6 +280,24 @@ pub fn backup(n: u64, called: &str) -> Backup {
             kept_bytes: 0,
         }),
         verified: Some(backup::Verified { at: at(3), fault: Some("a chunk is not there".into()) }),
+        revision: 0,
+    }
+}
+
+pub fn volume(n: u64, called: &str) -> Volume {
+    Volume {
+        id: VolumeId::new(uuid(n)),
+        name: name(called),
+        tenant: tenant("default"),
+        owner: "Zoë".into(),
+        labels: labels(),
+        host: HostId::new(uuid(8)),
+        bytes: 64 << 40,
+        guest: Some(GuestId::new(uuid(2))),
+        absent: true,
+        generation: u64::MAX,
+        stored_bytes: Some(1 << 30),
+        created_at: at(1),
         revision: 0,
     }
 }
@@ -305,7 +327,16 @@ pub fn zoo() -> Vec<Record> {
     (bare_key.role, bare_key.expires_at) = (None, None);
     let mut bare_backup = backup(108, "bare");
     (bare_backup.stored, bare_backup.verified, bare_backup.state) = (None, None, BackupState::Creating);
+    let mut bare_volume = volume(107, "bare");
+    (bare_volume.guest, bare_volume.stored_bytes, bare_volume.absent) = (None, None, false);
+    bare_volume.labels.clear();
+    let mut volume_task = task(109);
+    let (of, into) = (VolumeId::new(uuid(7)), GuestId::new(uuid(2)));
+    volume_task.kind = TaskKind::VolumeAttach { volume: of, guest: into };
     vec![
+        Record::Volume(volume(7, "data")),
+        Record::Volume(bare_volume),
+        Record::Task(volume_task),
         Record::Host(host(1)),
         Record::Host(bare_host),
         Record::Guest(guest(2, "web-1")),

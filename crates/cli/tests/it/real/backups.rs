@@ -62,6 +62,7 @@ fn real_a_vm_is_backed_up_destroyed_and_comes_back() {
     assert_eq!((&full["status"], of(&full, "disk_bytes")), (&"ready".into(), 64 * MIB), "{full}");
     assert_eq!((of(&full, "read_bytes"), of(&full, "new_bytes")), (8 * MIB, 8 * MIB), "what is not zeros: {full}");
     assert!(full.get("since_id").is_none() && of(&full, "kept_bytes") < MIB, "packed: {full}");
+    assert_eq!(full["quiesced"], false, "nobody in it could bring its file systems to rest");
 
     ground.put("third", 50);
     let sum = ground.sum();

@@ -98,6 +98,29 @@ fn lives_on(ground: &Ground, name: &str) {
     ground.fine(&["vm", "delete", name, "--yes"]);
 }
 
+/// What was written over ssh is there again, byte by byte, in a VM that was made from a backup; the second
+/// backup read only what had been written since the first.
+fn comes_back(ground: &Ground, name: &str) {
+    let visitor = Visitor { ground, until: Instant::now() + BOOTS_WITHIN };
+    let address = visitor.address(name);
+    visitor.says(&address, "head -c 8M /dev/urandom > first; sync");
+    let backup = || ground.instance.json(&["vm", "backup", "create", name]);
+    let bytes = |backup: &Value, field: &str| backup[field].as_u64().unwrap_or_else(|| panic!("{field} of {backup}"));
+    let full = backup();
+    assert!(bytes(&full, "read_bytes") > 400 << 20, "a whole Debian: {full}");
+    assert_eq!(full["quiesced"], true, "its guest agent brought its file systems to rest: {full}");
+    let sums = visitor.says(&address, "head -c 8M /dev/urandom > second; sync; sha256sum first second");
+    let part = backup();
+    assert_eq!(part["since_id"], full["id"], "{part}");
+    assert!(bytes(&part, "read_bytes") < bytes(&full, "read_bytes") / 2, "only what was written: {full} {part}");
+    ground.fine(&["vm", "delete", name, "--yes"]);
+    ground.fine(&["vm", "backup", "restore", part["name"].as_str().unwrap()]);
+    let visitor = Visitor { ground, until: Instant::now() + BOOTS_WITHIN };
+    let address = visitor.address(name);
+    assert_eq!(visitor.says(&address, "sha256sum first second"), sums);
+    assert_eq!(visitor.says(&address, "hostname"), format!("{name}\n"));
+}
+
 #[test]
 fn real_debian_is_built_booted_and_logged_in_to() {
     let ground = Ground::new();
@@ -107,6 +130,7 @@ fn real_debian_is_built_booted_and_logged_in_to() {
     assert!(wrong.code == 2 && wrong.err.contains("is no package"), "{}", wrong.err);
     ground.fine(&["image", "build", "debian", "--include", "tree"]);
     lives(&ground, "web", "bios");
+    comes_back(&ground, "web");
     ground.fine(&["vm", "delete", "web", "--yes"]);
 }
 

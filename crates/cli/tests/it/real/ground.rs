@@ -25,8 +25,13 @@ impl Ground {
     }
     /// Starts what of the instance does not run.
     pub fn up(&self) {
+        self.up_with(&[]);
+    }
+    /// The same, with these settings of the agent.
+    pub fn up_with(&self, settings: &[(&str, &str)]) {
         let mut up = self.instance.command(&["up", "--detach"]);
         up.env("PERIGEE_LIBVIRT_SOCKET", self.daemon.socket()).env("PERIGEE_VM_DIR", self.instance.path().join("vms"));
+        up.envs(settings.iter().copied());
         Said::from(up.output().unwrap()).fine();
     }
     pub fn fine(&self, arguments: &[&str]) -> String {

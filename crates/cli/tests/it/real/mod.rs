@@ -29,6 +29,7 @@ mod sitter;
 mod snapshots;
 mod twins;
 mod vms;
+mod volumes;
 mod watch;
 
 pub use instance::Instance;

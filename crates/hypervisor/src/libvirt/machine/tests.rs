@@ -35,6 +35,7 @@ fn plan(folder: &Path, roles: &[PartRole]) -> Plan {
         start_order: 0,
         adopted: false,
         origin: None,
+        volumes: Vec::new(),
     };
     Plan {
         guest: GuestId::new(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_89ab_cdef)),

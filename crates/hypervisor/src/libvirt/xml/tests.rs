@@ -30,6 +30,7 @@ prop_compose! {
         (disk, seed, iso) in (prop::option::of(path()), prop::option::of(path()), prop::option::of(path())),
         (kernel, initrd, options) in (prop::option::of(path()), prop::option::of(path()), words()),
         (channel, vnc) in (path(), path()),
+        volumes in prop::collection::vec((any::<u128>(), path()), 0..4),
         (kvm, uefi, tpm, nic) in (any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of("[a-z0-9-]{1,20}")),
         (bits, cpus, memory_kib) in (any::<u128>(), 1..512u32, 1024..1u64 << 40),
     ) -> Machine {
@@ -51,6 +52,7 @@ prop_compose! {
             disk,
             seed,
             iso,
+            volumes: volumes.into_iter().map(|(bits, path)| (VolumeId::new(Uuid::from_u128(bits)), path)).collect(),
             nic: nic.map(|network| (network, "52:54:00:00:00:01".to_owned())),
             channel,
             vnc,
@@ -118,6 +120,7 @@ fn read(definition: &str) -> Machine {
         disk: disk("vda"),
         seed: disk("vdb"),
         iso: disk("sda"),
+        volumes: Vec::new(),
         nic,
         channel: port("channel", PORT_NAME),
         vnc: attribute(child(devices, "graphics").unwrap(), "listen", "socket").unwrap(),
@@ -127,12 +130,23 @@ fn read(definition: &str) -> Machine {
 proptest! {
     #[test]
     fn what_was_written_is_read_back(machine in machines()) {
-        prop_assert_eq!(read(&definition(&machine).unwrap()), machine);
+        let text = definition(&machine).unwrap();
+        // Each in its order, named and numbered as a guest finds it.
+        let found = disks(&text, |path| machine.volumes.iter().find(|(_, known)| Path::new(known) == path).map(|(id, _)| *id));
+        let found: Vec<_> = found.unwrap().into_iter().filter(|disk| disk.target.as_str() >= "vdc").collect();
+        prop_assert_eq!(found.len(), machine.volumes.len());
+        for ((place, disk), (volume, _)) in found.iter().enumerate().zip(&machine.volumes) {
+            prop_assert_eq!(disk.target.clone(), targets().nth(place).unwrap());
+            let number = format!("<serial>{}</serial>", serial(*volume));
+            prop_assert!(text.contains(&number));
+        }
+        prop_assert_eq!(read(&text), Machine { volumes: Vec::new(), ..machine });
     }
 
     #[test]
-    fn addresses_are_read_from_anything(text in ".{0,200}") {
+    fn addresses_and_disks_are_read_from_anything(text in ".{0,200}") {
         hardware_addresses(&text);
+        disks(&text, |_| None);
     }
 }
 
@@ -140,6 +154,19 @@ proptest! {
 fn addresses_of_others_are_found() {
     let cards = "<domain><devices><interface><mac address='52:54:00:AB:00:01'/></interface></devices></domain>";
     assert_eq!(hardware_addresses(cards), ["52:54:00:ab:00:01"]);
+}
+
+#[test]
+fn a_disk_gets_a_name_that_is_free() {
+    let domain = "<domain><devices><disk><target dev='vda'/></disk><disk><source file='/v/1'/><target dev='vdc'/></disk>\
+        <disk type='block'><source dev='/dev/sdx'/><target dev='vde'/></disk></devices></domain>";
+    let id = VolumeId::new(Uuid::nil());
+    let found = disks(domain, |path| (path == Path::new("/v/1")).then_some(id)).unwrap();
+    assert_eq!(found.iter().map(|disk| disk.volume).collect::<Vec<_>>(), [None, Some(id), None]);
+    assert_eq!(free_target(&found).as_deref(), Some("vdd"));
+    let all: Vec<_> = targets().map(|target| VolumeDisk { volume: None, target }).collect();
+    assert_eq!(free_target(&all), None);
+    assert_eq!(disks("<domain/>", |_| None), None);
 }
 
 /// libvirt's own schema takes every shape of it. `virt-xml-validate` is libvirt's program for that.
@@ -157,7 +184,8 @@ fn real_the_schema_of_libvirt_takes_it() {
         });
         let (disk, seed, iso) = (plain(&machine.disk), plain(&machine.seed), plain(&machine.iso));
         let vnc = "/run/vnc".to_owned();
-        let machine = Machine { title: "web-1".to_owned(), kernel, disk, seed, iso, vnc, ..machine };
+        let volumes = machine.volumes.iter().map(|(id, _)| (*id, "/var/lib/v.qcow2".to_owned())).collect();
+        let machine = Machine { title: "web-1".to_owned(), kernel, disk, seed, iso, volumes, vnc, ..machine };
         let text = definition(&machine).unwrap();
         let mut validate = Command::new("virt-xml-validate")
             .args(["-", "domain"])

@@ -247,6 +247,7 @@ async fn a_libvirtd_that_lies_or_says_nothing_holds_up_nobody() {
         uri: "qemu:///system".to_owned(),
         deadline: Duration::from_millis(300),
         clock: clock.clone(),
+        reserve: perigee_hypervisor::Reserve::of(Some(0)),
     })
     .unwrap();
     let guest = perigee_model::GuestId::new(clock.uuid());

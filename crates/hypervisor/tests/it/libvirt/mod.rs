@@ -7,6 +7,7 @@ mod foreign;
 mod networks;
 mod seats;
 mod snapshots;
+mod volumes;
 
 use crate::contract::Lab;
 use crate::daemon::Daemon;
@@ -67,6 +68,7 @@ impl LibvirtLab {
             uri: "qemu:///system".to_owned(),
             deadline: Duration::from_secs(10),
             clock: self.clock.clone(),
+            reserve: perigee_hypervisor::Reserve::of(Some(0)),
         }
     }
 }
@@ -85,6 +87,7 @@ pub fn spec(clock: &Clock) -> VmSpec {
         start_order: 0,
         adopted: false,
         origin: None,
+        volumes: Vec::new(),
     }
 }
 
