@@ -1,6 +1,6 @@
 //! What was done on a host itself, perhaps while its control plane was away.
 
-use perigee_model::{GuestId, GuestSpec, Name, Switch, Timestamp};
+use perigee_model::{GuestId, GuestSpec, Labels, Name, Switch, Timestamp, VmChange};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -30,10 +30,15 @@ pub enum Act {
     Switch(Switch),
     /// It was deleted.
     Delete,
+    /// What may be changed of it was.
+    Update(Box<VmChange>),
     /// It was made here, as generation 1.
     Create {
         /// Its name here.
         name: Name,
+        /// To find it by.
+        #[serde(default, skip_serializing_if = "Labels::is_empty")]
+        labels: Labels,
         /// What was asked for.
         spec: Box<GuestSpec>,
     },
@@ -45,6 +50,7 @@ impl Act {
         match self {
             Self::Switch(switch) => switch.text().replace("vm:", "guest."),
             Self::Delete => "guest.delete".to_owned(),
+            Self::Update(_) => "guest.update".to_owned(),
             Self::Create { .. } => "guest.create".to_owned(),
         }
     }

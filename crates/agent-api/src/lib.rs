@@ -25,8 +25,8 @@ pub use volume::{DesiredVolume, VolumeReport, VolumeStage};
 use perigee_model::execution::Command;
 use perigee_model::guest::Problem;
 use perigee_model::{
-    Desired, Egress, ExecutionId, Forward, GuestId, GuestKind, GuestSpec, HostId, ImageId, Inventory, Name, Observed,
-    Outcome, Part, Recipe, RunId, Seat, TaskId, Timestamp,
+    Desired, Egress, ExecutionId, Forward, GuestId, GuestKind, GuestSpec, HostId, ImageId, Inventory, Labels, Name,
+    Observed, Outcome, Part, Recipe, RunId, Seat, TaskId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -273,6 +273,9 @@ pub struct DesiredGuest {
     pub id: GuestId,
     /// For people, and the guest's host name.
     pub name: Name,
+    /// To find it by.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
     /// VM or sandbox.
     pub kind: GuestKind,
     /// What was asked for.

@@ -169,6 +169,13 @@ impl Document {
                 self.order.desired.generation = base;
             }
             Act::Delete => self.order.desired.power = Power::Absent,
+            Act::Update(change) => {
+                let mut next = self.order.clone();
+                if change.apply(&mut next.name, &mut next.labels, &mut next.spec).is_err() {
+                    return false;
+                }
+                self.order = next;
+            }
             Act::Create { .. } => return false,
         }
         self.acted = Some(id);

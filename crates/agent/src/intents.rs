@@ -8,7 +8,7 @@ use crate::guest::{self, Document, Handle};
 use crate::journal::{self, JournalError, Keep};
 use crate::world::World;
 use perigee_agent_api::{Act, DesiredGuest, Intent};
-use perigee_model::{Desired, GuestId, GuestKind, GuestSpec, ImageId, Name, Part, Power};
+use perigee_model::{Desired, GuestId, GuestKind, GuestSpec, ImageId, Labels, Name, Part, Power};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -96,8 +96,8 @@ pub(crate) async fn act(world: &Arc<World>, intent: Intent) -> Result<(), Journa
 
 fn perform(world: &Arc<World>, intent: &Intent) {
     match (&intent.act, world.guests.get(intent.guest)) {
-        (Act::Create { name, spec }, None) => {
-            let document = Document::new(made_here(world, intent.guest, name, spec), 0, world.clock.now());
+        (Act::Create { name, labels, spec }, None) => {
+            let document = Document::new(made_here(world, intent.guest, name, (labels, spec)), 0, world.clock.now());
             guest::spawn(world, document, None);
         }
         (Act::Create { .. }, Some(_)) | (_, None) => {}
@@ -105,7 +105,7 @@ fn perform(world: &Arc<World>, intent: &Intent) {
     }
 }
 
-fn made_here(world: &World, id: GuestId, name: &Name, spec: &GuestSpec) -> DesiredGuest {
+fn made_here(world: &World, id: GuestId, name: &Name, (labels, spec): (&Labels, &GuestSpec)) -> DesiredGuest {
     let desired = Desired {
         generation: 1,
         host: Some(world.host),
@@ -115,7 +115,7 @@ fn made_here(world: &World, id: GuestId, name: &Name, spec: &GuestSpec) -> Desir
         grace_ms: 0,
         release: false,
     };
-    DesiredGuest { id, name: name.clone(), kind: GuestKind::Vm, spec: spec.clone(), desired }
+    DesiredGuest { id, name: name.clone(), labels: labels.clone(), kind: GuestKind::Vm, spec: spec.clone(), desired }
 }
 
 /// The control plane has it.

@@ -2,7 +2,7 @@
 
 use crate::{BackupScheduleView, SandboxView, word};
 use perigee_model::limits::VM_MEMORY_BYTES_DEFAULT;
-use perigee_model::{Firmware, Guest, Mac, Name, Phase, Refusal, Resources, RestartPolicy, VmSpec};
+use perigee_model::{Firmware, Guest, Mac, Name, Phase, Refusal, Resources, RestartPolicy, VmChange, VmSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -302,12 +302,21 @@ fn name(field: &str, text: &str) -> Result<Name, Refusal> {
 }
 
 impl VmPatch {
-    /// Its new name, when it has one.
+    /// The change that it is.
     ///
     /// # Errors
     /// `BadField`.
-    pub fn name(&self) -> Result<Option<Name>, Refusal> {
-        self.name.as_deref().map(|text| name("name", text)).transpose()
+    pub fn change(self) -> Result<VmChange, Refusal> {
+        Ok(VmChange {
+            name: self.name.as_deref().map(|text| name("name", text)).transpose()?,
+            description: self.description,
+            labels: self.labels,
+            metadata: self.metadata,
+            cpus: self.cpus,
+            memory_bytes: self.memory_bytes,
+            restart: self.restart.as_deref().map(restart_policy).transpose()?,
+            start_order: self.start_order,
+        })
     }
 }
 

@@ -1,12 +1,11 @@
 //! Verbs on a sandbox while it lives: its labels, what it may reach, and ports of its host that lead to it.
 
 use crate::guests::{changed, check_revision, desired_of};
-use crate::vms::merge;
 use crate::{Cause, Control, refuse_store};
 use perigee_agent_api::{FromServer, Purpose, TunnelFrame};
 use perigee_model::forward::{FORWARDS_MAX, ForwardFault, fault};
 use perigee_model::name::labels_fault;
-use perigee_model::{Code, Egress, Forward, Guest, GuestKind, HostId, Phase, Power, Refusal, Verb, Who};
+use perigee_model::{Code, Egress, Forward, Guest, GuestKind, HostId, Phase, Power, Refusal, Verb, Who, change};
 use perigee_store::{Batch, Record, StoreError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,7 +45,7 @@ impl Control {
         let guest = self.find_guest(who, text)?;
         check_revision(revision, guest.revision)?;
         let mut next = guest.as_ref().clone();
-        merge(&mut next.labels, &change.labels);
+        change::merge(&mut next.labels, &change.labels);
         if let Some(fault) = labels_fault(&next.labels) {
             return Err(Refusal::field("labels", fault));
         }

@@ -315,6 +315,7 @@ pub(crate) fn desired_of(guest: &Guest) -> DesiredGuest {
     DesiredGuest {
         id: guest.id,
         name: guest.name.clone(),
+        labels: guest.labels.clone(),
         kind: guest.kind,
         spec: guest.spec.clone(),
         desired: guest.desired.clone(),

@@ -4,9 +4,12 @@
 //! it until it is told that it was written down, here or in the audit log.
 
 use crate::guests::desired_of;
+use crate::vms::changed_by;
 use crate::{Cause, Control};
 use perigee_agent_api::{Act, FromServer, Intent};
-use perigee_model::{Desired, Guest, GuestKind, GuestSpec, HostId, Name, Power, Refusal, TakenAct, Tenant};
+use perigee_model::{
+    Code, Desired, Guest, GuestKind, GuestSpec, HostId, Labels, Name, Power, Refusal, TakenAct, Tenant, VmChange,
+};
 use perigee_store::{Batch, Record};
 use std::sync::Arc;
 
@@ -20,7 +23,9 @@ impl Control {
             .decide(|| {
                 let known = self.view().guest(intent.guest);
                 Ok(match (&intent.act, known) {
-                    (Act::Create { name, spec }, None) => self.created_there(host, intent, name, spec),
+                    (Act::Create { name, labels, spec }, None) => {
+                        self.created_there(host, intent, name, (labels, spec))
+                    }
                     (Act::Create { .. }, Some(_)) => (Batch::default(), None),
                     (_, Some(guest)) if guest.desired.host == Some(host) => self.acted_there(host, intent, &guest),
                     (_, Some(_) | None) => {
@@ -57,6 +62,17 @@ impl Control {
         }
         match &intent.act {
             Act::Switch(switch) => switch.apply(&mut next.desired),
+            Act::Update(change) => match self.updated_there(guest, change) {
+                Ok(changed) => (next.name, next.labels, next.spec, next.desired) = changed,
+                Err(refusal) => {
+                    // Its host goes back to what it was.
+                    next.desired.generation += 1;
+                    next.acted = Some(TakenAct { id: intent.id, base: 0, after: next.desired.generation });
+                    let mut batch = self.refused_act(host, intent, &guest.tenant, &refusal.shown);
+                    batch.update(Record::Guest(next.clone()));
+                    return (batch, Some(next));
+                }
+            },
             Act::Delete | Act::Create { .. } => {
                 next.desired.power = Power::Absent;
                 next.desired.generation += 1;
@@ -69,8 +85,24 @@ impl Control {
         (batch, Some(next))
     }
 
+    /// A guest's name, labels, wishes and generation after a change of its host.
+    fn updated_there(&self, guest: &Guest, change: &VmChange) -> Result<(Name, Labels, GuestSpec, Desired), Refusal> {
+        let next = changed_by(guest, change)?;
+        let namesake = self.view().read().guest_named(&next.tenant, next.name.as_str()).map(|other| other.id);
+        if namesake.is_some_and(|other| other != guest.id) {
+            return Err(Refusal::new(Code::NameTaken, format!("the name {} is taken", next.name)));
+        }
+        Ok((next.name, next.labels, next.spec, next.desired))
+    }
+
     /// A guest that was made on the host. A name that is taken here gets its id's end added.
-    fn created_there(&self, host: HostId, intent: &Intent, name: &Name, spec: &GuestSpec) -> (Batch, Option<Guest>) {
+    fn created_there(
+        &self,
+        host: HostId,
+        intent: &Intent,
+        name: &Name,
+        (labels, spec): (&Labels, &GuestSpec),
+    ) -> (Batch, Option<Guest>) {
         let tenant = Tenant::first();
         let taken = self.view().read().guest_named(&tenant, name.as_str()).is_some();
         let end = &intent.guest.short()[8..];
@@ -91,7 +123,7 @@ impl Control {
             tenant: tenant.clone(),
             owner: actor(host, intent),
             kind: GuestKind::Vm,
-            labels: Default::default(),
+            labels: labels.clone(),
             spec: spec.clone(),
             desired,
             observed: None,

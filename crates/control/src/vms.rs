@@ -5,11 +5,11 @@ use crate::watch::ForeignVm;
 use crate::{Cause, Control, refuse_store};
 use perigee_agent_api::FromServer;
 use perigee_model::limits::{NAME_CHARS_MAX, VM_MEMORY_BYTES_DEFAULT, VM_STOP_GRACE_MAX};
-use perigee_model::name::labels_fault;
 use perigee_model::placement::Wanted;
 use perigee_model::{
     Code, Desired, Firmware, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, ImageId, Labels, Mac, Name, Observed,
-    Part, Phase, Power, Priority, Refusal, Resources, RestartPolicy, Switch, Task, TaskKind, Verb, VmSpec, Who,
+    Part, Phase, Power, Priority, Refusal, Resources, RestartPolicy, Switch, Task, TaskKind, Verb, VmChange, VmSpec,
+    Who,
 };
 use perigee_store::{Batch, Record, StoreError};
 use std::collections::BTreeMap;
@@ -27,27 +27,6 @@ pub struct NewVm {
     pub mac: Option<Mac>,
     /// For cloud-init, already in the blobs.
     pub user_data: Option<Part>,
-}
-
-/// What may be changed of a VM; `None` leaves it.
-#[derive(Clone, Debug, Default)]
-pub struct VmChange {
-    /// What it is called.
-    pub name: Option<Name>,
-    /// For people.
-    pub description: Option<String>,
-    /// Labels to set or remove.
-    pub labels: BTreeMap<String, Option<String>>,
-    /// Metadata to set or remove.
-    pub metadata: BTreeMap<String, Option<String>>,
-    /// From its next start on.
-    pub cpus: Option<u32>,
-    /// From its next start on.
-    pub memory_bytes: Option<u64>,
-    /// When it ends by itself.
-    pub restart: Option<RestartPolicy>,
-    /// When its host comes up.
-    pub start_order: Option<u32>,
 }
 
 impl Control {
@@ -92,9 +71,6 @@ impl Control {
         let mut next = changed_by(&guest, change)?;
         if next.spec.resources != guest.spec.resources {
             self.check_resize(&guest, next.spec.resources)?;
-        }
-        if next.spec != guest.spec || next.name != guest.name {
-            next.desired.generation += 1;
         }
         next.revision += 1;
         let mut batch = Batch { idempotency: cause.row(""), ..Batch::default() };
@@ -310,45 +286,14 @@ fn check_switch(switch: Switch, status: GuestStatus) -> Result<(), Refusal> {
 }
 
 /// The guest as the change makes it.
-fn changed_by(guest: &Guest, change: &VmChange) -> Result<Guest, Refusal> {
+pub(crate) fn changed_by(guest: &Guest, change: &VmChange) -> Result<Guest, Refusal> {
     let mut next = guest.clone();
-    next.name = change.name.clone().unwrap_or(next.name);
-    merge(&mut next.labels, &change.labels);
-    if let Some(fault) = labels_fault(&next.labels) {
-        return Err(Refusal::field("labels", fault));
+    change.apply(&mut next.name, &mut next.labels, &mut next.spec)?;
+    let seen_there = |guest: &Guest| (guest.spec.clone(), guest.name.clone(), guest.labels.clone());
+    if seen_there(&next) != seen_there(guest) {
+        next.desired.generation += 1;
     }
-    let resources = &mut next.spec.resources;
-    resources.cpus = change.cpus.unwrap_or(resources.cpus);
-    resources.memory_bytes = change.memory_bytes.unwrap_or(resources.memory_bytes);
-    if let Some((field, text)) = resources.fault() {
-        return Err(Refusal::field(field, text));
-    }
-    let resized = *resources != guest.spec.resources;
-    let Some(vm) = next.spec.vm.as_mut() else { return Ok(next) };
-    if resized && vm.adopted {
-        let text = "its definition is its owner's: change its size there";
-        return Err(Refusal::field("memory_bytes", text));
-    }
-    if let Some(description) = &change.description {
-        vm.description.clone_from(description);
-    }
-    merge(&mut vm.metadata, &change.metadata);
-    vm.restart = change.restart.unwrap_or(vm.restart);
-    vm.start_order = change.start_order.unwrap_or(vm.start_order);
-    match vm.fault() {
-        None => Ok(next),
-        Some((field, text)) => Err(Refusal::field(field, text)),
-    }
-}
-
-/// A merge patch (RFC 7396) of one map.
-pub(crate) fn merge(map: &mut BTreeMap<String, String>, patch: &BTreeMap<String, Option<String>>) {
-    for (key, value) in patch {
-        match value {
-            Some(value) => drop(map.insert(key.clone(), value.clone())),
-            None => drop(map.remove(key)),
-        }
-    }
+    Ok(next)
 }
 
 /// A foreign name as one of ours: what a name cannot have becomes a hyphen.

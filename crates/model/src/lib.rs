@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backup;
+pub mod change;
 pub mod console;
 pub mod egress;
 pub mod event;
@@ -32,6 +33,7 @@ pub mod volume;
 pub mod who;
 
 pub use backup::{Backup, BackupSchedule, BackupState, DiskIndex, Origin, Stored};
+pub use change::VmChange;
 pub use console::Seat;
 pub use egress::Egress;
 pub use event::{Event, Subject};

@@ -62,6 +62,15 @@ impl Hand {
                 }
                 (format!("delete {name}"), "DELETE", format!("/api/v1/vms/{id}"), Value::Null)
             }
+            // Two of them may want one name, and so may those who work at the control plane.
+            (2, Some((id, name))) => {
+                let body = match self.draw.below(3) {
+                    0 => json!({ "name": format!("hand-{}", self.draw.below(3)) }),
+                    1 => json!({ "labels": { "by": uid.to_string() }, "start_order": self.draw.below(4) }),
+                    _ => json!({ "memory_bytes": (128 + 64 * self.draw.below(2)) << 20 }),
+                };
+                (format!("update {name}"), "PATCH", format!("/api/v1/vms/{id}"), body)
+            }
             (_, Some((id, name))) => {
                 let switch = some_switch(self.draw.below(6));
                 let verb = switch.text().trim_start_matches("vm:").to_owned();

@@ -103,7 +103,7 @@ impl WatchedJournal {
         match intent.act {
             Act::Switch(switch) => switch.apply(&mut then),
             Act::Delete => then.power = Power::Absent,
-            Act::Create { .. } => return,
+            Act::Create { .. } | Act::Update(_) => return,
         }
         let name = self.scene.story.guest(guest);
         self.scene.checks.that(then.power == is.desired.power, "an act on a host holds until it was heard", || {

@@ -173,8 +173,8 @@ mod tests {
     use perigee_agent_api::DesiredGuest;
     use perigee_model::guest::Problem;
     use perigee_model::{
-        Code, Desired, Firmware, GuestId, GuestKind, GuestSpec, ImageId, Mac, Name, Resources, RestartPolicy, VmSpec,
-        VolumeId,
+        Code, Desired, Firmware, GuestId, GuestKind, GuestSpec, ImageId, Labels, Mac, Name, Resources, RestartPolicy,
+        VmSpec, VolumeId,
     };
     use uuid::Uuid;
 
@@ -195,7 +195,14 @@ mod tests {
         let expires_at = Some(Timestamp::from_micros(100));
         let desired =
             Desired { generation: 2, host: None, power, expires_at, restarts: 0, grace_ms: 0, release: false };
-        let order = DesiredGuest { id: GuestId::new(Uuid::nil()), name, kind: GuestKind::Sandbox, spec, desired };
+        let order = DesiredGuest {
+            id: GuestId::new(Uuid::nil()),
+            name,
+            labels: Labels::new(),
+            kind: GuestKind::Sandbox,
+            spec,
+            desired,
+        };
         let mut document = Document::new(order, 1, Timestamp::from_micros(0));
         document.observed.phase = phase;
         document.observed.generation = if behind { 1 } else { 2 };

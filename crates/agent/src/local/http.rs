@@ -115,6 +115,7 @@ async fn routed(
         (&Method::GET, []) => json(StatusCode::OK, &call.list(parts.uri.query().unwrap_or_default())?),
         (&Method::GET, [id]) => json(StatusCode::OK, &call.get(id)?),
         (&Method::POST, []) => json(StatusCode::CREATED, &call.create(read(&body)?).await?),
+        (&Method::PATCH, [id]) => json(StatusCode::OK, &call.update(id, read(&body)?).await?),
         (&Method::DELETE, [id]) => {
             call.delete(id).await?;
             Ok(empty(StatusCode::NO_CONTENT))

@@ -6,11 +6,10 @@ use crate::intents::{self, KnownImage};
 use crate::usage::Used;
 use crate::world::World;
 use perigee_agent_api::{Act, Intent};
-use perigee_api::{Page, SandboxView, StopRequest, VmRequest, VmView};
+use perigee_api::{Page, SandboxView, StopRequest, VmPatch, VmRequest, VmView};
 use perigee_model::limits::{VM_STOP_GRACE, VM_STOP_GRACE_MAX};
-use perigee_model::{
-    Code, Guest, GuestId, GuestKind, GuestSpec, Labels, Mac, Name, Phase, Power, Refusal, Switch, Tenant,
-};
+use perigee_model::name::labels_fault;
+use perigee_model::{Code, Guest, GuestId, GuestKind, GuestSpec, Mac, Name, Phase, Power, Refusal, Switch, Tenant};
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -58,24 +57,32 @@ fn millis(time: Duration) -> u64 {
 }
 
 impl Call {
-    /// The VMs of this host, oldest first; `name=` and `status=` ask for some of them.
+    /// The VMs of this host, oldest first; `name=`, `status=` and `label=` ask for some of them.
     ///
     /// # Errors
     /// `UnknownField` for what an agent does not know of its guests.
     pub(super) fn list(&self, query: &str) -> Result<Page<VmView>, Refusal> {
-        let (mut name, mut status) = (None, None);
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            match pair.split_once('=') {
-                Some(("name", wanted)) => name = Some(wanted),
-                Some(("status", wanted)) => status = Some(wanted),
-                Some(("kind" | "limit", _)) => {}
-                _ => return Err(Refusal::new(Code::UnknownField, "an agent lists by name and status")),
+        let (mut name, mut status, mut label) = (None, None, None);
+        for (field, wanted) in form_urlencoded::parse(query.as_bytes()) {
+            match field.as_ref() {
+                "name" => name = Some(wanted),
+                "status" => status = Some(wanted),
+                "label" => label = Some(wanted),
+                "kind" | "limit" => {}
+                _ => return Err(Refusal::new(Code::UnknownField, "an agent lists by name, status and label")),
             }
         }
+        let label = label.as_deref().map(|label| {
+            label.split_once('=').ok_or_else(|| Refusal::field("label", "a label to list by is KEY=VALUE"))
+        });
+        let label = label.transpose()?;
         let documents = intents::documents(&self.world).into_iter().map(|(_, document)| document);
         let shown = documents.filter(is_shown).map(|document| self.view(&document));
         let fits = |view: &VmView| {
-            name.is_none_or(|name| view.guest.name == name) && status.is_none_or(|status| view.guest.status == status)
+            let marked = |(key, value): (&str, &str)| view.guest.labels.get(key).is_some_and(|is| is == value);
+            name.as_ref().is_none_or(|name| view.guest.name == *name)
+                && status.as_ref().is_none_or(|status| view.guest.status == *status)
+                && label.is_none_or(marked)
         };
         Ok(Page { items: shown.filter(fits).take(LISTED_MAX).collect(), next_page_token: None })
     }
@@ -94,8 +101,11 @@ impl Call {
         if self.find(name.as_str()).is_ok() {
             return Err(Refusal::new(Code::NameTaken, format!("the name {name} is taken on this host")));
         }
+        if let Some(fault) = labels_fault(&request.labels) {
+            return Err(Refusal::field("labels", fault));
+        }
         let spec = self.spec(&request).await?;
-        let act = Act::Create { name, spec: Box::new(spec) };
+        let act = Act::Create { name, labels: request.labels, spec: Box::new(spec) };
         self.act(id, 1, act).await?;
         let handle = self.world.guests.get(id).ok_or_else(|| Refusal::new(Code::Bug, "the guest was not taken up"))?;
         let document = self.settled(&handle, None, Duration::ZERO, |phase| phase == Phase::Running).await?;
@@ -121,6 +131,24 @@ impl Call {
         };
         let grace = Duration::from_millis(grace);
         let document = self.settled(&handle, Some(act), grace, |phase| phase == there).await?;
+        Ok(self.view(&document))
+    }
+
+    /// Changes what may be changed of one; sizes hold from its next start on.
+    pub(super) async fn update(&self, text: &str, patch: VmPatch) -> Result<VmView, Refusal> {
+        let (handle, document) = self.find(text)?;
+        if document.order.desired.power == Power::Absent {
+            return Err(Refusal::new(Code::NoSuchGuest, "the VM is being deleted"));
+        }
+        let change = patch.change()?;
+        let mut next = document.order.clone();
+        change.apply(&mut next.name, &mut next.labels, &mut next.spec)?;
+        if next.name != document.order.name && self.find(next.name.as_str()).is_ok() {
+            return Err(Refusal::new(Code::NameTaken, format!("the name {} is taken on this host", next.name)));
+        }
+        let base = document.order.desired.generation;
+        let act = self.act(document.id(), base, Act::Update(Box::new(change))).await?;
+        let document = self.waited(Duration::ZERO, || handle.document().filter(|d| d.acted >= Some(act))).await?;
         Ok(self.view(&document))
     }
 
@@ -161,29 +189,39 @@ impl Call {
         grace: Duration,
         there: impl Fn(Phase) -> bool,
     ) -> Result<Document, Refusal> {
+        let looked = self.waited(grace, || {
+            let document = handle.document()?;
+            let observed = &document.observed;
+            // Its actor may not have read its mail yet.
+            if act.is_some() && document.acted < act {
+                return None;
+            }
+            let restarted = observed.restarts >= document.order.desired.restarts;
+            if !document.acting && there(observed.phase) && restarted {
+                return Some(Ok(document));
+            }
+            let failed = !document.acting && observed.phase == Phase::Failed;
+            let problem = observed.problem.as_ref().filter(|_| failed)?;
+            let code = Code::parse(&problem.code).unwrap_or(Code::BootFailed);
+            Some(Err(Refusal::new(code, problem.text.clone())))
+        });
+        looked.await?
+    }
+
+    /// What there is to be seen, as soon as it is.
+    async fn waited<T>(&self, grace: Duration, mut seen: impl FnMut() -> Option<T>) -> Result<T, Refusal> {
         let deadline = self.world.clock.instant().after(SETTLED_WITHIN + grace).into_tokio();
         let looked = async {
             loop {
                 tokio::time::sleep(LOOK_EVERY).await;
-                let Some(document) = handle.document() else { continue };
-                let observed = &document.observed;
-                // Its actor may not have read its mail yet.
-                if act.is_some() && document.acted < act {
-                    continue;
-                }
-                let restarted = observed.restarts >= document.order.desired.restarts;
-                if !document.acting && there(observed.phase) && restarted {
-                    return Ok(document);
-                }
-                if let (false, Phase::Failed, Some(problem)) = (document.acting, observed.phase, &observed.problem) {
-                    let code = Code::parse(&problem.code).unwrap_or(Code::BootFailed);
-                    return Err(Refusal::new(code, problem.text.clone()));
+                if let Some(seen) = seen() {
+                    return seen;
                 }
             }
         };
         let late =
             || Refusal::new(Code::WaitTimedOut, "it is under way, but was not done within the time it was waited for");
-        tokio::time::timeout_at(deadline, looked).await.unwrap_or_else(|_| Err(late()))
+        tokio::time::timeout_at(deadline, looked).await.map_err(|_| late())
     }
 
     async fn spec(&self, request: &VmRequest) -> Result<GuestSpec, Refusal> {
@@ -244,7 +282,7 @@ impl Call {
             tenant: Tenant::first(),
             owner: String::new(),
             kind: order.kind,
-            labels: Labels::new(),
+            labels: order.labels.clone(),
             spec: order.spec.clone(),
             desired,
             observed: Some(document.observed.clone()),

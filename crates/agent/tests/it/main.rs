@@ -190,7 +190,7 @@ fn wanted(id: GuestId, generation: u64, power: Power) -> DesiredGuest {
         forwards: Vec::new(),
     };
     let desired = Desired { generation, host: None, power, expires_at: None, restarts: 0, grace_ms: 0, release: false };
-    DesiredGuest { id, name, kind: GuestKind::Sandbox, spec, desired }
+    DesiredGuest { id, name, labels: Labels::new(), kind: GuestKind::Sandbox, spec, desired }
 }
 
 fn execute(id: ExecutionId, guest: GuestId, argv: &[&str]) -> Execute {

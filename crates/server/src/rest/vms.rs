@@ -15,7 +15,7 @@ use perigee_api::{
     VmPlanView, VmRequest, VmView,
 };
 use perigee_control::guests::NewGuest;
-use perigee_control::vms::{NewVm, VmChange};
+use perigee_control::vms::NewVm;
 use perigee_model::limits::{USER_DATA_BYTES_MAX, VM_STOP_GRACE};
 use perigee_model::{Code, Guest, GuestKind, Mac, Name, Part, PartRole, Refusal, Switch, TaskState, Verb};
 use serde::Deserialize;
@@ -96,17 +96,7 @@ pub async fn update(
     body: Body<VmPatch>,
 ) -> Answer {
     let revision = caller.require_match()?;
-    let patch = body.value;
-    let change = VmChange {
-        name: patch.name()?,
-        description: patch.description,
-        labels: patch.labels,
-        metadata: patch.metadata,
-        cpus: patch.cpus,
-        memory_bytes: patch.memory_bytes,
-        restart: patch.restart.as_deref().map(restart_policy).transpose()?,
-        start_order: patch.start_order,
-    };
+    let change = body.value.change()?;
     let guest = server.control.update_vm(&caller.who, &id, &change, revision, &caller.cause()).await?;
     Ok(object(&server, &guest, StatusCode::OK))
 }

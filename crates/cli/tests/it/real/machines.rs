@@ -151,7 +151,14 @@ fn real_acts_on_a_host_count_once_its_control_plane_is_back() {
     assert_eq!((&listed[0]["name"], &listed[0]["status"]), (&"db".into(), &"running".into()));
     local(&["stop", "db", "--force"]).fine();
     assert!(ground.daemon.virsh(&["list", "--all"]).contains("shut off"));
-    local(&["create", "made-here", "--memory", "256MiB"]).fine();
+    local(&["create", "made-here", "--memory", "256MiB", "--label", "by=hand"]).fine();
+    let marked: Value = serde_json::from_str(&local(&["list", "--label", "by=hand", "-o", "json"]).fine()).unwrap();
+    assert_eq!((marked.as_array().unwrap().len(), &marked[0]["name"]), (1, &"made-here".into()), "{marked}");
+    local(&["update", "db", "--name", "data", "--label", "team=a b&c", "--memory", "192MiB"]).fine();
+    let taken = local(&["update", "data", "--name", "made-here"]);
+    assert!(taken.code != 0 && taken.err.contains("PRG-4001"), "{}", taken.err);
+    let bad = local(&["update", "data", "--memory", "1MiB"]);
+    assert!(bad.code != 0 && bad.err.contains("PRG-1002"), "{}", bad.err);
     let unknown = local(&["start", "nobody"]);
     assert!(unknown.code != 0 && unknown.err.contains("PRG-3002"), "{}", unknown.err);
     // The agent dies with its acts told to nobody.
@@ -159,17 +166,20 @@ fn real_acts_on_a_host_count_once_its_control_plane_is_back() {
 
     ground.up();
     ground.until("made-here", "running");
-    ground.until("db", "stopped");
+    assert_eq!(ground.vm("made-here").unwrap()["labels"]["by"], "hand");
+    let changed = ground.until("data", "stopped");
+    assert_eq!((&changed["labels"]["team"], &changed["memory_bytes"]), (&"a b&c".into(), &(192_u64 << 20).into()));
     let events = ground.instance.json(&["event", "list", "--limit", "100"]);
     let acts = |verb: &str| {
         let by_user = |e: &&Value| e["actor"].as_str().is_some_and(|actor| actor.starts_with("uid:0@"));
         events.as_array().unwrap().iter().filter(by_user).filter(|e| e["verb"] == verb).count()
     };
-    assert_eq!((acts("guest.stop"), acts("guest.create")), (1, 1), "each once: {events}");
+    let counted = ["guest.stop", "guest.create", "guest.update"].map(acts);
+    assert_eq!(counted, [1, 1, 1], "each once: {events}");
     // Desired has moved with them: nothing is brought back.
-    ground.fine(&["vm", "start", "db"]);
-    ground.until("db", "running");
-    for name in ["db", "made-here"] {
+    ground.fine(&["vm", "start", "data"]);
+    ground.until("data", "running");
+    for name in ["data", "made-here"] {
         ground.fine(&["vm", "delete", name, "--yes"]);
     }
     assert_eq!(ground.daemon.virsh(&["list", "--all", "--name"]), "");
