@@ -2,14 +2,18 @@
 
 use std::io::Write;
 use std::sync::OnceLock;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer as _, fmt, registry};
 
 static INSTANCE: OnceLock<String> = OnceLock::new();
 
-/// Begins to log.
+/// Begins to log what a filter like `info,perigee_agent=debug` lets through.
 pub fn start(filter: &str) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).with_writer(|| Marked).init();
+    let filter = filter.parse().unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO));
+    let lines = fmt::layer().json().flatten_event(true).with_writer(|| Marked);
+    registry().with(lines.with_filter(filter)).init();
 }
 
 /// From now on lines carry this instance.

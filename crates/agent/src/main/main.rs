@@ -19,6 +19,7 @@ fn main() -> ExitCode {
 async fn serve() -> ExitCode {
     let line = config::Line::parse();
     log::start(line.log());
+    tokio::spawn(memory::trim_now_and_then());
     let ended = match line.into_order() {
         Ok(config::Order::Join(join)) => run::join(join).await,
         Ok(config::Order::Run(config)) => run::run(*config).await,
