@@ -122,6 +122,7 @@ async fn looks(instance: &Instance, daemon: &Libvirtd, runs: usize, vms: usize) 
         instance: instance.mark()?,
         dir: daemon.vm_dir().join("disks"),
         run_dir: daemon.vm_dir().join("run"),
+        images: daemon.vm_dir().to_owned(),
         endpoint: Endpoint::Unix(daemon.socket()),
         uri: DRIVER.to_owned(),
         deadline: ANSWER_WITHIN,

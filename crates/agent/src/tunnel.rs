@@ -176,6 +176,7 @@ fn problem_of(error: &HypervisorError) -> Problem {
         | HypervisorError::Channel(_)
         | HypervisorError::Locked(_)
         | HypervisorError::Refused(_)
+        | HypervisorError::Tampered(_)
         | HypervisorError::NoSnapshot
         | HypervisorError::Os { .. } => (Code::ChannelBroken, error.to_string()),
     };

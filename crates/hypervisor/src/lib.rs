@@ -150,6 +150,9 @@ pub enum HypervisorError {
     /// The hypervisor was asked for something that it can do, and did not do it.
     #[error("the hypervisor says: {0}")]
     Refused(String),
+    /// A disk is not as it was made: nothing opens it.
+    #[error("{0}")]
+    Tampered(String),
     /// The guest has no such snapshot.
     #[error("there is no such snapshot on its host")]
     NoSnapshot,

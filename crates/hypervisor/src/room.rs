@@ -34,7 +34,7 @@ impl Space {
     }
 }
 
-/// Telling how much room guests' files have.
+/// Telling how much room guests' files have, and which others they need.
 #[async_trait]
 pub trait Room: Send + Sync {
     /// Of the file systems that a guest's files are on, the one with the least room. `volumes`: it has some.
@@ -42,6 +42,12 @@ pub trait Room: Send + Sync {
     /// # Errors
     /// `Os`, `NotRunning` for a guest without files.
     async fn room(&self, guest: GuestId, volumes: bool) -> Result<Space, HypervisorError>;
+    /// The files of images that disks of this instance's guests lie above, whoever knows of those guests: without
+    /// them the disks are worth nothing.
+    ///
+    /// # Errors
+    /// `Os`: then nothing is known.
+    async fn below(&self) -> Result<Vec<PathBuf>, HypervisorError>;
 }
 
 /// What new disks, volumes and images leave free of a file system.
@@ -70,10 +76,15 @@ impl Reserve {
         }
     }
 
+    /// How many bytes are missing for so many more.
+    pub fn short(self, space: &Space, more: u64) -> u64 {
+        self.bytes(space).saturating_add(more).saturating_sub(space.free_bytes)
+    }
+
     /// Says why there is no room for so many more bytes, if there is none.
     pub fn fault(self, space: &Space, more: u64) -> Option<String> {
         let kept = self.bytes(space);
-        let short = kept.saturating_add(more).checked_sub(space.free_bytes).filter(|short| *short > 0)?;
+        let short = Some(self.short(space, more)).filter(|short| *short > 0)?;
         let Space { path, free_bytes, .. } = space;
         Some(format!(
             "{} MiB are free at {}, and {} MiB are kept free: free {} MiB there, or start its agent with a smaller --disk-reserve",

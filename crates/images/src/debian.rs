@@ -16,10 +16,12 @@ mod tree;
 
 use crate::base::{BuiltImage, BuiltPart, Progress};
 use crate::error::ImageError;
-use crate::tool::{run, watch};
+use crate::tool::watch;
 use crate::work::Work;
 use perigee_blobs::digest_file;
+use perigee_confine::{Confined, Reach};
 use perigee_model::{PackageName, Part, PartRole};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
@@ -73,6 +75,8 @@ pub struct DebianBuild {
 }
 
 const STEPS: u64 = 4;
+/// What a packed disk may have more than the raw one.
+const PACKING_BYTES: u64 = 64 << 20;
 
 /// Builds it anew, of what the archive has now. Cancel by dropping; what it was at is removed by the next.
 ///
@@ -96,14 +100,35 @@ pub async fn build_debian(
     disk::make(&root, &raw).await?;
     say(3, "packing its disk".to_owned());
     let packed = temp.join("disk.qcow2");
-    let mut convert = Command::new("qemu-img");
-    convert.args(["convert", "-q", "-f", "raw", "-O", "qcow2", "-c", "-o", "compression_type=zstd"]);
-    run(convert.arg(&raw).arg(&packed).current_dir(&temp)).await?;
+    pack(&raw, &packed).await?;
     let path = keep(&work, &packed).await?;
     work.discard(&temp).await;
     let found = digest_file(path.clone()).await?;
     let part = Part { role: PartRole::Disk, digest: found.digest, bytes: found.bytes };
     Ok(BuiltImage { arch: ARCH.into(), kernel_release, parts: vec![BuiltPart { part, path }], cached: false })
+}
+
+/// What its qemu-img sees is the two files.
+async fn pack(raw: &Path, packed: &Path) -> Result<(), ImageError> {
+    let failed = |said: String| ImageError::Tool { program: "qemu-img convert".to_owned(), said };
+    let bytes = std::fs::metadata(raw).map_err(ImageError::io(raw))?.len();
+    std::fs::File::create_new(packed).map_err(ImageError::io(packed))?;
+    let told = ["convert", "-q", "-f", "raw", "-O", "qcow2", "-c", "-o", "compression_type=zstd"];
+    let files = [raw, packed].map(OsString::from);
+    let confined = Confined {
+        program: "qemu-img",
+        arguments: told.into_iter().map(OsString::from).chain(files).collect(),
+        user: (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()),
+        reach: Reach { reads: vec![raw.to_owned()], writes: vec![packed.to_owned()], ..Reach::default() },
+        file_bytes_max: bytes.saturating_add(PACKING_BYTES),
+    };
+    let mut process = confined.start().await.map_err(|error| failed(error.to_string()))?;
+    let end = process.end().await.map_err(|error| failed(error.to_string()))?;
+    match end.status.success() {
+        true => Ok(()),
+        false if end.said.contains("No space left on device") => Err(ImageError::NoSpace(packed.to_owned())),
+        false => Err(failed(end.said)),
+    }
 }
 
 /// Everything that is missing, at once.
@@ -189,5 +214,21 @@ mod tests {
         assert_eq!(steps.after("Get:2 http://x").unwrap(), "fetching its packages (2)");
         assert_eq!(steps.after("Unpacking bash (5.2) ...").unwrap(), "unpacking its packages (1)");
         assert_eq!(steps.after("Setting up bash (5.2) ...").unwrap(), "setting up its packages (1)");
+    }
+
+    #[tokio::test]
+    async fn a_disk_is_packed_by_a_tool_that_sees_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let (raw, packed) = (folder.path().join("disk.raw"), folder.path().join("disk.qcow2"));
+        let mut bytes = vec![0; 4 << 20];
+        bytes[1 << 20..2 << 20].copy_from_slice(&b"what is on it\n\n\n".repeat(1 << 16));
+        std::fs::write(&raw, &bytes).unwrap();
+        pack(&raw, &packed).await.unwrap();
+        let mut compare = std::process::Command::new("qemu-img");
+        compare.args(["compare", "-q", "-f", "raw", "-F", "qcow2"]).args([&raw, &packed]);
+        assert!(compare.status().unwrap().success());
+        assert!(std::fs::metadata(&packed).unwrap().len() < 1 << 20, "it is packed");
+        let again = pack(&raw, &packed).await;
+        assert!(matches!(&again, Err(ImageError::Io { path, .. }) if *path == packed), "{again:?}");
     }
 }

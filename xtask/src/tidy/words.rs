@@ -10,7 +10,7 @@ const NO_NAMES: &[&str] = &[
 ];
 
 /// Crates that call into C or the kernel themselves.
-const MAY_BE_UNSAFE: &[&str] = &["guest", "hypervisor", "network", "probe", "cli"];
+const MAY_BE_UNSAFE: &[&str] = &["confine", "guest", "hypervisor", "network", "probe", "cli"];
 
 /// Only `clock` asks the operating system for time or randomness; these run where no simulation does,
 /// or (`sim`) on the paused clock of the simulation itself.

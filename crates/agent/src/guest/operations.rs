@@ -315,6 +315,7 @@ impl Actor {
             HypervisorError::DidNotStart(_)
             | HypervisorError::Locked(_)
             | HypervisorError::Refused(_)
+            | HypervisorError::Tampered(_)
             | HypervisorError::Silent(_)
             | HypervisorError::UnknownExecution
             | HypervisorError::GuestRefused { .. } => fell,

@@ -21,6 +21,9 @@ const UID_FIRST: u32 = 0x4000_0000;
 /// Instances that can have users of their own on one machine.
 const UID_RANGES: u32 = 16_384;
 
+/// The folder of images' parts, in the data directory.
+pub const CACHE: &str = "cache";
+
 /// libvirt's driver for QEMU of the whole system.
 const LIBVIRT_URI: &str = "qemu:///system";
 /// For one answer of libvirt's; starts and ends of guests may take longer.
@@ -104,6 +107,7 @@ fn libvirt(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Option
         instance: home.instance.clone(),
         dir,
         run_dir,
+        images: home.path().join(CACHE),
         endpoint: target.endpoint,
         uri: target.driver,
         deadline: LIBVIRT_WITHIN,

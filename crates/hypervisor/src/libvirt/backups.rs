@@ -12,21 +12,21 @@ use super::connections::Ask;
 use super::host::{Host, Ours};
 use super::qcow2;
 use super::seen::Life;
-use super::snapshots::{no, said};
+use super::snapshots::said;
+use super::tools::{Access, Bench, Tool};
 use super::xml::{self, Show};
 use crate::nbd::Nbd;
-use crate::work::{gone, off_thread, os, room_or_os};
+use crate::work::{gone, off_thread, room_or_os};
 use crate::{BackupWish, DiskBytes, HypervisorError, NewDisk, OpenDisk};
 use async_trait::async_trait;
 use bytes::Bytes;
+use perigee_confine::Running;
 use perigee_libvirt::{codes, delete_checkpoint};
 use perigee_model::{BackupId, GuestId};
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::process::{Child, Command};
 
 /// What the disk is called where it is shown.
 const EXPORT: &str = "disk";
@@ -46,10 +46,6 @@ const ASK_BYTES: u32 = 1 << 30;
 const REMEMBERED_MAX: usize = 3;
 /// For QEMU to make what it needs beside the disk.
 const BEGIN_WITHIN: Duration = Duration::from_secs(60);
-/// For qemu-nbd to listen, or to end after the last word.
-const TOOL_WITHIN: Duration = Duration::from_secs(20);
-/// Between two looks whether it listens.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 impl Host {
     pub async fn open_disk(self: &Arc<Self>, guest: GuestId, wish: &BackupWish) -> Result<OpenDisk, HypervisorError> {
@@ -61,10 +57,10 @@ impl Host {
         self.end_job(&ours).await?;
         let at = SystemTime::UNIX_EPOCH + Duration::from_micros(u64::try_from(self.clock.now().micros()).unwrap_or(0));
         if !ours.life.is_up() {
-            let shown = Tool::show(&self.places.disk(guest), &self.places.shown_disk(guest), Access::Read).await?;
-            let bytes = shown.nbd.bytes();
-            let bytes_of =
-                Box::new(Shown { nbd: shown.nbd, context: ALLOCATION, known: None, _tool: Some(shown.child) });
+            let bench = self.bench(self.places.disk(guest)).await?;
+            let Tool { nbd, process } = bench.show((&self.places, guest), EXPORT, Access::Read, &[ALLOCATION]).await?;
+            let bytes = nbd.bytes();
+            let bytes_of = Box::new(Shown { nbd, context: ALLOCATION, known: None, _tool: Some(process) });
             let quiesced = ours.life == Life::Off { clean: true };
             return Ok(OpenDisk { at, quiesced, bytes, since: None, bytes_of });
         }
@@ -192,7 +188,7 @@ impl Host {
                 Err(ask) => return Err(said(ask)),
             }
         } else {
-            remove_bitmap(&self.places.disk(ours.mark.guest), name).await?;
+            self.bench(self.places.disk(ours.mark.guest)).await?.remove_bitmap(name).await?;
         }
         match delete(delete_checkpoint::METADATA_ONLY).await {
             Ok(()) => Ok(()),
@@ -218,9 +214,14 @@ impl Host {
         if !begun.await? {
             return Ok(None);
         }
-        let (unfinished, socket) = (self.places.unfinished_disk(guest), self.places.shown_disk(guest));
-        let tool = Tool::show(&unfinished, &socket, Access::Write).await?;
+        let unfinished = self.places.unfinished_disk(guest);
+        let bench = self.bench(unfinished.clone()).await?;
+        let tool = bench.show((&self.places, guest), EXPORT, Access::Write(bytes), &[]).await?;
         Ok(Some(Box::new(Coming { tool, unfinished, disk: self.places.disk(guest) })))
+    }
+
+    async fn bench(&self, disk: PathBuf) -> Result<Bench, HypervisorError> {
+        Ok(Bench { disk, images: self.images.clone(), user: self.facts().await?.qemu_user })
     }
 }
 
@@ -231,7 +232,7 @@ struct Shown {
     /// Stretches that were told and not asked for yet: where the first begins, and all of them.
     known: Option<(u64, Vec<crate::nbd::Extent>)>,
     /// Ends with this.
-    _tool: Option<Child>,
+    _tool: Option<Running>,
 }
 
 impl Shown {
@@ -289,15 +290,8 @@ impl NewDisk for Coming {
     }
 
     async fn finish(self: Box<Self>) -> Result<(), HypervisorError> {
-        let Self { tool: Tool { mut nbd, mut child }, unfinished, disk } = *self;
-        nbd.flush().await?;
-        nbd.close().await;
-        let ended = tokio::time::timeout(TOOL_WITHIN, child.wait()).await;
-        match ended {
-            Ok(Ok(status)) if status.success() => {}
-            Ok(status) => return Err(HypervisorError::Channel(format!("qemu-nbd ended: {status:?}"))),
-            Err(_) => return Err(HypervisorError::Channel("qemu-nbd does not end".to_owned())),
-        }
+        let Self { tool, unfinished, disk } = *self;
+        tool.finish().await?;
         off_thread(move || {
             let doing = || format!("finishing {}", disk.display());
             let whole = File::open(&unfinished).and_then(|file| file.sync_all());
@@ -307,78 +301,6 @@ impl NewDisk for Coming {
         })
         .await
     }
-}
-
-/// What qemu-nbd may do to a file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Access {
-    Read,
-    Write,
-}
-
-/// A qemu-nbd that shows one qcow2 of ours, and the connection to it. It ends with either.
-struct Tool {
-    nbd: Nbd,
-    child: Child,
-}
-
-impl Tool {
-    async fn show(disk: &Path, socket: &Path, access: Access) -> Result<Self, HypervisorError> {
-        let stale = socket.to_owned();
-        off_thread(move || gone(&stale, fs::remove_file(&stale))).await?;
-        let mut command = Command::new("qemu-nbd");
-        // The format is said, never guessed; what the file is made of is all in it and below it.
-        command.args(["--format=qcow2", "--shared=1", "--export-name", EXPORT, "--socket"]).arg(socket);
-        command.args((access == Access::Read).then_some("--read-only")).arg(disk);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                HypervisorError::BadPlan("this host has no qemu-nbd: install the package `qemu-utils`".to_owned())
-            }
-            _ => os("starting qemu-nbd")(error),
-        })?;
-        let context: &[&str] = if access == Access::Read { &[ALLOCATION] } else { &[] };
-        let listening = async {
-            loop {
-                if let Some(status) = child.try_wait().map_err(os("waiting for qemu-nbd"))? {
-                    return Err(no(codes::FAILED, format!("qemu-nbd: {status}: {}", last_words(&mut child).await)));
-                }
-                if socket.exists()
-                    && let Ok(nbd) = Nbd::open(socket, EXPORT, context).await
-                {
-                    return Ok(nbd);
-                }
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-        };
-        let silent = |_| Err(HypervisorError::Channel("qemu-nbd does not listen".to_owned()));
-        let nbd = tokio::time::timeout(TOOL_WITHIN, listening).await.unwrap_or_else(silent)?;
-        Ok(Self { nbd, child })
-    }
-}
-
-/// What a tool that ended has said.
-async fn last_words(child: &mut Child) -> String {
-    use tokio::io::AsyncReadExt as _;
-    let mut said = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
-        drop(stderr.take(2048).read_to_end(&mut said).await);
-    }
-    String::from_utf8_lossy(&said).into_owned()
-}
-
-/// Removes what a disk that nobody uses remembers under this name. Fine when there is nothing.
-async fn remove_bitmap(disk: &Path, name: &str) -> Result<(), HypervisorError> {
-    let mut command = Command::new("qemu-img");
-    command.args(["bitmap", "--remove", "-f", "qcow2"]).arg(disk).arg(name).kill_on_drop(true).stdin(Stdio::null());
-    let done = tokio::time::timeout(BEGIN_WITHIN, command.output()).await;
-    let done = done.map_err(|_| HypervisorError::Channel("qemu-img does not end".to_owned()))?;
-    let done = done.map_err(os("starting qemu-img"))?;
-    let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    if done.status.success() || said.contains("not found") {
-        return Ok(());
-    }
-    Err(no(codes::FAILED, format!("qemu-img: {said}")))
 }
 
 fn no_xml(error: std::io::Error) -> HypervisorError {

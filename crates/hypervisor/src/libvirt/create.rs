@@ -14,7 +14,7 @@ use super::host::{Host, Ours, VMM_WITHIN};
 use super::machine::{Checked, Machine};
 use super::seed::Seed;
 use super::seen::Life;
-use super::{qcow2, xml};
+use super::{below, qcow2, xml};
 use crate::work::off_thread;
 use crate::workflow::{self, Step};
 use crate::{Found, HypervisorError, Plan};
@@ -200,7 +200,12 @@ impl Step for Disk<'_> {
         "disk"
     }
     async fn is_done(&self) -> Result<bool, HypervisorError> {
-        Ok(self.0.checked.disk.is_none() || self.0.host.places.disk(self.0.guest()).exists())
+        let (disk, images) = (self.0.host.places.disk(self.0.guest()), self.0.host.images.clone());
+        if self.0.checked.disk.is_none() {
+            return Ok(true);
+        }
+        // libvirt opens what the disk names, and gives it to QEMU.
+        off_thread(move || Ok(disk.exists() && below::below(&disk, &images).map(|_| true)?)).await
     }
     async fn perform(&self) -> Result<(), HypervisorError> {
         let (path, plan) = (self.0.host.places.disk(self.0.guest()), self.0.checked.disk.clone());

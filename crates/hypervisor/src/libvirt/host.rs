@@ -17,6 +17,7 @@ use perigee_clock::Clock;
 use perigee_libvirt::{Connection, DiskFault, Domain, Error, State, affect, codes, shutdown, undefine};
 use perigee_model::{GuestId, InstanceId};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast};
@@ -41,6 +42,8 @@ pub struct Host {
     pub instance: InstanceId,
     pub clock: Clock,
     pub places: Places,
+    /// What the disk of a guest may lie above is in here.
+    pub images: PathBuf,
     pub control: Link,
     /// For calls that take long: they leave the others their turns.
     pub work: Link,
@@ -62,7 +65,7 @@ impl Host {
     pub fn new(
         instance: InstanceId,
         clock: Clock,
-        places: Places,
+        (places, images): (Places, PathBuf),
         control: Link,
         (hardware, reserve): (bool, Reserve),
     ) -> Self {
@@ -70,6 +73,7 @@ impl Host {
             instance,
             clock,
             places,
+            images,
             work: control.another(),
             control,
             hardware,

@@ -12,6 +12,7 @@
 //! does not answer beyond the deadline.
 
 mod backups;
+mod below;
 mod breaker;
 mod cards;
 mod connections;
@@ -28,6 +29,7 @@ mod quiesce;
 mod seed;
 mod seen;
 mod snapshots;
+mod tools;
 mod volumes;
 mod watching;
 mod xml;
@@ -40,7 +42,7 @@ pub use perigee_libvirt::uri::Target;
 
 use crate::cpu::{CPU_FLAGS, virtualisation};
 use crate::session::{self, ChannelSession};
-use crate::work::{finish, os};
+use crate::work::{finish, off_thread, os};
 use crate::{
     Addresses, Adopt, BackupWish, Backups, Channel, Console, Found, GuestEvent, GuestUsage, Halt, Halted, Hypervisor,
     HypervisorError, Keep, Kept, Measure, NewDisk, OpenDisk, Pause, Plan, Plugs, Progress, Reserve, Room, Seat,
@@ -74,6 +76,8 @@ pub struct LibvirtConfig {
     pub dir: PathBuf,
     /// Sockets are made here; its path is at most 68 bytes long. QEMU's user must be able to pass.
     pub run_dir: PathBuf,
+    /// Images are in here: what the disk of a guest may lie above.
+    pub images: PathBuf,
     /// Where libvirtd listens.
     pub endpoint: Endpoint,
     /// libvirt's driver: `qemu:///system`.
@@ -110,13 +114,13 @@ impl Libvirt {
     /// # Errors
     /// `Os` when a directory cannot be made, `BadPlan` for a configuration that cannot work.
     pub fn new(config: LibvirtConfig) -> Result<Self, HypervisorError> {
-        let LibvirtConfig { instance, dir, run_dir, endpoint, uri, deadline, clock, reserve } = config;
+        let LibvirtConfig { instance, dir, run_dir, images, endpoint, uri, deadline, clock, reserve } = config;
         let flags = std::fs::read_to_string(CPU_FLAGS).map_err(os(format!("reading {CPU_FLAGS}")))?;
         let places = Places::at(dir, run_dir)?;
         let control = Link::new(endpoint.clone(), uri.clone(), deadline, clock.clone());
         let events = control.another();
         let hardware = virtualisation(&flags);
-        let host = Arc::new(Host::new(instance, clock, places, control, (hardware, reserve)));
+        let host = Arc::new(Host::new(instance, clock, (places, images), control, (hardware, reserve)));
         let watching = tokio::spawn(watching::watch(Arc::downgrade(&host), events));
         let domains = Arc::new(Domains::of(Wish { endpoint, uri, deadline }));
         Ok(Self { host, domains, _watching: Arc::new(Watching(watching.abort_handle())) })
@@ -373,6 +377,10 @@ impl Volumes for Libvirt {
 impl Room for Libvirt {
     async fn room(&self, guest: GuestId, volumes: bool) -> Result<Space, HypervisorError> {
         self.host.room(guest, volumes).await
+    }
+    async fn below(&self) -> Result<Vec<PathBuf>, HypervisorError> {
+        let places = self.host.places.clone();
+        off_thread(move || below::of_all(&places)).await
     }
 }
 

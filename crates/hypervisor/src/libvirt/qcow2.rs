@@ -18,10 +18,10 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
-const MAGIC: &[u8; 4] = b"QFI\xfb";
+pub const MAGIC: &[u8; 4] = b"QFI\xfb";
 /// Of a version 3 header, up to its incompatible features.
 const HEADER_BYTES: u64 = 80;
-const EXTERNAL_DATA: u64 = 1 << 2;
+pub const EXTERNAL_DATA: u64 = 1 << 2;
 
 /// How a disk's bytes are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,8 @@ pub enum Format {
 }
 
 impl Format {
-    fn name(self) -> &'static str {
+    /// QEMU's word for it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
@@ -157,13 +158,13 @@ const SIZE_AT: usize = 24;
 const L1_ENTRIES_AT: usize = 36;
 const SECTOR: u64 = 512;
 const CLUSTER_BITS: u32 = 16;
-const CLUSTER: u64 = 1 << CLUSTER_BITS;
+pub const CLUSTER: u64 = 1 << CLUSTER_BITS;
 /// Clusters that one cluster of 16-bit counts covers.
 const COUNTED: u64 = CLUSTER / 2;
 /// What one entry of the first table stands for: a cluster of 8-byte entries, each for a cluster.
 const L1_COVERS: u64 = CLUSTER / 8 * CLUSTER;
 const HEADER_3_BYTES: u32 = 104;
-const BACKING_FORMAT: u32 = 0xE279_2ACA;
+pub const BACKING_FORMAT: u32 = 0xE279_2ACA;
 const BACKING_BYTES_MAX: usize = 1023;
 
 /// A qcow2 with nothing in it yet: version 3, clusters of 64 KiB.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use perigee_clock::Instant;
 use perigee_model::{BackupId, GuestId, InstanceId, VolumeId};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{broadcast, watch};
 use uuid::Uuid;
@@ -44,6 +45,8 @@ pub(super) struct World {
     pub volumes: BTreeMap<(u32, VolumeId), u64>,
     /// What each guest has been given.
     pub plugged: BTreeMap<Key, Vec<VolumeId>>,
+    /// The images that guests' disks lie above.
+    pub below: BTreeMap<Key, PathBuf>,
     /// What is free of its disk.
     pub free_bytes: Option<u64>,
     events: BTreeMap<u32, broadcast::Sender<GuestEvent>>,

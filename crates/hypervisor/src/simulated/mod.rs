@@ -173,6 +173,8 @@ impl Hypervisor for Simulated {
         let boot = self.boot_time(plan.pace);
         let now = self.config.clock.instant();
         let volumes = plan.vm.as_ref().map(|vm| vm.volumes.clone()).unwrap_or_default();
+        let image = plan.parts.iter().find(|(role, _)| *role == PartRole::Disk);
+        let image = image.map(|(_, path)| path.clone());
         self.host.change(|world| {
             let bits = key.0;
             if let Some(none) = volumes.iter().find(|volume| !world.volumes.contains_key(&(bits, **volume))) {
@@ -180,6 +182,7 @@ impl Hypervisor for Simulated {
                 return Err(HypervisorError::BadPlan(format!("its volume {none} is not on this host: detach it")));
             }
             world.plugged.insert(key, volumes);
+            world.below.extend(image.map(|image| (key, image)));
             Ok(match world.vmm(&key) {
                 Some(vmm) => found(plan.guest, Some(vmm)),
                 None => world.start_vmm(key, now, boot.map(|time| now.after(time))),
@@ -198,6 +201,7 @@ impl Hypervisor for Simulated {
             world.disks.remove(&key);
             world.remembered.remove(&key);
             world.plugged.remove(&key);
+            world.below.remove(&key);
             world.guests.remove(&key)
         });
         Ok(())

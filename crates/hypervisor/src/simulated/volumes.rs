@@ -4,6 +4,7 @@ use super::{Fault, Simulated, struck};
 use crate::{HypervisorError, Plugs, Room, Space, Volumes};
 use async_trait::async_trait;
 use perigee_model::{GuestId, VolumeId};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// From asking to done.
@@ -69,5 +70,16 @@ impl Room for Simulated {
     async fn room(&self, _: GuestId, _: bool) -> Result<Space, HypervisorError> {
         let free_bytes = self.host.look(|world| world.free_bytes).unwrap_or(DISK_BYTES);
         Ok(Space { path: "/simulated".into(), bytes: DISK_BYTES, free_bytes })
+    }
+
+    async fn below(&self) -> Result<Vec<PathBuf>, HypervisorError> {
+        if self.strikes(Fault::InventoryFails) {
+            return Err(struck("reading the simulated host"));
+        }
+        let own = self.config.instance.bits();
+        Ok(self.host.look(|world| {
+            let of_ours = world.below.iter().filter(|((instance, _), _)| *instance == own);
+            of_ours.map(|(_, image)| image.clone()).collect()
+        }))
     }
 }

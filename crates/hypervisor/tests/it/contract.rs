@@ -3,6 +3,7 @@
 use crate::{cases, machines, snapshots, volumes};
 use async_trait::async_trait;
 use perigee_hypervisor::{Found, Hypervisor, Plan};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,10 @@ pub trait Lab: Send + Sync {
     /// For a guest to say hello.
     fn hello_within(&self) -> Duration {
         Duration::from_secs(30)
+    }
+    /// An image's disk that guests' own can lie above; it counts as no trace.
+    fn image(&self) -> PathBuf {
+        PathBuf::from("/nowhere/image")
     }
     /// A command that takes about a second.
     fn one_second(&self) -> Vec<String>;
@@ -80,4 +85,5 @@ contract! {
     volumes: a_volume_comes_grows_and_goes
     volumes: a_volume_goes_from_guest_to_guest
     volumes: what_cannot_be_plugged_is_told
+    volumes: the_image_below_a_disk_is_told_while_the_guest_is_there
 }

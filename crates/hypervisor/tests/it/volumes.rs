@@ -4,7 +4,7 @@ use crate::cases::{exited, open, run};
 use crate::contract::Lab;
 use perigee_hypervisor::{Hypervisor, HypervisorError, Plan, Session, Volumes};
 use perigee_model::volume::serial;
-use perigee_model::{GuestId, VolumeId};
+use perigee_model::{GuestId, PartRole, VolumeId};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use uuid::Uuid;
@@ -146,5 +146,24 @@ pub async fn what_cannot_be_plugged_is_told(lab: &dyn Lab) {
     assert!(driver.inventory().await.unwrap()[0].alive, "it goes on");
     driver.destroy(plan.guest).await.unwrap();
     volumes.discard(volume(1)).await.unwrap();
+    assert_eq!(lab.traces(), before);
+}
+
+pub async fn the_image_below_a_disk_is_told_while_the_guest_is_there(lab: &dyn Lab) {
+    let before = lab.traces();
+    let (driver, mut plan) = (lab.driver(), lab.plan());
+    let Some(room) = driver.room() else { return };
+    assert_eq!(room.below().await.unwrap(), Vec::<std::path::PathBuf>::new());
+    let image = lab.image();
+    plan.parts.push((PartRole::Disk, image.clone()));
+    driver.start(&plan).await.unwrap();
+    assert_eq!(room.below().await.unwrap(), [image.as_path()]);
+    assert_eq!(lab.foreign_driver().room().unwrap().below().await.unwrap().len(), 0, "each instance has its own");
+    if let Some(halt) = driver.halt() {
+        halt.halt(plan.guest, Duration::ZERO).await.unwrap();
+        assert_eq!(lab.driver().room().unwrap().below().await.unwrap(), [image], "off, and after a restart of ours");
+    }
+    driver.destroy(plan.guest).await.unwrap();
+    assert_eq!(room.below().await.unwrap(), Vec::<std::path::PathBuf>::new());
     assert_eq!(lab.traces(), before);
 }

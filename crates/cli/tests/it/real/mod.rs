@@ -10,6 +10,7 @@ mod debian;
 mod fleet;
 mod forwards;
 mod ground;
+mod hostile;
 mod images;
 mod ingest;
 mod instance;

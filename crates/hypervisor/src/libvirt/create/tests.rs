@@ -59,7 +59,13 @@ async fn real_a_start_that_fails_or_dies_at_any_step_leaves_nothing() {
     let (endpoint, clock) = (Endpoint::Unix(daemon.socket()), Clock::real());
     let link = Link::new(endpoint, "qemu:///system".to_owned(), Duration::from_secs(20), clock.clone());
     let places = Places::at(folder.path().join("vms"), folder.path().join("run")).unwrap();
-    let host = Arc::new(Host::new(InstanceId::from_bits(7), clock, places, link, (false, crate::Reserve::of(Some(0)))));
+    let host = Arc::new(Host::new(
+        InstanceId::from_bits(7),
+        clock,
+        (places, folder.path().to_owned()),
+        link,
+        (false, crate::Reserve::of(Some(0))),
+    ));
     let plan = plan(folder.path());
     let work = Work::new(host.clone(), Checked::of(&plan).unwrap(), None).await.unwrap();
     let traces = || {

@@ -243,6 +243,7 @@ async fn a_libvirtd_that_lies_or_says_nothing_holds_up_nobody() {
         instance: perigee_model::InstanceId::from_bits(1),
         dir: lab_root.path().join("vms"),
         run_dir: lab_root.path().join("run"),
+        images: lab_root.path().to_owned(),
         endpoint: Endpoint::Unix(socket),
         uri: "qemu:///system".to_owned(),
         deadline: Duration::from_millis(300),

@@ -7,6 +7,7 @@ mod foreign;
 mod networks;
 mod seats;
 mod snapshots;
+mod tools;
 mod volumes;
 
 use crate::contract::Lab;
@@ -64,6 +65,7 @@ impl LibvirtLab {
             instance: instance.clone(),
             dir: self.root.path().join(format!("{instance}/vms")),
             run_dir: self.root.path().join(format!("{instance}/run")),
+            images: self.root.path().to_owned(),
             endpoint: Endpoint::Unix(self.daemon.socket()),
             uri: "qemu:///system".to_owned(),
             deadline: Duration::from_secs(10),
@@ -122,6 +124,11 @@ impl Lab for LibvirtLab {
     }
     async fn kill(&self, found: &Found) {
         kill(Pid::from_raw(found.pid.unwrap().cast_signed()), Signal::SIGKILL).unwrap();
+    }
+    fn image(&self) -> PathBuf {
+        let image = self.root.path().join("image.raw");
+        std::fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+        image
     }
     fn killed_says(&self) -> &'static str {
         "killed"
