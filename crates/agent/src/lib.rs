@@ -54,7 +54,7 @@ pub use cards::{CardError, Cards, HostCards, Kept, NoCards};
 pub use health::Health;
 pub use inherit::LOOK_EVERY;
 pub use journal::{DirJournal, Journal, MemoryJournal};
-pub use parts::{CachedParts, Parts, PartsError};
+pub use parts::{Budget, CachedParts, Parts, PartsError, Tally, Uses};
 pub use spool::{DirSpool, MemorySpool, Spool};
 pub use uplink::{Session, Tunnel, Uplink, UplinkError};
 pub use world::Describe;

@@ -8,12 +8,12 @@
 //! A kill at any moment leaves a partial that can be resumed, or a temp that the next `at` removes.
 //! Refuses: bytes of another digest, two writers of one partial.
 //! Deliberately absent: reference counts and eviction; whoever owns the directory knows what is in
-//! use and calls `list` and `remove`.
+//! use, marks it with `touch`, and calls `list` or `kept`, and `remove`.
 #![forbid(unsafe_code)]
 
 use perigee_model::Digest;
 use sha2::{Digest as _, Sha256};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, FileTimes, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -70,6 +70,15 @@ pub struct Blob {
     pub bytes: u64,
 }
 
+/// A stored blob and when it was last of use.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kept {
+    /// Which.
+    pub blob: Blob,
+    /// When it was stored, or touched after that.
+    pub touched: SystemTime,
+}
+
 /// A directory of blobs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct BlobDir {
@@ -110,6 +119,11 @@ impl BlobDir {
 
     /// Everything stored whole, sorted by digest.
     pub fn list(&self) -> Result<Vec<Blob>, BlobError> {
+        Ok(self.kept()?.into_iter().map(|kept| kept.blob).collect())
+    }
+
+    /// The same, with when each was last of use.
+    pub fn kept(&self) -> Result<Vec<Kept>, BlobError> {
         let dir = self.root.join("sha256");
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&dir).map_err(|e| BlobError::io(&dir, e))? {
@@ -118,13 +132,22 @@ impl BlobDir {
                 continue;
             };
             match entry.metadata() {
-                Ok(metadata) => found.push(Blob { digest, bytes: metadata.len() }),
+                Ok(metadata) => {
+                    let touched = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                    found.push(Kept { blob: Blob { digest, bytes: metadata.len() }, touched });
+                }
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {} // removed meanwhile
                 Err(e) => return Err(BlobError::io(&entry.path(), e)),
             }
         }
-        found.sort();
+        found.sort_by(|one, other| one.blob.cmp(&other.blob));
         Ok(found)
+    }
+
+    /// Says that it is of use now. It is kept with the file, and outlives us.
+    pub fn touch(&self, digest: &Digest, now: SystemTime) -> Result<(), BlobError> {
+        let touched = File::open(self.path(digest)).and_then(|file| file.set_times(FileTimes::new().set_modified(now)));
+        touched.map_err(|e| self.missing(digest, e))
     }
 
     /// Removes the blob, and what was fetched of it. Whoever has it open keeps reading.

@@ -185,3 +185,15 @@ proptest! {
         prop_assert_eq!(done.bytes, content.len() as u64);
     }
 }
+
+#[tokio::test]
+async fn what_is_of_use_is_told_by_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = BlobDir::at(dir.path()).unwrap();
+    let one = blobs.put_stream(None, HELLO).await.unwrap();
+    let then = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+    blobs.touch(&one.digest, then).unwrap();
+    assert_eq!(BlobDir::at(dir.path()).unwrap().kept().unwrap(), [Kept { blob: one.clone(), touched: then }]);
+    blobs.remove(&one.digest).unwrap();
+    assert!(matches!(blobs.touch(&one.digest, then), Err(BlobError::NotFound(_))));
+}

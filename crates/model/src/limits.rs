@@ -78,6 +78,10 @@ pub const VOLUMES_PER_HOST_MAX: usize = 10_000;
 pub const DISK_RESERVE_BYTES_MIN: u64 = 1 << 30;
 /// The same as a share of the file system: one of so many parts. The larger of the two holds.
 pub const DISK_RESERVE_PARTS: u64 = 50;
+/// What a host keeps of images, unless it is told: so many bytes at least, enough for a handful of distributions.
+pub const CACHE_BYTES_MIN: u64 = 10 << 30;
+/// The same as a share of the file system: one of so many parts. The larger of the two holds.
+pub const CACHE_PARTS: u64 = 10;
 /// A VM that stands because its host's disk is full goes on when so much is free.
 pub const DISK_ROOM_BYTES: u64 = 16 << 20;
 /// How often it is looked at whether there is.

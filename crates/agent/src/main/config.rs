@@ -100,6 +100,10 @@ struct RunFlags {
     /// (default: 1GiB or a fiftieth of it, whichever is more).
     #[arg(long, env = "PERIGEE_DISK_RESERVE", value_name = "SIZE", value_parser = size)]
     disk_reserve: Option<u64>,
+    /// How much is kept of images that guests of this host do not need now, the last used longest: 512MiB, 10GiB, or
+    /// bytes (default: 10GiB or a tenth of the file system, whichever is more).
+    #[arg(long, env = "PERIGEE_CACHE_BYTES", value_name = "SIZE", value_parser = size)]
+    cache_bytes: Option<u64>,
     /// Address of this host's own API, beside its socket (default 127.0.0.1:9090).
     #[arg(long, env = "PERIGEE_LOCAL")]
     local: Option<SocketAddr>,
@@ -170,6 +174,7 @@ struct File {
     libvirt_plain_tcp: bool,
     vm_dir: Option<PathBuf>,
     disk_reserve: Option<String>,
+    cache_bytes: Option<String>,
     local: Option<SocketAddr>,
     ping: Vec<String>,
     driver: Option<Driver>,
@@ -225,6 +230,8 @@ pub struct Config {
     pub vm_dir: Option<PathBuf>,
     /// What new files leave free.
     pub reserve: Reserve,
+    /// How much is kept of images, when given.
+    pub cache_bytes: Option<u64>,
     /// Address of this host's own API; port 0 takes a free one.
     pub local: SocketAddr,
     /// It is the system installation: fixed ports and paths.
@@ -291,11 +298,15 @@ fn combine(flags: RunFlags, file: File) -> anyhow::Result<Config> {
     let plain_tcp = flags.libvirt_plain_tcp || file.libvirt_plain_tcp;
     let libvirt =
         flags.libvirt_uri.or(file.libvirt_uri).map(|uri| LibvirtTarget::parse(&uri, plain_tcp)).transpose()?;
-    let of_file = file.disk_reserve.as_deref().map(size).transpose();
-    let reserve = flags.disk_reserve.or(of_file.map_err(|error| anyhow::anyhow!("disk_reserve: {error}"))?);
+    let of_file = |name: &str, given: Option<&String>| {
+        given.map(|text| size(text)).transpose().map_err(|error| anyhow::anyhow!("{name}: {error}"))
+    };
+    let reserve = flags.disk_reserve.or(of_file("disk_reserve", file.disk_reserve.as_ref())?);
+    let cache_bytes = flags.cache_bytes.or(of_file("cache_bytes", file.cache_bytes.as_ref())?);
     Ok(Config {
         libvirt,
         reserve: Reserve::of(reserve),
+        cache_bytes,
         data_dir: std::path::absolute(given_dir.clone().unwrap_or_else(|| PathBuf::from(SYSTEM_DIR)))?,
         server,
         stream_mode: flags.stream_mode.or(file.stream_mode).unwrap_or(StreamMode::Grpc),
@@ -427,8 +438,13 @@ mod tests {
         for bad in ["", "MiB", "1 GiB", "1.5GiB", "-1", "1gb", "99999999999TiB"] {
             assert!(size(bad).is_err(), "{bad}");
         }
-        let file: File = toml::from_str("disk_reserve = \"2GiB\"").unwrap();
-        assert_eq!(combine(RunFlags::default(), file).unwrap().reserve, Reserve::of(Some(2 << 30)));
+        let file = || toml::from_str::<File>("disk_reserve = \"2GiB\"\ncache_bytes = \"3GiB\"").unwrap();
+        let config = combine(RunFlags::default(), file()).unwrap();
+        assert_eq!((config.reserve, config.cache_bytes), (Reserve::of(Some(2 << 30)), Some(3 << 30)));
+        let flags = RunFlags { cache_bytes: Some(0), ..RunFlags::default() };
+        assert_eq!(combine(flags, file()).unwrap().cache_bytes, Some(0));
+        let file = File { cache_bytes: Some("much".into()), ..File::default() };
+        assert!(combine(RunFlags::default(), file).is_err_and(|e| e.to_string().starts_with("cache_bytes: ")));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Measuring this host and its guests: a thread, a spool and a stream to the control plane for each.
 
 use crate::config::Config;
-use perigee_agent::Health;
 use perigee_agent::frames::{Caps, FrameSpool, FrameUplink, Pace, Sender};
 use perigee_agent::home::Home;
 use perigee_agent::usage::{Teller, Usages};
 use perigee_agent::watch::{Sampler, SharedSheet, Watch, about_spool};
+use perigee_agent::{Health, Tally};
 use perigee_clock::Clock;
 use perigee_hypervisor::Hypervisor;
 use perigee_hypervisor::libvirt::{BreakerState, Domains, Libvirt, LibvirtHealth};
@@ -43,6 +43,7 @@ pub struct About<'a> {
     pub uplink: Arc<dyn FrameUplink>,
     pub health: Arc<Health>,
     pub libvirt: Option<Libvirt>,
+    pub cache: Tally,
 }
 
 impl About<'_> {
@@ -62,6 +63,7 @@ impl About<'_> {
             spool,
             health: self.health.clone(),
             libvirt: self.libvirt.clone(),
+            cache: self.cache.clone(),
         })?;
 
         let teller = |driver: &Arc<dyn Hypervisor>| (driver.abilities().driver, Teller::Driver(driver.clone()));
@@ -103,6 +105,7 @@ struct Host {
     spool: Arc<FrameSpool>,
     health: Arc<Health>,
     libvirt: Option<Libvirt>,
+    cache: Tally,
 }
 
 impl Sampler for Host {
@@ -112,6 +115,8 @@ impl Sampler for Host {
         if let Some(success) = self.health.heartbeat() {
             put(sheet, Series::gauge("perigee_heartbeat_success", 0), u64::from(success));
         }
+        put(sheet, Series::gauge("perigee_agent_cache_bytes", 0), self.cache.bytes());
+        put(sheet, Series::counter("perigee_agent_cache_evictions_total", 0), self.cache.evictions());
         if let Some(libvirt) = &self.libvirt {
             about_libvirt(&libvirt.health(), sheet);
         }

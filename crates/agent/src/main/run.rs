@@ -12,9 +12,12 @@ use perigee_agent::tls::ServerUrl;
 use perigee_agent::uplink::grpc::GrpcUplink;
 use perigee_agent::uplink::ws::WsUplink;
 use perigee_agent::watch::SharedSheet;
-use perigee_agent::{Agent, CachedParts, DirJournal, DirSpool, Health, Recipes, Uplink, UplinkError, web};
+use perigee_agent::{
+    Agent, Budget, CachedParts, DirJournal, DirSpool, Health, Journal, Recipes, Uplink, UplinkError, Uses, web,
+};
 use perigee_blobs::BlobDir;
 use perigee_clock::Clock;
+use perigee_hypervisor::Hypervisor;
 use perigee_images::{BaseBuild, KernelSource};
 use perigee_model::Labels;
 use std::path::{Path, PathBuf};
@@ -61,14 +64,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     log::set_instance(home.instance.as_str());
     let cancel = CancellationToken::new();
     tokio::spawn(end_on_signal(cancel.clone())?);
-
     let health = Arc::new(Health::default());
     let listener = web::bind(config.health).await?;
     let scraped = web::bind(config.metrics).await?;
     let local = local(&config, &home).await?;
     tell(&home, &listener, &scraped, &local)?;
-    let health_pages = web::health_pages(health.clone(), home.token.clone());
-    let pages = tokio::spawn(web::serve(listener, health_pages, cancel.clone()));
+    let pages = web::health_pages(health.clone(), home.token.clone());
+    let pages = tokio::spawn(web::serve(listener, pages, cancel.clone()));
     let sheets: [Arc<SharedSheet>; 2] = Default::default();
     let [node, guests] = sheets.clone();
     tokio::spawn(web::serve(scraped, web::metrics_pages(node, guests.clone()), cancel.clone()));
@@ -88,6 +90,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let chosen = driver::choose(&config, &home, &clock)?;
     let (uplink, frames) = uplinks(config.stream_mode, server, current);
+    let (journal, parts) = documents_and_parts(&config, &home, &clock, &uplink, &chosen.drivers)?;
     let about = measure::About {
         config: &config,
         home: &home,
@@ -96,17 +99,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         uplink: frames,
         health: health.clone(),
         libvirt: chosen.libvirt,
+        cache: parts.tally(),
     };
     let measuring = about.start(sheets, &chosen.drivers)?;
-    let blobs = BlobDir::at(home.path().join("cache"))?;
     let agent = Agent {
         host,
         clock,
         describe: driver::describe(home.path().to_owned(), chosen.drivers.clone(), &chosen.missing),
         drivers: chosen.drivers,
-        journal: Arc::new(DirJournal::open(home.path().join("journal"))?),
+        journal,
         spool: Arc::new(DirSpool::open(home.path().join("spool"))?),
-        parts: Arc::new(CachedParts::new(blobs, uplink.clone()).leaving(home.path().to_owned(), config.reserve)),
+        parts,
         uplink,
         builder: Arc::new(Recipes::new(base(&config, &home))),
         cards: driver::cards(&config, &home),
@@ -124,6 +127,24 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     home.forget_endpoints();
     tracing::info!("stopped; guests live on");
     Ok(ended?)
+}
+
+/// What is written down of guests, and the parts of images that are kept for them.
+fn documents_and_parts(
+    config: &Config,
+    home: &Home,
+    clock: &Clock,
+    uplink: &Arc<dyn Uplink>,
+    drivers: &[Arc<dyn Hypervisor>],
+) -> anyhow::Result<(Arc<dyn Journal>, Arc<CachedParts>)> {
+    let journal: Arc<dyn Journal> = Arc::new(DirJournal::open(home.path().join("journal"))?);
+    let blobs = BlobDir::at(home.path().join(driver::CACHE))?;
+    let budget = Budget { dir: home.path().to_owned(), reserve: config.reserve, cache_bytes: config.cache_bytes };
+    let uses = Uses { journal: journal.clone(), drivers: drivers.to_vec() };
+    let parts = Arc::new(CachedParts::new(blobs, uplink.clone(), clock.clone(), budget, uses));
+    let tidied = parts.clone();
+    tokio::spawn(async move { tidied.tidy().await });
+    Ok((journal, parts))
 }
 
 /// How this host builds images.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says what went wrong by panicking")]
 
 mod backups;
+mod cache;
 mod cards;
 mod console;
 mod crash;

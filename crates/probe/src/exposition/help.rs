@@ -91,6 +91,8 @@ pub const TABLE: &[(&str, &str)] = &[
     ("node_vmstat_pgpgout", "/proc/vmstat information field pgpgout."),
     ("node_vmstat_pswpin", "/proc/vmstat information field pswpin."),
     ("node_vmstat_pswpout", "/proc/vmstat information field pswpout."),
+    ("perigee_agent_cache_bytes", "Bytes of images' parts that the host keeps."),
+    ("perigee_agent_cache_evictions_total", "Parts of images that were removed to make room."),
     ("perigee_agent_frames_lost_total", "Frames that found no room before they were acknowledged."),
     ("perigee_agent_spool_frames", "Frames that are not acknowledged yet."),
     ("perigee_collector_age_seconds", "How old the answer of a collector with its own thread is, in seconds."),
