@@ -1,6 +1,6 @@
 //! `perigee image …`: what guests start from.
 
-mod import;
+pub mod import;
 
 use crate::exit::Exit;
 use crate::failure::Failure;

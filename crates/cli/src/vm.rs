@@ -2,6 +2,7 @@
 //! touched unless they are taken over.
 
 mod backup;
+mod brought;
 mod console;
 mod create;
 mod line;
@@ -27,7 +28,7 @@ use std::time::Duration;
 pub enum Verb {
     /// Make a virtual machine and wait until it runs
     #[command(
-        after_help = "Example:\n  perigee vm create db --cpus 2 --memory 2GiB --disk 20GiB --network default\n  perigee vm create db --dry-run\n\nKeys and user-data come from files: --ssh-key @key.pub --user-data @cloud.yaml"
+        after_help = "Example:\n  perigee vm create db --cpus 2 --memory 2GiB --disk 20GiB --network default\n  perigee vm create db --dry-run\n  perigee vm create web --image debian-12 --disk 20GiB\n\nKeys and user-data come from files: --ssh-key @key.pub --user-data @cloud.yaml"
     )]
     Create(CreateOptions),
     /// List virtual machines: ours, and those of hosts' own libvirt

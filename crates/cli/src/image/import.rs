@@ -67,7 +67,7 @@ struct Source {
 
 /// The request, once what it needs is there: a file is sent first.
 pub async fn request(session: &Session, line: Line) -> Result<ImageRequest, Failure> {
-    let from_catalogue = || line.source.catalog.as_ref().map(|name| name.replace('.', "-").to_ascii_lowercase());
+    let from_catalogue = || line.source.catalog.as_deref().map(named_after);
     let name = line.name.clone().or_else(from_catalogue).unwrap_or_default();
     let sha256 = line.sha256.map(|hex| format!("sha256:{hex}"));
     let checksum = sha256.or(line.sha512.map(|hex| format!("sha512:{hex}")));
@@ -78,6 +78,11 @@ pub async fn request(session: &Session, line: Line) -> Result<ImageRequest, Fail
     let Source { from: url, catalog, .. } = line.source;
     let (format, arch) = (line.format, line.arch);
     Ok(ImageRequest { name, url, upload, catalogue: catalog, checksum, format, arch, ..ImageRequest::default() })
+}
+
+/// What an image is called that the catalogue has under this name.
+pub fn named_after(entry: &str) -> String {
+    entry.replace('.', "-").to_ascii_lowercase()
 }
 
 async fn send(session: &Session, path: &Path) -> Result<String, Failure> {

@@ -1,5 +1,6 @@
 //! `vm create`: the whole wish in one line.
 
+use super::brought::{self, Missing};
 use super::{Policy, shown};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -13,9 +14,12 @@ use perigee_api::{VmPlanView, VmRequest};
 pub struct CreateOptions {
     /// Its name and host name [default: made up]
     name: Option<String>,
-    /// Name or id of an image [default: base]
+    /// Name or id of an image, or a name in the catalogue, from which it is imported then [default: base]
     #[arg(long)]
     image: Option<String>,
+    /// Refuse when there is no such image yet
+    #[arg(long)]
+    no_import: bool,
     /// Virtual CPUs [default: 1]
     #[arg(long, value_name = "N")]
     cpus: Option<u32>,
@@ -120,15 +124,32 @@ impl CreateOptions {
 
 /// Makes it, or says what would be made.
 pub async fn run(session: &Session, options: CreateOptions) -> Result<Exit, Failure> {
-    let (no_wait, dry_run) = (options.no_wait, options.dry_run);
+    let (no_wait, dry_run, no_import) = (options.no_wait, options.dry_run, options.no_import);
     let what = format!("starting {}", options.name.as_deref().unwrap_or("a virtual machine"));
-    let request = options.request();
+    let mut request = options.request();
     let client = session.client()?;
     if dry_run {
-        session.out.text(&told(&client.plan_vm(&request).await?))?;
+        match client.plan_vm(&request).await {
+            Ok(plan) => session.out.text(&told(&plan))?,
+            Err(error) => match brought::missing(session, &request, error, no_import).await? {
+                Missing::Here(image) => {
+                    request.image = Some(image);
+                    session.out.text(&told(&client.plan_vm(&request).await?))?;
+                }
+                Missing::Published(entry) => session.out.text(&format!("{}\n", brought::told(&entry, "would be")))?,
+            },
+        }
         return Ok(Exit::OK);
     }
-    shown(session, client.create_vm(&request, None).await?, no_wait, &what).await
+    let made = match client.create_vm(&request, None).await {
+        Ok(made) => made,
+        Err(error) => {
+            let missing = brought::missing(session, &request, error, no_import).await?;
+            request.image = Some(brought::image(session, missing).await?);
+            client.create_vm(&request, None).await?
+        }
+    };
+    shown(session, made, no_wait, &what).await
 }
 
 /// The plan in words.

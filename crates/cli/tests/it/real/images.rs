@@ -105,3 +105,41 @@ fn real_a_disk_from_elsewhere_boots() {
     // The upload that was refused can be gone on with for a day, or thrown away.
     assert_eq!(left("partial"), 1);
 }
+
+#[test]
+fn real_an_image_of_the_catalogue_comes_with_the_vm() {
+    let daemon = Daemon::start();
+    let instance = Instance::empty();
+    let mut up = instance.command(&["up", "--detach"]);
+    up.env("PERIGEE_LIBVIRT_SOCKET", daemon.socket()).env("PERIGEE_VM_DIR", instance.path().join("vms"));
+    Said::from(up.env("PERIGEE_OUTBOUND_ALLOW", "127.0.0.1").output().unwrap()).fine();
+    std::fs::write(instance.path().join("tiny.raw"), disk()).unwrap();
+    let (url, sum) = (serve(disk()), sum(&instance.path().join("tiny.raw")));
+    let of_raw = format!("url = \"{url}\"\nchecksum = \"sha256:{sum}\"\nformat = \"raw\"\narch = \"x86_64\"\n");
+    let entry = format!("[\"tiny-1.0\"]\n{of_raw}");
+    std::fs::write(instance.path().join("catalogue.toml"), entry).unwrap();
+    let create = |more: &[&str]| {
+        instance.perigee(&[&["vm", "create", "--image", "tiny-1.0", "--memory", "64MiB"], more].concat())
+    };
+
+    let refused = create(&["never", "--no-import"]);
+    assert!(refused.code != 0 && refused.err.contains("PRG-3003"), "{}", refused.err);
+    assert!(refused.err.contains("perigee image import --catalog tiny-1.0"), "{}", refused.err);
+    let unknown = instance.perigee(&["vm", "create", "never", "--image", "tiny-2.0"]);
+    assert!(unknown.code != 0 && unknown.err.contains("PRG-3003"), "{}", unknown.err);
+    let planned = create(&["never", "--dry-run"]).fine();
+    assert!(planned.contains("would be imported from the catalogue first") && planned.contains(&url), "{planned}");
+    assert_eq!(instance.json(&["image", "list"]), serde_json::json!([]), "nothing was done");
+
+    let first = create(&["one"]);
+    assert!(first.err.contains("it is imported from the catalogue first"), "{}", first.err);
+    first.fine();
+    assert_eq!(instance.json(&["image", "get", "tiny-1-0"])["parts"][0]["bytes"], 1 << 20);
+    // The address answers once: the second is made of what is here.
+    let second = create(&["two"]);
+    assert!(!second.err.contains("imported"), "{}", second.err);
+    second.fine();
+    for name in ["one", "two"] {
+        instance.perigee(&["vm", "delete", name, "--yes"]).fine();
+    }
+}
