@@ -1,4 +1,7 @@
 # Thin on purpose: scripts/setup installs, xtask does. `make demo` and `make test` are all a newcomer needs.
+# Nothing is built a second time on a machine that has built nothing yet: what that would need is not kept.
+export CARGO_INCREMENTAL ?= $(if $(wildcard target/debug/incremental),1,0)
+
 .PHONY: demo test bench soak up ci cover setup clean
 
 demo: ## a command's output out of a real microVM

@@ -62,14 +62,14 @@ pub fn run(named: &[String]) -> Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-/// What does not fit in a budget: tests marked `#[ignore = "soak"]`, the whole contract on real guests,
-/// thousands of seeds.
+/// What does not fit in a budget: tests marked `#[ignore = "soak"]`, the whole contract and all faults on real
+/// guests, thousands of seeds.
 pub fn soak() -> Result<()> {
     build::guest()?;
     // What is ignored because it runs in a guest is run there.
     let here = "not test(limits_of_version_two_hold)";
     nextest().args(["--run-ignored", "only", "--no-tests", "pass", "-E", here]).go()?;
-    nextest().args(["-E", "test(/^contract::real_/)"]).go()?;
+    nextest().args(["-E", &slice::whole()]).go()?;
     cgroup2::run()?;
     // Ten minutes away with a kill, at the usual pace; then fleets until one breaks.
     let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
@@ -88,7 +88,9 @@ fn build_all() -> Result<()> {
 
 fn test() -> Result<()> {
     let seed = first_seed();
-    println!("seed {seed}, the commit's, draws what is played of the kill matrix and of the contract on real guests");
+    println!(
+        "seed {seed}, the commit's, draws what is played of the kill matrix, of faults and of the contract on real guests"
+    );
     nextest().args(["-E", &slice::filter(seed)?]).go()
 }
 

@@ -1,5 +1,6 @@
-//! Which cases of the drivers' contract `make test` plays on real guests: a third of them, drawn from the
-//! commit. On the simulated driver all are played each time; on real guests all are in `make soak`.
+//! What `make test` plays on real guests: of the drivers' contract a third, of the tests that kill, fill and cut
+//! off a half, drawn from the commit. The contract is played whole on the simulated driver each time, and what
+//! faults do to the agent by the simulation; on real guests all of it is in `make soak`.
 
 use crate::shell::root;
 use anyhow::{Context, Result};
@@ -9,11 +10,66 @@ const CONTRACT: &str = "crates/hypervisor/tests/it/contract.rs";
 /// One of so many is played.
 const OF: u32 = 3;
 
+/// Tests of faults on real guests, each some ten to fifty seconds of emulated machines: file, and names that end
+/// their paths. Neighbours are of different kinds: a commit plays every second one.
+const FAULTS: &[(&str, &[&str])] = &[
+    ("crates/cli/tests/it/real/kills.rs", &["real_kill_in_the_middle_of_exec", "real_kill_in_the_middle_of_create"]),
+    ("crates/cli/tests/it/real/backups.rs", &["real_a_backup_that_was_cut_short_is_whole_or_gone"]),
+    ("crates/cli/tests/it/real/snapshots.rs", &["real_a_snapshot_that_was_cut_short_is_whole_or_gone"]),
+    ("crates/cli/tests/it/real/volumes.rs", &["real_volumes_come_through_kills"]),
+    ("crates/cli/tests/it/real/forwards.rs", &["real_a_policy_changes_while_its_guest_runs"]),
+    ("crates/cli/tests/it/real/life.rs", &["real_twenty_runs_at_once_all_answer"]),
+    ("crates/cli/tests/it/real/forwards.rs", &["real_a_port_of_the_host_leads_to_a_sandbox"]),
+    (
+        "crates/hypervisor/tests/it/libvirt/faults.rs",
+        &[
+            "real_a_domain_that_libvirt_keeps_locked_is_told_with_the_way_out",
+            "real_libvirtd_killed_in_the_middle_of_a_start_and_of_an_end_leaves_what_can_be_removed",
+            "real_a_full_disk_is_told_and_leaves_nothing",
+            "real_guests_outlive_libvirtd_and_what_happened_meanwhile_is_told",
+        ],
+    ),
+    (
+        "crates/hypervisor/tests/it/libvirt/far.rs",
+        &["real_a_guest_of_a_libvirt_behind_ssh", "real_a_guest_of_a_libvirt_behind_tls"],
+    ),
+    ("crates/hypervisor/src/libvirt/create/tests.rs", &["real_a_start_that_fails_or_dies_at_any_step_leaves_nothing"]),
+    (
+        "crates/hypervisor/tests/it/libvirt/snapshots.rs",
+        &[
+            "real_a_full_disk_ends_a_snapshot_and_not_its_guest",
+            "real_a_snapshot_of_which_half_is_left_is_none_and_can_be_made_again",
+        ],
+    ),
+    (
+        "crates/hypervisor/tests/it/libvirt/firmware.rs",
+        &[
+            "real_an_empty_disk_leaves_uefi_in_its_shell",
+            "real_an_installation_medium_boots_where_the_disk_is_empty_and_finds_the_tpm",
+        ],
+    ),
+];
+
 /// Nextest's words for everything but what is left out this time.
 pub fn filter(seed: u32) -> Result<String> {
     let source = std::fs::read_to_string(root().join(CONTRACT)).with_context(|| CONTRACT.to_owned())?;
     let drawn = drawn(&source, seed).join("|");
-    Ok(format!(r"not test(/^contract::real_/) | test(/^contract::real_\w+::({drawn})$/)"))
+    let left_out: Vec<_> =
+        faults().zip(0..).filter(|(_, place)| (seed % 2 + place) % 2 == 1).map(|((_, name), _)| name).collect();
+    let left_out = left_out.join("|");
+    Ok(format!(
+        r"(not test(/^contract::real_/) | test(/^contract::real_\w+::({drawn})$/)) - test(/(^|::)({left_out})$/)"
+    ))
+}
+
+/// All of them, on real guests: for nextest.
+pub fn whole() -> String {
+    let faults: Vec<_> = faults().map(|(_, name)| name).collect();
+    format!(r"test(/^contract::real_/) | test(/(^|::)({})$/)", faults.join("|"))
+}
+
+fn faults() -> impl Iterator<Item = (&'static str, &'static str)> {
+    FAULTS.iter().flat_map(|(file, names)| names.iter().map(|name| (*file, *name)))
 }
 
 /// The cases in the macro's call, one to a line: `room: case`.
@@ -36,6 +92,17 @@ mod tests {
         let mut all: Vec<_> = (0..3).flat_map(|seed| drawn(source, seed)).collect();
         all.sort_unstable();
         assert_eq!(all, ["four", "one", "three", "two"]);
+    }
+
+    #[test]
+    fn tests_of_faults_are_found_and_two_commits_play_them_all() {
+        for (file, name) in faults() {
+            let source = std::fs::read_to_string(root().join(file)).unwrap();
+            assert!(source.contains(&format!("fn {name}()")), "{name} is not in {file}");
+            let plays = |seed| !filter(seed).unwrap().contains(name);
+            assert!(plays(6) != plays(7), "{name}");
+        }
+        assert!(filter(u32::MAX).is_ok());
     }
 
     #[test]
