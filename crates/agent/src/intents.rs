@@ -8,7 +8,7 @@ use crate::guest::{self, Document, Handle};
 use crate::journal::{self, JournalError, Keep};
 use crate::world::World;
 use perigee_agent_api::{Act, DesiredGuest, Intent};
-use perigee_model::{Desired, GuestId, GuestKind, GuestSpec, ImageId, Labels, Name, Part, Power};
+use perigee_model::{Desired, GuestId, GuestKind, GuestSpec, ImageId, Labels, Name, Part};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -106,15 +106,7 @@ fn perform(world: &Arc<World>, intent: &Intent) {
 }
 
 fn made_here(world: &World, id: GuestId, name: &Name, (labels, spec): (&Labels, &GuestSpec)) -> DesiredGuest {
-    let desired = Desired {
-        generation: 1,
-        host: Some(world.host),
-        power: Power::Running,
-        expires_at: None,
-        restarts: 0,
-        grace_ms: 0,
-        release: false,
-    };
+    let desired = Desired::running(1, Some(world.host));
     DesiredGuest { id, name: name.clone(), labels: labels.clone(), kind: GuestKind::Vm, spec: spec.clone(), desired }
 }
 

@@ -9,7 +9,7 @@ use perigee_model::name::labels_fault;
 use perigee_model::placement::{Candidate, Placement, Wanted, place};
 use perigee_model::{
     Code, Desired, Egress, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, HostId, Image, ImageState, Labels, Name,
-    PartRole, Power, Priority, Refusal, Resources, Task, TaskId, TaskKind, TaskState, Verb, Who,
+    PartRole, Priority, Refusal, Resources, Task, TaskId, TaskKind, TaskState, Verb, Who,
 };
 use perigee_store::{Batch, Record};
 use std::collections::BTreeMap;
@@ -238,41 +238,25 @@ impl Control {
         let mut parts = image.parts.clone();
         parts.extend(wanted.vm.as_ref().and_then(|vm| vm.user_data.clone()));
         let vm = wanted.vm.map(|vm| self.vm_spec(vm)).transpose()?.map(Box::new);
+        let name = wanted.name.or_else(made_up).unwrap_or_else(|| image.name.clone());
+        let spec = GuestSpec {
+            image: image.id,
+            image_name: image.name.clone(),
+            parts,
+            resources: wanted.resources,
+            env: wanted.env,
+            ttl_ms: wanted.ttl.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+            host_wanted,
+            vm,
+            egress: wanted.egress,
+            forwards: Vec::new(),
+        };
         Ok(Guest {
-            id,
-            name: wanted.name.or_else(made_up).unwrap_or_else(|| image.name.clone()),
             tenant: who.tenant.clone(),
             owner: who.actor.clone(),
-            kind: wanted.kind,
             labels: wanted.labels,
-            spec: GuestSpec {
-                image: image.id,
-                image_name: image.name.clone(),
-                parts,
-                resources: wanted.resources,
-                env: wanted.env,
-                ttl_ms: wanted.ttl.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
-                host_wanted,
-                vm,
-                egress: wanted.egress,
-                forwards: Vec::new(),
-            },
-            desired: Desired {
-                generation: 0,
-                host: None,
-                power: Power::Running,
-                expires_at: wanted.ttl.map(|t| now + t),
-                restarts: 0,
-                grace_ms: 0,
-                release: false,
-            },
-            observed: None,
-            created_at: now,
-            gone_at: None,
-            snapshots: Vec::new(),
-            backups: None,
-            acted: None,
-            revision: 1,
+            desired: Desired { expires_at: wanted.ttl.map(|t| now + t), ..Desired::running(0, None) },
+            ..Guest::new(id, name, wanted.kind, spec, now)
         })
     }
 

@@ -108,31 +108,13 @@ impl Control {
         let end = &intent.guest.short()[8..];
         let other = Name::parse(&format!("{}-{end}", &name.as_str()[..name.as_str().len().min(50)]));
         let called = if taken { other.unwrap_or_else(|_| name.clone()) } else { name.clone() };
-        let desired = Desired {
-            generation: if taken { 2 } else { 1 },
-            host: Some(host),
-            power: Power::Running,
-            expires_at: None,
-            restarts: 0,
-            grace_ms: 0,
-            release: false,
-        };
+        let generation = if taken { 2 } else { 1 };
         let guest = Guest {
-            id: intent.guest,
-            name: called,
-            tenant: tenant.clone(),
             owner: actor(host, intent),
-            kind: GuestKind::Vm,
             labels: labels.clone(),
-            spec: spec.clone(),
-            desired,
-            observed: None,
-            created_at: intent.at,
-            gone_at: None,
-            snapshots: Vec::new(),
-            backups: None,
-            acted: Some(TakenAct { id: intent.id, base: 1, after: if taken { 2 } else { 1 } }),
-            revision: 1,
+            desired: Desired::running(generation, Some(host)),
+            acted: Some(TakenAct { id: intent.id, base: 1, after: generation }),
+            ..Guest::new(intent.guest, called, GuestKind::Vm, spec.clone(), intent.at)
         };
         let mut batch = Batch::default();
         batch.events.push(self.act_event(host, intent, &tenant, "guest.create", guest.name.as_str()));

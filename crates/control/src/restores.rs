@@ -4,8 +4,8 @@ use crate::{Cause, Control, refuse_store};
 use perigee_model::backup::Origin;
 use perigee_model::placement::Wanted;
 use perigee_model::{
-    Backup, Code, Desired, Guest, GuestId, GuestKind, GuestSpec, Name, PartRole, Power, Priority, Refusal, Stored,
-    Task, TaskKind, Verb, VmSpec, Who,
+    Backup, Code, Guest, GuestId, GuestKind, GuestSpec, Name, PartRole, Priority, Refusal, Stored, Task, TaskKind,
+    Verb, VmSpec, Who,
 };
 use perigee_store::{Batch, Record};
 use std::sync::Arc;
@@ -88,30 +88,12 @@ impl Control {
             vm: Some(Box::new(vm)),
             ..backup.spec.clone()
         };
+        let name = wanted.name.unwrap_or_else(|| backup.guest_name.clone());
         Ok(Guest {
-            id: GuestId::new(self.clock().uuid()),
-            name: wanted.name.unwrap_or_else(|| backup.guest_name.clone()),
             tenant: who.tenant.clone(),
             owner: who.actor.clone(),
-            kind: GuestKind::Vm,
             labels: backup.labels.clone(),
-            spec,
-            desired: Desired {
-                generation: 0,
-                host: None,
-                power: Power::Running,
-                expires_at: None,
-                restarts: 0,
-                grace_ms: 0,
-                release: false,
-            },
-            observed: None,
-            created_at: self.clock().now(),
-            gone_at: None,
-            snapshots: Vec::new(),
-            backups: None,
-            acted: None,
-            revision: 1,
+            ..Guest::new(GuestId::new(self.clock().uuid()), name, GuestKind::Vm, spec, self.clock().now())
         })
     }
 }

@@ -7,9 +7,8 @@ use perigee_agent_api::FromServer;
 use perigee_model::limits::{NAME_CHARS_MAX, VM_MEMORY_BYTES_DEFAULT, VM_STOP_GRACE_MAX};
 use perigee_model::placement::Wanted;
 use perigee_model::{
-    Code, Desired, Firmware, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, ImageId, Labels, Mac, Name, Observed,
-    Part, Phase, Power, Priority, Refusal, Resources, RestartPolicy, Switch, Task, TaskKind, Verb, VmChange, VmSpec,
-    Who,
+    Code, Desired, Firmware, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, ImageId, Mac, Name, Observed, Part,
+    Phase, Power, Priority, Refusal, Resources, RestartPolicy, Switch, Task, TaskKind, Verb, VmChange, VmSpec, Who,
 };
 use perigee_store::{Batch, Record, StoreError};
 use std::collections::BTreeMap;
@@ -226,41 +225,23 @@ impl Control {
             Some(5 | 6) => Power::Stopped,
             _ => Power::Running,
         };
+        let spec = GuestSpec {
+            image: ImageId::new(uuid::Uuid::nil()),
+            image_name: name.clone(),
+            parts: Vec::new(),
+            resources,
+            env: BTreeMap::new(),
+            ttl_ms: None,
+            host_wanted: Some(foreign.host),
+            vm: Some(Box::new(vm)),
+            egress: None,
+            forwards: Vec::new(),
+        };
         Ok(Guest {
-            id: GuestId::new(foreign.id),
-            name: name.clone(),
             tenant: who.tenant.clone(),
             owner: who.actor.clone(),
-            kind: GuestKind::Vm,
-            labels: Labels::new(),
-            spec: GuestSpec {
-                image: ImageId::new(uuid::Uuid::nil()),
-                image_name: name,
-                parts: Vec::new(),
-                resources,
-                env: BTreeMap::new(),
-                ttl_ms: None,
-                host_wanted: Some(foreign.host),
-                vm: Some(Box::new(vm)),
-                egress: None,
-                forwards: Vec::new(),
-            },
-            desired: Desired {
-                generation: 0,
-                host: Some(foreign.host),
-                power,
-                expires_at: None,
-                restarts: 0,
-                grace_ms: 0,
-                release: false,
-            },
-            observed: None,
-            created_at: self.clock().now(),
-            gone_at: None,
-            snapshots: Vec::new(),
-            backups: None,
-            acted: None,
-            revision: 1,
+            desired: Desired { power, ..Desired::running(0, Some(foreign.host)) },
+            ..Guest::new(GuestId::new(foreign.id), name, GuestKind::Vm, spec, self.clock().now())
         })
     }
 }

@@ -246,7 +246,36 @@ pub enum GuestStatus {
     Unknown,
 }
 
+impl Desired {
+    /// To run there, for as long as it is wanted; asked for, and of no host yet, when there is none.
+    pub fn running(generation: u64, host: Option<HostId>) -> Self {
+        let power = Power::Running;
+        Self { generation, host, power, expires_at: None, restarts: 0, grace_ms: 0, release: false }
+    }
+}
+
 impl Guest {
+    /// A new one that is to run: nobody's of the first tenant, without labels, and nothing is known of it yet.
+    pub fn new(id: GuestId, name: Name, kind: GuestKind, spec: GuestSpec, created_at: Timestamp) -> Self {
+        Self {
+            id,
+            name,
+            tenant: Tenant::first(),
+            owner: String::new(),
+            kind,
+            labels: Labels::new(),
+            spec,
+            desired: Desired::running(0, None),
+            observed: None,
+            created_at,
+            gone_at: None,
+            snapshots: Vec::new(),
+            backups: None,
+            acted: None,
+            revision: 1,
+        }
+    }
+
     /// Whether a user still sees it in lists.
     pub fn is_gone(&self) -> bool {
         self.gone_at.is_some()

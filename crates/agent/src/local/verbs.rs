@@ -9,7 +9,7 @@ use perigee_agent_api::{Act, Intent};
 use perigee_api::{Page, SandboxView, StopRequest, VmPatch, VmRequest, VmView};
 use perigee_model::limits::{VM_STOP_GRACE, VM_STOP_GRACE_MAX};
 use perigee_model::name::labels_fault;
-use perigee_model::{Code, Guest, GuestId, GuestKind, GuestSpec, Mac, Name, Phase, Power, Refusal, Switch, Tenant};
+use perigee_model::{Code, Guest, GuestId, GuestKind, GuestSpec, Mac, Name, Phase, Power, Refusal, Switch};
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -276,23 +276,9 @@ impl Call {
         let order = &document.order;
         let mut desired = order.desired.clone();
         desired.host = Some(self.world.host);
-        Guest {
-            id: order.id,
-            name: order.name.clone(),
-            tenant: Tenant::first(),
-            owner: String::new(),
-            kind: order.kind,
-            labels: order.labels.clone(),
-            spec: order.spec.clone(),
-            desired,
-            observed: Some(document.observed.clone()),
-            snapshots: Vec::new(),
-            backups: None,
-            created_at: document.observed.since,
-            gone_at: None,
-            acted: None,
-            revision: order.desired.generation,
-        }
+        let revision = order.desired.generation;
+        let new = Guest::new(order.id, order.name.clone(), order.kind, order.spec.clone(), document.observed.since);
+        Guest { labels: order.labels.clone(), desired, observed: Some(document.observed.clone()), revision, ..new }
     }
 }
 
