@@ -8,6 +8,9 @@ use perigee_model::Code;
 use serde_json::{Value, json};
 use std::io;
 
+/// Where volumes are to be seen.
+pub const VOLUMES: &str = "perigee volume list";
+
 /// Why a command did not do what it says.
 #[derive(Debug)]
 pub struct Failure {
@@ -80,6 +83,9 @@ impl Failure {
     #[must_use]
     pub fn among(mut self, list: &str) -> Self {
         let code = self.code.as_deref().and_then(Code::parse);
+        // Of what a volume's command names, a guest is a VM.
+        let of_a_vm = code == Some(Code::NoSuchGuest) && list == VOLUMES;
+        let list = if of_a_vm { "perigee vm list" } else { list };
         let is_of_a_name = matches!(code, Some(Code::NameTaken | Code::NoSuchGuest | Code::GuestNotRunning));
         if is_of_a_name && self.tries.is_empty() && !list.is_empty() {
             self.tries.push(list.to_owned());

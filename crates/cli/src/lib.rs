@@ -92,6 +92,7 @@ fn list_of(noun: &Noun, of_an_agent: bool) -> &'static str {
         Noun::Sandbox { .. } | Noun::Network { .. } => "perigee sandbox list",
         Noun::Vm { .. } if of_an_agent => "perigee --agent vm list",
         Noun::Vm { .. } => "perigee vm list",
+        Noun::Volume { .. } => failure::VOLUMES,
         Noun::Image { .. } => "perigee image list",
         _ => "",
     }

@@ -16,6 +16,7 @@ const FAULTS: &[(&str, &[&str])] = &[
     ("crates/cli/tests/it/real/kills.rs", &["real_kill_in_the_middle_of_exec", "real_kill_in_the_middle_of_create"]),
     ("crates/cli/tests/it/real/backups.rs", &["real_a_backup_that_was_cut_short_is_whole_or_gone"]),
     ("crates/cli/tests/it/real/snapshots.rs", &["real_a_snapshot_that_was_cut_short_is_whole_or_gone"]),
+    ("crates/cli/tests/it/real/hostile.rs", &["real_nothing_that_a_hostile_disk_names_is_opened"]),
     ("crates/cli/tests/it/real/volumes.rs", &["real_volumes_come_through_kills"]),
     ("crates/cli/tests/it/real/forwards.rs", &["real_a_policy_changes_while_its_guest_runs"]),
     ("crates/cli/tests/it/real/life.rs", &["real_twenty_runs_at_once_all_answer"]),

@@ -5,7 +5,7 @@
 //!
 //! Format: QEMU, docs/interop/qcow2.txt.
 
-use super::places::Places;
+use super::places::{IMAGE_NAME, Places};
 use super::qcow2::{BACKING_FORMAT, CLUSTER, EXTERNAL_DATA, Format, MAGIC, inspect};
 use crate::HypervisorError;
 use crate::work::os;
@@ -30,7 +30,9 @@ pub fn below(disk: &Path, images: &Path) -> Result<Option<PathBuf>, HypervisorEr
     let header = header(disk).map_err(os(format!("reading {}", disk.display())))?;
     let Some(name) = named(&header).map_err(|why| bad(why.to_owned()))? else { return Ok(None) };
     let foreign = || bad(format!("it names {}, which is no image of this host", name.display()));
-    if !is_in(&name, images) || !fs::symlink_metadata(&name).is_ok_and(|found| found.is_file()) {
+    // Or its second name beside the disk, where QEMU's user cannot reach the first.
+    let beside = name == disk.with_file_name(IMAGE_NAME);
+    if !(beside || is_in(&name, images)) || !fs::symlink_metadata(&name).is_ok_and(|found| found.is_file()) {
         return Err(foreign());
     }
     inspect(&name).map_err(|error| bad(error.to_string()))?;
@@ -155,6 +157,10 @@ mod tests {
         create(&disk, Some((&host.image, Format::Raw)), None).unwrap();
         assert_eq!(below(&disk, &host.images).unwrap(), Some(host.image.clone()));
         assert_eq!(below(&host.above(&host.image, &["-F", "raw"]), &host.images).unwrap(), Some(host.image.clone()));
+        // Its second name beside the disk.
+        let beside = host.at(IMAGE_NAME);
+        fs::hard_link(&host.image, &beside).unwrap();
+        assert_eq!(below(&host.above(&beside, &["-F", "raw"]), &host.images).unwrap(), Some(beside));
         // The same folder by another name.
         std::os::unix::fs::symlink(&host.images, host.at("other")).unwrap();
         assert_eq!(below(&disk, &host.at("other")).unwrap(), Some(host.image.clone()));

@@ -1,7 +1,7 @@
 //! Bringing a guest up, in steps that can be undone.
 //!
 //! ```text
-//! look: is it ours, does it run? ─▶ folder ─▶ disk ─▶ seed ─▶ definition ─▶ running
+//! look: is it ours, does it run? ─▶ folder ─▶ parts ─▶ disk ─▶ seed ─▶ definition ─▶ running
 //! ```
 //! Owns: the steps. What exists and fits is kept, above all the disk; a definition is written anew, so
 //! that a changed size holds from this start on.
@@ -11,11 +11,11 @@ use super::cards::Cards;
 use super::connections::Ask;
 use super::facts::Facts;
 use super::host::{Host, Ours, VMM_WITHIN};
-use super::machine::{Checked, Machine};
+use super::machine::{Checked, Link, Machine};
 use super::seed::Seed;
 use super::seen::Life;
 use super::{below, qcow2, xml};
-use crate::work::off_thread;
+use crate::work::{gone, off_thread, room_or_os};
 use crate::workflow::{self, Step};
 use crate::{Found, HypervisorError, Plan};
 use async_trait::async_trait;
@@ -83,6 +83,8 @@ pub struct Work {
     facts: Arc<Facts>,
     checked: Checked,
     machine: Machine,
+    /// Second names of its image's parts.
+    links: Vec<Link>,
     /// It was defined before: then an undo leaves its definition and its disk.
     defined: bool,
     /// What libvirt took to define and to start it, in microseconds.
@@ -90,18 +92,20 @@ pub struct Work {
 }
 
 impl Work {
-    pub async fn new(host: Arc<Host>, checked: Checked, found: Option<Ours>) -> Result<Self, HypervisorError> {
+    pub async fn new(host: Arc<Host>, mut checked: Checked, found: Option<Ours>) -> Result<Self, HypervisorError> {
         let facts = host.facts().await?;
         let name = found.as_ref().map(|ours| ours.domain.name.as_str());
+        let links = checked.reach(&host.places, facts.qemu_user);
         let machine = checked.machine(&host.instance, &facts, &host.places, name)?;
         let libvirt_us = AtomicU64::default();
-        let work = Self { defined: found.is_some(), facts, checked, machine, host, libvirt_us };
+        let work = Self { defined: found.is_some(), facts, checked, machine, links, host, libvirt_us };
         work.check_network().await?;
         Ok(work)
     }
 
     pub async fn run(&self) -> Result<(), HypervisorError> {
-        workflow::run(&[&Folder(self), &Disk(self), &Seeded(self), &Defined(self), &Running(self)]).await
+        workflow::run(&[&Folder(self), &Reached(self), &Disk(self), &Seeded(self), &Defined(self), &Running(self)])
+            .await
     }
 
     fn guest(&self) -> GuestId {
@@ -191,6 +195,35 @@ impl Step for Folder<'_> {
     }
 }
 
+/// Its image's parts, where QEMU's user reaches them. A second name takes up nothing, and goes with the folder.
+pub struct Reached<'a>(pub &'a Work);
+
+#[async_trait]
+impl Step for Reached<'_> {
+    fn name(&self) -> &'static str {
+        "parts"
+    }
+    async fn is_done(&self) -> Result<bool, HypervisorError> {
+        Ok(self.0.links.iter().all(|link| link.name.exists()))
+    }
+    async fn perform(&self) -> Result<(), HypervisorError> {
+        let links = self.0.links.clone();
+        off_thread(move || {
+            for Link { file, name } in links.iter().filter(|link| !link.name.exists()) {
+                let linked = std::fs::hard_link(file, name);
+                linked.map_err(room_or_os(format!("naming {} {}", file.display(), name.display())))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+    async fn undo(&self) -> Result<(), HypervisorError> {
+        // The disk of one that was there before stands on them.
+        let links = if self.0.defined { Vec::new() } else { self.0.links.clone() };
+        off_thread(move || links.iter().try_for_each(|Link { name, .. }| gone(name, std::fs::remove_file(name)))).await
+    }
+}
+
 /// Its disk: above the image's, or empty.
 pub struct Disk<'a>(pub &'a Work);
 
@@ -220,7 +253,7 @@ impl Step for Disk<'_> {
     }
     async fn undo(&self) -> Result<(), HypervisorError> {
         let path = self.0.host.places.disk(self.0.guest());
-        off_thread(move || crate::work::gone(&path, std::fs::remove_file(&path))).await
+        off_thread(move || gone(&path, std::fs::remove_file(&path))).await
     }
 }
 
@@ -254,7 +287,7 @@ impl Step for Seeded<'_> {
     }
     async fn undo(&self) -> Result<(), HypervisorError> {
         let path = self.0.host.places.seed(self.0.guest());
-        off_thread(move || crate::work::gone(&path, std::fs::remove_file(&path))).await
+        off_thread(move || gone(&path, std::fs::remove_file(&path))).await
     }
 }
 

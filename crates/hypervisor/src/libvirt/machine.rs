@@ -81,6 +81,13 @@ pub struct DiskPlan {
     pub bytes: Option<u64>,
 }
 
+/// A file, and the second name under which QEMU's user reaches it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub file: PathBuf,
+    pub name: PathBuf,
+}
+
 /// A plan that was looked at.
 #[derive(Clone, Debug)]
 pub struct Checked {
@@ -119,6 +126,26 @@ impl Checked {
         let has_cloud_init = user_data.is_some() || is_of_disk(plan);
         let user_data = has_cloud_init.then(|| user_data.unwrap_or_else(|| b"#cloud-config\n{}\n".to_vec()));
         Ok(Self { plan: plan.clone(), spec, disk, user_data })
+    }
+
+    /// Goes by second names for parts of the image that QEMU's user cannot reach where they are: what is kept
+    /// here for all guests is closed to others. Where no second name is possible they stay, and are refused.
+    pub fn reach(&mut self, places: &Places, user: (u32, u32)) -> Vec<Link> {
+        let mut links = Vec::new();
+        for (role, path) in self.plan.parts.iter_mut().filter(|(role, _)| *role != PartRole::UserData) {
+            if barrier(path, user).is_none() || !places.can_link(path) {
+                continue;
+            }
+            let name = places.part(self.plan.guest, *role);
+            links.push(Link { file: std::mem::replace(path, name.clone()), name });
+        }
+        let of_disk = self.disk.as_mut().and_then(|disk| disk.image.as_mut());
+        if let Some((image, _)) = of_disk
+            && let Some(link) = links.iter().find(|link| link.file == *image)
+        {
+            image.clone_from(&link.name);
+        }
+        links
     }
 
     /// The machine. `domain` is the name it has already, if it has one.

@@ -173,7 +173,12 @@ impl Hypervisor for Libvirt {
     }
 
     async fn inventory(&self) -> Result<Vec<Found>, HypervisorError> {
-        self.host.inventory().await
+        let found = self.host.inventory().await?;
+        if self.host.known_facts().is_none() {
+            // What this libvirt is and can do is asked before the first start needs it, which also says why not.
+            drop(self.host.facts().await);
+        }
+        Ok(found)
     }
 
     async fn start(&self, plan: &Plan) -> Result<Found, HypervisorError> {

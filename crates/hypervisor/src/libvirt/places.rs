@@ -6,6 +6,7 @@
 //! <dir>/<guest>/seed.img     what its cloud-init reads
 //! <dir>/<guest>/backup.scratch  what it writes over while its disk is backed up
 //! <dir>/<guest>/disk.restore    its disk while it comes out of a backup
+//! <dir>/<guest>/kernel, initrd, image, iso   second names of its image's parts, where QEMU's user cannot reach the first
 //! <dir>/volumes/<id>.qcow2   volumes, which outlive guests
 //! <run_dir>/<guest>/agent    socket of the channel     (guest: 32 hex digits)
 //! <run_dir>/<guest>/vnc      socket of the screen
@@ -17,7 +18,7 @@
 use crate::HypervisorError;
 use crate::work::{gone, os, room_or_os};
 use nix::unistd::{Gid, Uid, chown};
-use perigee_model::{GuestId, VolumeId};
+use perigee_model::{GuestId, PartRole, VolumeId};
 use std::fs::{self, DirBuilder, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -27,6 +28,8 @@ use std::path::{Path, PathBuf};
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 const SOCKET_NAME_BYTES: usize = "/0123456789abcdef0123456789abcdef/agent".len();
 const VOLUME_ENDING: &str = "qcow2";
+/// The second name of the image that a disk lies above.
+pub const IMAGE_NAME: &str = "image";
 /// Others may pass through to what they know the name of.
 const PASSABLE: u32 = 0o711;
 
@@ -81,6 +84,21 @@ impl Places {
     /// What its cloud-init reads.
     pub fn seed(&self, guest: GuestId) -> PathBuf {
         self.guest(guest).join("seed.img")
+    }
+    /// The second name of a part of its image, in a place that QEMU's user reaches.
+    pub fn part(&self, guest: GuestId, role: PartRole) -> PathBuf {
+        self.guest(guest).join(match role {
+            PartRole::Kernel => "kernel",
+            PartRole::Initrd => "initrd",
+            PartRole::Disk => IMAGE_NAME,
+            PartRole::Iso => "iso",
+            PartRole::UserData => "user-data",
+        })
+    }
+    /// Whether a file can have a second name where guests are.
+    pub fn can_link(&self, path: &Path) -> bool {
+        let device = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.dev());
+        device(path).is_some_and(|device_of| device(&self.dir) == Some(device_of))
     }
     /// Where volumes are.
     pub fn volumes(&self) -> PathBuf {

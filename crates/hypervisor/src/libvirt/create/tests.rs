@@ -74,7 +74,8 @@ async fn real_a_start_that_fails_or_dies_at_any_step_leaves_nothing() {
         traces.extend(daemon.remains());
         traces
     };
-    let steps: [&dyn Step; 5] = [&Folder(&work), &Disk(&work), &Seeded(&work), &Defined(&work), &Running(&work)];
+    let steps: [&dyn Step; 6] =
+        [&Folder(&work), &Reached(&work), &Disk(&work), &Seeded(&work), &Defined(&work), &Running(&work)];
     tried(&steps, traces, async || host.destroy(plan.guest).await.unwrap()).await;
 
     // One that was here before keeps its disk and its definition when a later start fails.

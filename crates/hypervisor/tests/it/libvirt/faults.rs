@@ -221,6 +221,33 @@ async fn real_a_qemu_with_a_user_of_its_own_gets_what_it_needs_and_no_more() {
     assert_eq!(lab.traces(), Vec::<String>::new());
 }
 
+/// Where the agent keeps parts of images for all its guests is closed to others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn real_a_qemu_with_a_user_of_its_own_reaches_parts_that_are_closed_to_it() {
+    let lab = LibvirtLab::with(Daemon::start_as(QemuUser::Packaged)).await;
+    std::fs::set_permissions(lab.root.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+    let (driver, mut plan) = (lab.driver(), lab.plan());
+    let closed = lab.root.path().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    for (role, path) in &mut plan.parts {
+        let own = closed.join(format!("{role:?}"));
+        std::fs::copy(&*path, &own).unwrap();
+        *path = own;
+    }
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let pid = driver.start(&plan).await.unwrap().pid.unwrap();
+    assert_ne!(std::fs::metadata(format!("/proc/{pid}")).unwrap().uid(), 0);
+    drop(open(&lab, &*driver, plan.guest).await);
+    driver.halt().unwrap().halt(plan.guest, Duration::ZERO).await.unwrap();
+    driver.start(&plan).await.expect("what was made for the first start is fine");
+    driver.destroy(plan.guest).await.unwrap();
+    for (_, path) in &plan.parts {
+        assert_eq!(std::fs::metadata(path).unwrap().nlink(), 1, "nothing of it is left at the guest");
+    }
+    std::fs::remove_dir_all(&closed).unwrap();
+    assert_eq!(lab.traces(), Vec::<String>::new());
+}
+
 /// A libvirtd that says anything: every call ends with an error in time, and the driver lives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_libvirtd_that_lies_or_says_nothing_holds_up_nobody() {
