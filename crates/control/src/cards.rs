@@ -1,12 +1,12 @@
 //! Verbs on a sandbox while it lives: its labels, what it may reach, and ports of its host that lead to it.
 
-use crate::guests::{changed, check_revision, desired_of};
-use crate::{Cause, Control, refuse_store};
+use crate::guests::{check_revision, desired_of};
+use crate::{Cause, Control};
 use perigee_agent_api::{FromServer, Purpose, TunnelFrame};
 use perigee_model::forward::{FORWARDS_MAX, ForwardFault, fault};
 use perigee_model::name::labels_fault;
 use perigee_model::{Code, Egress, Forward, Guest, GuestKind, HostId, Phase, Power, Refusal, Verb, Who, change};
-use perigee_store::{Batch, Record, StoreError};
+use perigee_store::{Batch, Record};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +27,23 @@ pub struct SandboxChange {
     pub egress: Option<Egress>,
 }
 
+/// The sandbox as the change makes it.
+fn changed_by(guest: &Guest, change: &SandboxChange) -> Result<Guest, Refusal> {
+    let mut next = guest.clone();
+    change::merge(&mut next.labels, &change.labels);
+    if let Some(fault) = labels_fault(&next.labels) {
+        return Err(Refusal::field("labels", fault));
+    }
+    if let Some(egress) = &change.egress {
+        if next.spec.egress.is_none() {
+            let text = "it has no card, and gets none while it runs: create it with --egress, none at least";
+            return Err(Refusal::field("egress", text));
+        }
+        next.spec.egress = Some(egress.clone());
+    }
+    Ok(next)
+}
+
 impl Control {
     /// Changes a sandbox, if it still has this revision. Of a policy that is taken back nothing is open any more
     /// when its host has heard of it; what both policies allow goes on.
@@ -42,34 +59,24 @@ impl Control {
         cause: &Cause,
     ) -> Result<Arc<Guest>, Refusal> {
         who.authorize(Verb::Operate)?;
-        let guest = self.find_guest(who, text)?;
-        check_revision(revision, guest.revision)?;
-        let mut next = guest.as_ref().clone();
-        change::merge(&mut next.labels, &change.labels);
-        if let Some(fault) = labels_fault(&next.labels) {
-            return Err(Refusal::field("labels", fault));
-        }
-        if let Some(egress) = &change.egress {
-            if next.spec.egress.is_none() {
-                let text = "it has no card, and gets none while it runs: create it with --egress, none at least";
-                return Err(Refusal::field("egress", text));
-            }
-            next.spec.egress = Some(egress.clone());
-        }
-        let mut batch = Batch { idempotency: cause.row(""), ..Batch::default() };
-        match next.spec == guest.spec {
-            true => self.note(who, &mut next, &mut batch, (cause, "guest.label", String::new())),
-            false => {
-                let words = next.spec.egress.as_ref().map(|egress| egress.words().join(" ")).unwrap_or_default();
-                next.desired.generation += 1;
-                self.note(who, &mut next, &mut batch, (cause, "guest.egress", bounded(&words)));
-            }
-        }
-        match self.commit(batch).await {
-            Ok(()) => {}
-            Err(StoreError::Stale { .. }) => return Err(changed()),
-            Err(other) => return Err(refuse_store(other)),
-        }
+        let next = self
+            .decide(|| {
+                let guest = self.find_guest(who, text)?;
+                check_revision(revision, guest.revision)?;
+                let mut next = changed_by(&guest, change)?;
+                let mut batch = Batch { idempotency: cause.row(""), ..Batch::default() };
+                match next.spec == guest.spec {
+                    true => self.note(who, &mut next, &mut batch, (cause, "guest.label", String::new())),
+                    false => {
+                        let words = next.spec.egress.as_ref().map(|egress| egress.words().join(" "));
+                        next.desired.generation += 1;
+                        let words = bounded(&words.unwrap_or_default());
+                        self.note(who, &mut next, &mut batch, (cause, "guest.egress", words));
+                    }
+                }
+                Ok((batch, next))
+            })
+            .await?;
         self.tell_host(&next);
         Ok(Arc::new(next))
     }

@@ -1,6 +1,6 @@
 //! Verbs on full VMs: their switch, their size, and taking over what was there before.
 
-use crate::guests::{changed, check_revision, desired_of};
+use crate::guests::{check_revision, desired_of};
 use crate::watch::ForeignVm;
 use crate::{Cause, Control, refuse_store};
 use perigee_agent_api::FromServer;
@@ -10,7 +10,7 @@ use perigee_model::{
     Code, Desired, Firmware, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, ImageId, Mac, Name, Observed, Part,
     Phase, Power, Priority, Refusal, Resources, RestartPolicy, Switch, Task, TaskKind, Verb, VmChange, VmSpec, Who,
 };
-use perigee_store::{Batch, Record, StoreError};
+use perigee_store::{Batch, Record};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -65,22 +65,22 @@ impl Control {
         cause: &Cause,
     ) -> Result<Arc<Guest>, Refusal> {
         who.authorize(Verb::Operate)?;
-        let guest = self.find_vm(who, text)?;
-        check_revision(revision, guest.revision)?;
-        let mut next = changed_by(&guest, change)?;
-        if next.spec.resources != guest.spec.resources {
-            self.check_resize(&guest, next.spec.resources)?;
-        }
-        next.revision += 1;
-        let mut batch = Batch { idempotency: cause.row(""), ..Batch::default() };
-        let about = ("guest", guest.id.to_string());
-        batch.events.push(self.event((&who.tenant, &who.actor), "guest.update", about, cause, ""));
-        batch.update(Record::Guest(next.clone()));
-        match self.commit(batch).await {
-            Ok(()) => {}
-            Err(StoreError::Stale { .. }) => return Err(changed()),
-            Err(other) => return Err(refuse_store(other)),
-        }
+        let next = self
+            .decide(|| {
+                let guest = self.find_vm(who, text)?;
+                check_revision(revision, guest.revision)?;
+                let mut next = changed_by(&guest, change)?;
+                if next.spec.resources != guest.spec.resources {
+                    self.check_resize(&guest, next.spec.resources)?;
+                }
+                next.revision += 1;
+                let mut batch = Batch { idempotency: cause.row(""), ..Batch::default() };
+                let about = ("guest", guest.id.to_string());
+                batch.events.push(self.event((&who.tenant, &who.actor), "guest.update", about, cause, ""));
+                batch.update(Record::Guest(next.clone()));
+                Ok((batch, next))
+            })
+            .await?;
         if let Some(host) = next.desired.host {
             self.links().send(host, FromServer::Desired(Box::new(desired_of(&next))));
         }

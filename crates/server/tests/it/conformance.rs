@@ -353,3 +353,21 @@ async fn configuration_changes_need_the_tag_that_was_read() {
         world.send(Method::PATCH, path, &world.admin, &[("if-match", "*")], br#"{"labels":{"team":null}}"#).await;
     assert_eq!(removed.json()["labels"], json!({}));
 }
+
+/// Whoever takes the object as it is loses to nobody who changes it at the same time.
+#[tokio::test]
+async fn changes_of_whatever_it_is_now_do_not_get_in_each_others_way() {
+    let mut world = World::new().await;
+    world.running("a").await;
+    world.vm(json!({ "name": "db" }), 1).await;
+    for path in ["/api/v1/sandboxes/a", "/api/v1/vms/db"] {
+        let bodies: Vec<_> = (0..4).map(|n| format!("{{\"labels\":{{\"n{n}\":\"x\"}}}}")).collect();
+        let star = [("if-match", "*")];
+        let all = bodies.iter().map(|body| world.send(Method::PATCH, path, &world.admin, &star, body.as_bytes()));
+        let statuses: Vec<_> =
+            futures::future::join_all(all).await.iter().map(|answer| answer.status.as_u16()).collect();
+        assert_eq!(statuses, [200; 4], "{path}");
+        let labels = world.get(path).await.json()["labels"].clone();
+        assert_eq!(labels.as_object().unwrap().len(), 4, "each counts: {labels}");
+    }
+}
