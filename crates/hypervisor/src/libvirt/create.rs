@@ -11,7 +11,7 @@ use super::cards::Cards;
 use super::connections::Ask;
 use super::facts::Facts;
 use super::host::{Host, Ours, VMM_WITHIN};
-use super::machine::{Checked, Link, Machine};
+use super::machine::{Checked, Machine, SecondName};
 use super::seed::Seed;
 use super::seen::Life;
 use super::{below, qcow2, xml};
@@ -84,7 +84,7 @@ pub struct Work {
     checked: Checked,
     machine: Machine,
     /// Second names of its image's parts.
-    links: Vec<Link>,
+    links: Vec<SecondName>,
     /// It was defined before: then an undo leaves its definition and its disk.
     defined: bool,
     /// What libvirt took to define and to start it, in microseconds.
@@ -209,7 +209,7 @@ impl Step for Reached<'_> {
     async fn perform(&self) -> Result<(), HypervisorError> {
         let links = self.0.links.clone();
         off_thread(move || {
-            for Link { file, name } in links.iter().filter(|link| !link.name.exists()) {
+            for SecondName { file, name } in links.iter().filter(|link| !link.name.exists()) {
                 let linked = std::fs::hard_link(file, name);
                 linked.map_err(room_or_os(format!("naming {} {}", file.display(), name.display())))?;
             }
@@ -220,7 +220,8 @@ impl Step for Reached<'_> {
     async fn undo(&self) -> Result<(), HypervisorError> {
         // The disk of one that was there before stands on them.
         let links = if self.0.defined { Vec::new() } else { self.0.links.clone() };
-        off_thread(move || links.iter().try_for_each(|Link { name, .. }| gone(name, std::fs::remove_file(name)))).await
+        off_thread(move || links.iter().try_for_each(|SecondName { name, .. }| gone(name, std::fs::remove_file(name))))
+            .await
     }
 }
 

@@ -83,7 +83,7 @@ pub struct DiskPlan {
 
 /// A file, and the second name under which QEMU's user reaches it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
+pub struct SecondName {
     pub file: PathBuf,
     pub name: PathBuf,
 }
@@ -130,14 +130,14 @@ impl Checked {
 
     /// Goes by second names for parts of the image that QEMU's user cannot reach where they are: what is kept
     /// here for all guests is closed to others. Where no second name is possible they stay, and are refused.
-    pub fn reach(&mut self, places: &Places, user: (u32, u32)) -> Vec<Link> {
+    pub fn reach(&mut self, places: &Places, user: (u32, u32)) -> Vec<SecondName> {
         let mut links = Vec::new();
         for (role, path) in self.plan.parts.iter_mut().filter(|(role, _)| *role != PartRole::UserData) {
             if barrier(path, user).is_none() || !places.can_link(path) {
                 continue;
             }
             let name = places.part(self.plan.guest, *role);
-            links.push(Link { file: std::mem::replace(path, name.clone()), name });
+            links.push(SecondName { file: std::mem::replace(path, name.clone()), name });
         }
         let of_disk = self.disk.as_mut().and_then(|disk| disk.image.as_mut());
         if let Some((image, _)) = of_disk

@@ -1,11 +1,10 @@
 //! What goes wrong: libvirtd away, killed and lying, QEMU killed, no room.
 
-use super::LibvirtLab;
+use super::{LibvirtLab, among_own_mounts};
 use crate::cases::{ended, exited, open, run};
 use crate::contract::Lab;
 use crate::daemon::{Daemon, QemuUser};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use perigee_hypervisor::libvirt::{BreakerState, Libvirt};
 use perigee_hypervisor::{GuestEvent, Hypervisor, HypervisorError, Plan, Seat};
 use perigee_libvirt::Endpoint;
@@ -176,13 +175,9 @@ async fn real_what_libvirt_refuses_is_told_and_leaves_nothing() {
     assert_eq!(lab.traces(), Vec::<String>::new());
 }
 
-/// A file system of its own in a name space of its own: full, as a host's may be.
 #[test]
 fn real_a_full_disk_is_told_and_leaves_nothing() {
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
+    among_own_mounts(async || {
         let lab = LibvirtLab::new().await;
         let config = lab.config(&lab.own);
         std::fs::create_dir_all(&config.dir).unwrap();

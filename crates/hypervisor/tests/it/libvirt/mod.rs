@@ -14,6 +14,8 @@ use crate::contract::Lab;
 use crate::daemon::Daemon;
 use crate::image;
 use async_trait::async_trait;
+use nix::mount::{MsFlags, mount, umount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use perigee_clock::Clock;
@@ -32,6 +34,27 @@ pub struct LibvirtLab {
     pub foreign: InstanceId,
     pub clock: Clock,
     pub parts: Vec<(PartRole, PathBuf)>,
+}
+
+/// Plays where it may mount what it likes: nobody else sees it.
+pub fn among_own_mounts(play: impl AsyncFnOnce()) {
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(play());
+}
+
+/// Plays on a file system of its own: it can be full, as a host's may be.
+pub fn on_a_small_disk(size: &str, play: impl AsyncFnOnce(&LibvirtLab)) {
+    among_own_mounts(async || {
+        let root = tempfile::Builder::new().prefix("pg-").tempdir().unwrap();
+        let options = format!("size={size},mode=755");
+        mount(Some("tmpfs"), root.path(), Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).unwrap();
+        // Its libvirtd sees what is mounted by now.
+        let lab = LibvirtLab { root, ..LibvirtLab::with(Daemon::start()).await };
+        play(&lab).await;
+        umount(lab.root.path()).unwrap();
+    });
 }
 
 impl LibvirtLab {

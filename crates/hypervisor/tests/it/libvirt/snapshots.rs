@@ -1,11 +1,9 @@
 //! Snapshots whose two sides, the disk's and libvirt's, came apart; and a full disk.
 
-use super::LibvirtLab;
+use super::{LibvirtLab, on_a_small_disk};
 use crate::cases::{open, run};
 use crate::contract::Lab;
 use crate::snapshots::{keep, names, wish};
-use nix::mount::{MsFlags, mount, umount};
-use nix::sched::{CloneFlags, unshare};
 use perigee_hypervisor::{Halted, HypervisorError};
 use std::process::Command;
 use std::time::Duration;
@@ -51,22 +49,13 @@ async fn real_a_snapshot_of_which_half_is_left_is_none_and_can_be_made_again() {
     assert_eq!(lab.traces(), Vec::<String>::new());
 }
 
-/// A file system of its own in a name space of its own: full, as a host's may be.
 #[test]
 fn real_a_full_disk_ends_a_snapshot_and_not_its_guest() {
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
-        // Before its libvirtd, which sees what is mounted then.
-        let daemon = crate::daemon::Daemon::start;
-        let root = tempfile::Builder::new().prefix("pg-").tempdir().unwrap();
-        mount(Some("tmpfs"), root.path(), Some("tmpfs"), MsFlags::empty(), Some("size=16m,mode=755")).unwrap();
-        let lab = LibvirtLab { root, ..LibvirtLab::with(daemon()).await };
+    on_a_small_disk("16m", async |lab| {
         let (driver, plan) = (lab.driver(), lab.plan());
         let snapshots = driver.snapshots().unwrap();
         driver.start(&plan).await.unwrap();
-        let session = open(&lab, &*driver, plan.guest).await;
+        let session = open(lab, &*driver, plan.guest).await;
         // Seen beforehand; and, where less is said to be needed than is, in the middle.
         for bytes in [256 << 20, 1] {
             let full = keep(snapshots, &plan, &wish(7, Some(bytes))).await;
@@ -79,6 +68,5 @@ fn real_a_full_disk_ends_a_snapshot_and_not_its_guest() {
         drop(session);
         driver.destroy(plan.guest).await.unwrap();
         assert_eq!(lab.traces(), Vec::<String>::new());
-        umount(lab.root.path()).unwrap();
     });
 }

@@ -1,11 +1,9 @@
 //! What a real QEMU does with volumes and with a file system that is full.
 
-use super::LibvirtLab;
+use super::{LibvirtLab, on_a_small_disk};
 use crate::cases::open;
 use crate::contract::Lab;
 use crate::volumes::{MIB, at, volume};
-use nix::mount::{MsFlags, mount, umount};
-use nix::sched::{CloneFlags, unshare};
 use perigee_hypervisor::libvirt::{Libvirt, LibvirtConfig};
 use perigee_hypervisor::{GuestEvent, Hypervisor, HypervisorError, Reserve};
 use std::process::Command;
@@ -41,22 +39,14 @@ async fn real_a_volume_in_use_is_grown_by_who_has_it_and_by_nobody_else() {
     assert_eq!(lab.traces(), Vec::<String>::new());
 }
 
-/// A file system of its own in a name space of its own: full, as a host's may be.
 #[test]
 fn real_a_guest_whose_disk_is_full_stands_and_goes_on() {
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
-        let daemon = crate::daemon::Daemon::start;
-        let root = tempfile::Builder::new().prefix("pg-").tempdir().unwrap();
-        mount(Some("tmpfs"), root.path(), Some("tmpfs"), MsFlags::empty(), Some("size=32m,mode=755")).unwrap();
-        let lab = LibvirtLab { root, ..LibvirtLab::with(daemon()).await };
+    on_a_small_disk("32m", async |lab| {
         let (driver, plan) = (lab.driver(), lab.plan());
         let (volumes, room) = (driver.volumes().unwrap(), driver.room().unwrap());
         volumes.store(volume(1), 64 * MIB, None).await.unwrap();
         driver.start(&plan).await.unwrap();
-        let session = open(&lab, &*driver, plan.guest).await;
+        let session = open(lab, &*driver, plan.guest).await;
         assert!(volumes.plug(plan.guest, &[volume(1)]).await.unwrap().are_done());
         let mut events = driver.events();
         let ballast = lab.root.path().join("ballast");
@@ -90,7 +80,7 @@ fn real_a_guest_whose_disk_is_full_stands_and_goes_on() {
         }
         std::fs::remove_file(&ballast).unwrap();
         driver.pause().unwrap().resume(plan.guest).await.unwrap();
-        let session = open(&lab, &*driver, plan.guest).await;
+        let session = open(lab, &*driver, plan.guest).await;
         let wrote = async { while !at(&*session, volume(1), "cat /dev/shm/said").await.contains("8+0 records out") {} };
         tokio::time::timeout(Duration::from_secs(60), wrote).await.expect("nothing was lost");
         let found = &driver.inventory().await.unwrap()[0];
@@ -99,6 +89,5 @@ fn real_a_guest_whose_disk_is_full_stands_and_goes_on() {
         driver.destroy(plan.guest).await.unwrap();
         volumes.discard(volume(1)).await.unwrap();
         assert_eq!(lab.traces(), Vec::<String>::new());
-        umount(lab.root.path()).unwrap();
     });
 }
