@@ -44,6 +44,7 @@ impl Bare {
         let mut programs = std::env::split_paths(&path).map(|dir| dir.join(QEMU));
         let driver = Microvm::new(MicrovmConfig {
             instance: InstanceId::from_bits(u32::from_le_bytes(clock.random())),
+            reserve: perigee_hypervisor::Reserve::default(),
             dir: dir.join("guests"),
             run_dir: dir.join("run"),
             qemu: programs.find(|file| file.is_file()).with_context(|| format!("{QEMU} is not in PATH"))?,

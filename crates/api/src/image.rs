@@ -15,6 +15,9 @@ pub struct ImageRequest {
     /// Packages beside the usual ones, of `debian`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub include: Option<Vec<String>>,
+    /// What `debian` is built for: `vm` or `sandbox`. `vm` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// Fetch its disk from this http or https address; plain http needs a checksum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,

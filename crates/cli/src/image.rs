@@ -17,14 +17,18 @@ pub enum Verb {
     /// Build an image by a recipe
     #[command(after_help = "Example:
   perigee image build base
-  perigee image build debian --include nginx,curl")]
+  perigee image build debian --include nginx,curl
+  perigee image build debian --kind sandbox --include python3")]
     Build {
-        /// The recipe: base, for sandboxes and VMs, or debian, for VMs
+        /// The recipe: base, for sandboxes and VMs, or debian, for one of them
         recipe: String,
+        /// What debian is built for [default: vm]
+        #[arg(long, value_name = "KIND", value_parser = ["vm", "sandbox"])]
+        kind: Option<String>,
         /// Packages beside the usual ones, of debian
         #[arg(long, value_name = "PACKAGES", value_delimiter = ',')]
         include: Vec<String>,
-        /// Name of the image [default: the recipe's]
+        /// Name of the image [default: the recipe's; debian-sandbox for a sandbox's]
         #[arg(long)]
         name: Option<String>,
         /// Print the task's id instead of waiting
@@ -65,10 +69,14 @@ pub enum Verb {
 pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
     let client = session.client()?;
     match verb {
-        Verb::Build { recipe, include, name, no_wait } => {
-            let name = name.unwrap_or_else(|| recipe.clone());
+        Verb::Build { recipe, kind, include, name, no_wait } => {
+            let usual = match kind.as_deref() {
+                Some("sandbox") => format!("{recipe}-sandbox"),
+                Some(_) | None => recipe.clone(),
+            };
+            let name = name.unwrap_or(usual);
             let include = (!include.is_empty()).then_some(include);
-            let request = ImageRequest { name, recipe: Some(recipe), include, ..ImageRequest::default() };
+            let request = ImageRequest { name, recipe: Some(recipe), kind, include, ..ImageRequest::default() };
             return create(session, &request, "building", no_wait).await;
         }
         Verb::Import(line) => {

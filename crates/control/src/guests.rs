@@ -354,6 +354,11 @@ fn check_fits(wanted: &NewGuest, image: &Image) -> Result<(), Refusal> {
     if wanted.kind == GuestKind::Sandbox && !brings_kernel {
         return Err(Refusal::field("image", "the image has no kernel of its own: it starts VMs, not sandboxes"));
     }
+    let has_disk = image.parts.iter().any(|part| part.role == PartRole::Disk);
+    if wanted.kind == GuestKind::Vm && brings_kernel && has_disk {
+        let text = format!("{} is the root of sandboxes: build one for VMs (image build debian)", image.name);
+        return Err(Refusal::field("image", text));
+    }
     if brings_kernel && wanted.vm.as_ref().is_some_and(|vm| vm.spec.wants_firmware()) {
         let text = format!("{} brings its own kernel, which no firmware boots: leave out uefi and tpm", image.name);
         return Err(Refusal::field("firmware", text));

@@ -1,7 +1,7 @@
 //! What the guest does when it is the first process of its machine.
 //!
-//! Owns: mounts, kernel modules, loopback, host name, finding the port, the console, the end of
-//! the machine. Refuses: to be a general init; it starts no services.
+//! Owns: mounts, kernel modules, the root on a disk, loopback, host name, finding the port, the console, the
+//! end of the machine. Refuses: to be a general init; it starts no services.
 //!
 //! The image must hold a device node `/dev/null`: with no console the runtime opens it before
 //! `main`.
@@ -15,10 +15,12 @@ use nix::mount::{MsFlags, mount};
 
 use crate::card::Card;
 use crate::protocol::PORT_NAME;
+use crate::root;
 use crate::server::PortEnds;
 use crate::syscall;
 
 const MODULES: &str = "/etc/perigee/modules";
+const LEADS_TO_ROOT: &str = "/etc/perigee/leads-to-root";
 const PORTS: &str = "/sys/class/virtio-ports";
 const PORT_POLL: Duration = Duration::from_millis(2);
 
@@ -58,6 +60,8 @@ pub struct CommandLine {
     pub card: Option<Card>,
     /// `perigee.network=dhcp`: its card gets its address from the network.
     pub asks_for_lease: bool,
+    /// `root=`: the disk whose ext4 is the root, where what the kernel was started with only leads there.
+    pub root: Option<PathBuf>,
 }
 
 impl CommandLine {
@@ -79,6 +83,7 @@ impl CommandLine {
             is_full_machine: value("perigee.machine").as_deref() == Some("vm"),
             card: Card::told(value),
             asks_for_lease: value("perigee.network").as_deref() == Some("dhcp"),
+            root: value("root").filter(|device| device.starts_with("/dev/")).map(PathBuf::from),
         }
     }
 }
@@ -88,14 +93,21 @@ pub fn is_first_process() -> bool {
     std::process::id() == 1
 }
 
-/// Makes the bare kernel a place where commands run. What fails is said, and left out.
-pub fn prepare(console: &mut Console) -> CommandLine {
+/// Makes the bare kernel a place where commands run. What fails is said, and left out, but for the root.
+///
+/// # Errors
+/// Why the disk that is to be the root cannot be.
+pub fn prepare(console: &mut Console) -> io::Result<CommandLine> {
     mount_all(console);
     load_modules(MODULES, console);
     if let Err(error) = loopback_up() {
         console.say(&format!("lo stays down: {error}"));
     }
     let line = CommandLine::read();
+    if let Some(root) = line.root.as_ref().filter(|_| Path::new(LEADS_TO_ROOT).exists()) {
+        let why = |error| io::Error::other(format!("{} cannot be the root: {error}", root.display()));
+        root::enter(root).map_err(why)?;
+    }
     if let Some(hostname) = &line.hostname
         && let Err(error) = std::fs::write("/proc/sys/kernel/hostname", hostname)
             .and_then(|()| std::fs::write("/etc/hostname", format!("{hostname}\n")))
@@ -107,7 +119,7 @@ pub fn prepare(console: &mut Console) -> CommandLine {
     {
         console.say(&format!("no network: {error}"));
     }
-    line
+    Ok(line)
 }
 
 fn mount_all(console: &mut Console) {

@@ -54,6 +54,7 @@ pub mod machine;
 pub mod protocol;
 pub mod query;
 pub mod record;
+mod root;
 pub mod server;
 mod syscall;
 

@@ -19,10 +19,14 @@ fn main() -> ExitCode {
 
 fn first_process() -> ExitCode {
     let mut console = Console::open();
-    let line = boot::prepare(&mut console);
+    let prepared = boot::prepare(&mut console);
     // The console may have appeared with the devices only.
     console = Console::open();
-    let error = serve(None, line.clone_id.clone(), || machine::begin(line.clone()));
+    let line = prepared.as_ref().map_or_else(|_| CommandLine::read(), CommandLine::clone);
+    let error = match prepared {
+        Ok(_) => serve(None, line.clone_id.clone(), || machine::begin(line.clone())),
+        Err(error) => error,
+    };
     console.say(&format!("the machine ends: {error}"));
     if let Err(error) = boot::end_machine(&line) {
         console.say(&format!("the machine does not end: {error}"));

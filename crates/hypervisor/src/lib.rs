@@ -12,6 +12,7 @@ pub mod libvirt;
 pub mod microvm;
 mod nbd;
 mod nic;
+mod qcow2;
 mod room;
 mod session;
 pub mod simulated;

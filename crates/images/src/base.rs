@@ -19,7 +19,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
-const ARCH: &str = "x86_64";
+pub(crate) const ARCH: &str = "x86_64";
 
 /// What to build `base` from, and where.
 #[derive(Clone, Debug)]
@@ -155,7 +155,7 @@ async fn read(kept: &Path, unpacked: &Kernel) -> Option<Vec<BuiltPart>> {
 }
 
 /// A program must be there and need no loader: the image has no libraries.
-async fn check_program(path: &Path, missing: impl FnOnce() -> ImageError) -> Result<(), ImageError> {
+pub(crate) async fn check_program(path: &Path, missing: impl FnOnce() -> ImageError) -> Result<(), ImageError> {
     let bytes = match tokio::fs::read(path).await {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(missing()),
@@ -185,7 +185,7 @@ fn is_static(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\x7fELF\x02\x01") && number(18, 2) == Some(EM_X86_64) && interpreter() == Some(false)
 }
 
-async fn load_modules(paths: &[PathBuf]) -> Result<Vec<(String, Vec<u8>)>, ImageError> {
+pub(crate) async fn load_modules(paths: &[PathBuf]) -> Result<Vec<(String, Vec<u8>)>, ImageError> {
     let mut modules = Vec::new();
     for path in paths {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -194,7 +194,7 @@ async fn load_modules(paths: &[PathBuf]) -> Result<Vec<(String, Vec<u8>)>, Image
     Ok(modules)
 }
 
-async fn load(path: &Path) -> Result<Vec<u8>, ImageError> {
+pub(crate) async fn load(path: &Path) -> Result<Vec<u8>, ImageError> {
     tokio::fs::read(path).await.map_err(ImageError::io(path))
 }
 

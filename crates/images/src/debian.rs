@@ -1,36 +1,39 @@
-//! Building Debian: its packages, as the disk of a VM.
+//! Building Debian: its packages, as the disk of a VM or as the root of a sandbox.
 //!
 //! ```text
 //! mmdebstrap ──▶ tree ──settled──▶ ext4 ─┐
-//!            GRUB for BIOS and for UEFI ─┴─▶ a raw disk ──▶ work/debian/<n>/disk.qcow2
+//!            GRUB for BIOS and for UEFI ─┴─▶ a raw disk ──▶ work/debian/disk.qcow2    of a VM
+//!
+//! mmdebstrap ──▶ tree ──settled──▶ ext4 ───────────────▶ work/debian/disk.qcow2    of a sandbox,
+//!            perigee-guest, modules for a disk ─▶ work/debian/initrd               and base's kernel
 //! ```
-//! Owns: the packages a VM needs, the steps and how far they are.
+//! Owns: the packages that each needs, the steps and how far they are.
 //! Refuses: mounts and loop devices of the host's: packages are set up in a mount name space of their own,
 //! and the disk is written as a file.
 //!
-//! The disk boots by BIOS and by UEFI, reads a NoCloud seed by cloud-init at its first boot (host name,
+//! A VM's disk boots by BIOS and by UEFI, reads a NoCloud seed by cloud-init at its first boot (host name,
 //! keys, user-data, network), grows its root to the disk it is given, and has ssh and QEMU's guest agent.
 
 mod disk;
+mod sandbox;
 mod tree;
 
-use crate::base::{BuiltImage, BuiltPart, Progress};
+use crate::base::{ARCH, BaseBuild, BuiltImage, BuiltPart, Progress};
 use crate::error::ImageError;
 use crate::tool::watch;
 use crate::work::Work;
 use perigee_blobs::digest_file;
 use perigee_confine::{Confined, Reach};
-use perigee_model::{PackageName, Part, PartRole};
+use perigee_model::{GuestKind, PackageName, Part, PartRole};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
 /// Of Debian 12.
 const SUITE: &str = "bookworm";
-const ARCH: &str = "x86_64";
 
 /// What a VM has.
-const PACKAGES: [&str; 21] = [
+const OF_VM: [&str; 21] = [
     "ca-certificates",
     "cloud-guest-utils",
     "cloud-init",
@@ -54,11 +57,14 @@ const PACKAGES: [&str; 21] = [
     "zstd",
 ];
 
+/// What a sandbox has: nothing in it boots, and nothing runs but what is asked for.
+const OF_SANDBOX: [&str; 9] =
+    ["ca-certificates", "curl", "iproute2", "iputils-ping", "less", "netbase", "procps", "vim-tiny", "zstd"];
+
 /// Programs of the host, or files of them, and the package that brings each.
-const NEEDED: [(&str, &str); 6] = [
-    ("mmdebstrap", "mmdebstrap"),
-    ("mke2fs", "e2fsprogs"),
-    ("qemu-img", "qemu-utils"),
+const NEEDED: [(&str, &str); 3] = [("mmdebstrap", "mmdebstrap"), ("mke2fs", "e2fsprogs"), ("qemu-img", "qemu-utils")];
+/// The same, for what boots by itself.
+const NEEDED_TO_BOOT: [(&str, &str); 3] = [
     ("grub-mkimage", "grub-common"),
     ("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin"),
     ("/usr/lib/grub/x86_64-efi/normal.mod", "grub-efi-amd64-bin"),
@@ -68,8 +74,11 @@ const PROGRAMS_IN: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin"
 /// What to build, and where.
 #[derive(Clone, Debug)]
 pub struct DebianBuild {
-    /// The newest build, and 2 GB while one is under way.
-    pub work: PathBuf,
+    /// Its work directory has the newest build, and 2 GB while one is under way; of the rest a sandbox's root has
+    /// the kernel and perigee-guest.
+    pub base: BaseBuild,
+    /// What it is for.
+    pub kind: GuestKind,
     /// Packages beside the usual ones.
     pub include: Vec<PackageName>,
 }
@@ -87,25 +96,53 @@ pub async fn build_debian(
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<BuiltImage, ImageError> {
     let mut say = |done: u64, step: String| progress(Progress { step: step.into(), done, total: STEPS });
-    check_host()?;
-    let work = Work::open(&build.work).await?;
+    check_host(build.kind)?;
+    let work = Work::open(&build.base.work).await?;
     let temp = work.temp().await?;
     let root = temp.join("root");
-    install(&root, &build.include, &mut |step| say(0, step)).await?;
+    let usual = match build.kind {
+        GuestKind::Vm => &OF_VM[..],
+        GuestKind::Sandbox => &OF_SANDBOX[..],
+    };
+    install(&root, usual, &build.include, &mut |step| say(0, step)).await?;
     say(1, "setting it up".to_owned());
-    tree::settle(&root)?;
-    let kernel_release = tree::kernel_release(&root)?;
+    tree::settle(&root, build.kind)?;
     say(2, "making its disk".to_owned());
     let raw = temp.join("disk.raw");
-    disk::make(&root, &raw).await?;
+    let made = match build.kind {
+        GuestKind::Vm => {
+            disk::make(&root, &raw).await?;
+            Made { kernel_release: tree::kernel_release(&root)?, leading: None }
+        }
+        GuestKind::Sandbox => {
+            disk::make_root(&root, &raw).await?;
+            sandbox::lead(&build.base, &work, &temp).await?
+        }
+    };
     say(3, "packing its disk".to_owned());
-    let packed = temp.join("disk.qcow2");
-    pack(&raw, &packed).await?;
-    let path = keep(&work, &packed).await?;
+    pack(&raw, &temp.join("disk.qcow2")).await?;
+    let kept = keep(&work, &temp, &["disk.qcow2", "initrd"]).await?;
     work.discard(&temp).await;
+    let mut parts = Vec::new();
+    if let Some(kernel) = made.leading {
+        parts.push(part(PartRole::Kernel, kernel).await?);
+        parts.push(part(PartRole::Initrd, kept.join("initrd")).await?);
+    }
+    parts.push(part(PartRole::Disk, kept.join("disk.qcow2")).await?);
+    Ok(BuiltImage { arch: ARCH.into(), kernel_release: made.kernel_release, parts, cached: false })
+}
+
+/// What boots it.
+struct Made {
+    /// `uname -r`.
+    kernel_release: String,
+    /// The kernel that is started in front of the disk; `None`: the disk boots by itself.
+    leading: Option<PathBuf>,
+}
+
+async fn part(role: PartRole, path: PathBuf) -> Result<BuiltPart, ImageError> {
     let found = digest_file(path.clone()).await?;
-    let part = Part { role: PartRole::Disk, digest: found.digest, bytes: found.bytes };
-    Ok(BuiltImage { arch: ARCH.into(), kernel_release, parts: vec![BuiltPart { part, path }], cached: false })
+    Ok(BuiltPart { part: Part { role, digest: found.digest, bytes: found.bytes }, path })
 }
 
 /// What its qemu-img sees is the two files.
@@ -132,12 +169,14 @@ async fn pack(raw: &Path, packed: &Path) -> Result<(), ImageError> {
 }
 
 /// Everything that is missing, at once.
-fn check_host() -> Result<(), ImageError> {
+fn check_host(kind: GuestKind) -> Result<(), ImageError> {
     let is_there = |name: &str| match Path::new(name).is_absolute() {
         true => Path::new(name).exists(),
         false => PROGRAMS_IN.iter().any(|dir| Path::new(dir).join(name).exists()),
     };
-    let missing: Vec<&str> = NEEDED.iter().filter(|(name, _)| !is_there(name)).map(|(_, package)| *package).collect();
+    let to_boot = NEEDED_TO_BOOT.iter().filter(|_| kind == GuestKind::Vm);
+    let needed = NEEDED.iter().chain(to_boot);
+    let missing: Vec<&str> = needed.filter(|(name, _)| !is_there(name)).map(|(_, package)| *package).collect();
     if !missing.is_empty() {
         return Err(ImageError::PackagesMissing(missing.join(" ")));
     }
@@ -149,9 +188,14 @@ fn check_host() -> Result<(), ImageError> {
 
 /// Fetches, unpacks and sets up the packages. All of it ends with this process: it has process ids and
 /// mounts of its own, whatever the packages start or mount.
-async fn install(root: &Path, include: &[PackageName], say: &mut (dyn FnMut(String) + Send)) -> Result<(), ImageError> {
+async fn install(
+    root: &Path,
+    usual: &[&str],
+    include: &[PackageName],
+    say: &mut (dyn FnMut(String) + Send),
+) -> Result<(), ImageError> {
     say("finding its packages".to_owned());
-    let names = PACKAGES.iter().copied().chain(include.iter().map(PackageName::as_str));
+    let names = usual.iter().copied().chain(include.iter().map(PackageName::as_str));
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     command.args(["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--verbose"]);
@@ -189,14 +233,18 @@ impl Steps {
     }
 }
 
-/// Only the newest build stays.
-async fn keep(work: &Work, packed: &Path) -> Result<PathBuf, ImageError> {
+/// Only the newest build stays: of these files those that it made.
+async fn keep(work: &Work, temp: &Path, names: &[&str]) -> Result<PathBuf, ImageError> {
     let kept = work.debian();
     tokio::fs::remove_dir_all(&kept).await.map_err(ImageError::io(&kept))?;
     tokio::fs::create_dir(&kept).await.map_err(ImageError::io(&kept))?;
-    let path = kept.join("disk.qcow2");
-    tokio::fs::rename(packed, &path).await.map_err(ImageError::io(&path))?;
-    Ok(path)
+    for name in names {
+        let made = temp.join(name);
+        if made.exists() {
+            tokio::fs::rename(&made, kept.join(name)).await.map_err(ImageError::io(&made))?;
+        }
+    }
+    Ok(kept)
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use crate::error::ImageError;
 pub const MODULES_LIST: &str = "etc/perigee/modules";
 /// The same for those that a full machine loads when it has said hello.
 pub const LATER_LIST: &str = "etc/perigee/modules-later";
+/// There where the root is on the disk that the kernel's `root=` names.
+pub const LEADS_TO_ROOT: &str = "etc/perigee/leads-to-root";
 /// What busybox's DHCP client runs at each change of its lease.
 const LEASE_SCRIPT: &str = "etc/perigee/lease";
 const LEASE: &str = include_str!("lease.sh");
@@ -65,17 +67,36 @@ pub fn build(parts: Parts<'_>) -> Result<Vec<u8>, ImageError> {
         add_applet(&mut archive, applet)?;
     }
     for (list, modules) in [(MODULES_LIST, parts.modules), (LATER_LIST, parts.later)] {
-        let mut order = String::new();
-        for (name, bytes) in modules {
-            let path = format!("lib/modules/{name}");
-            order += &format!("/{path}\n");
-            archive.add(&path, Node::File { bytes, executable: false })?;
-        }
-        archive.add(list, text_file(&order))?;
+        add_modules(&mut archive, list, modules)?;
     }
     archive.add(LEASE_SCRIPT, program(LEASE.as_bytes().to_vec()))?;
     archive.add("etc/perigee/kernel-release", text_file(&format!("{}\n", parts.release)))?;
     Ok(archive.to_bytes())
+}
+
+/// What only leads to the root on a disk: perigee-guest and these modules, in load order.
+pub fn build_leading(init: Vec<u8>, modules: Vec<(String, Vec<u8>)>) -> Result<Vec<u8>, ImageError> {
+    let mut archive = Archive::new();
+    for path in ["dev", "mnt", "proc", "run", "sys"] {
+        archive.add(path, Node::Directory)?;
+    }
+    archive.add("tmp", Node::Scratch)?;
+    archive.add("dev/console", Node::Device { major: 5, minor: 1 })?;
+    archive.add("dev/null", Node::Device { major: 1, minor: 3 })?;
+    archive.add("init", program(init))?;
+    archive.add(LEADS_TO_ROOT, text_file(""))?;
+    add_modules(&mut archive, MODULES_LIST, modules)?;
+    Ok(archive.to_bytes())
+}
+
+fn add_modules(archive: &mut Archive, list: &str, modules: Vec<(String, Vec<u8>)>) -> Result<(), CpioError> {
+    let mut order = String::new();
+    for (name, bytes) in modules {
+        let path = format!("lib/modules/{name}");
+        order += &format!("/{path}\n");
+        archive.add(&path, Node::File { bytes, executable: false })?;
+    }
+    archive.add(list, text_file(&order))
 }
 
 /// An applet's name is a word: nothing that leaves `bin/`.
@@ -115,6 +136,15 @@ mod tests {
         let text = String::from_utf8_lossy(&first).into_owned();
         assert!(text.contains("/lib/modules/virtio.ko\n/lib/modules/a.ko\n"), "load order is kept");
         assert!(text.contains("etc/perigee/modules-later") && text.contains("/lib/modules/button.ko\n"), "and apart");
+    }
+
+    #[test]
+    fn what_leads_to_a_disk_has_no_programs_of_its_own() {
+        let modules = vec![("virtio_blk.ko".to_owned(), b"v".to_vec()), ("ext4.ko".to_owned(), b"e".to_vec())];
+        let bytes = build_leading(b"i".to_vec(), modules).unwrap();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        assert!(text.contains("/lib/modules/virtio_blk.ko\n/lib/modules/ext4.ko\n"), "load order is kept");
+        assert!(!text.contains("busybox") && text.contains(LEADS_TO_ROOT));
     }
 
     #[test]

@@ -28,8 +28,8 @@ pub enum KernelSource {
 }
 
 /// Modules in load order: each after those it needs. Those built into the kernel are skipped,
-/// those marked optional may be missing. Those for later are for full machines, and loaded when the
-/// guest has said hello.
+/// those marked optional may be missing. Those of a root are for one on a disk (ext4). Those for later are for full
+/// machines, and loaded when the guest has said hello.
 const MODULES: &[(&str, Need)] = &[
     ("virtio_ring", Need::Always),
     ("virtio", Need::Always),
@@ -46,6 +46,11 @@ const MODULES: &[(&str, Need)] = &[
     ("vmw_vsock_virtio_transport", Need::Always),
     ("virtio_console", Need::Always),
     ("virtio_rng", Need::Optional),
+    ("crc16", Need::Root),
+    ("crc32c_generic", Need::Root),
+    ("mbcache", Need::Root),
+    ("jbd2", Need::Root),
+    ("ext4", Need::Root),
     ("evdev", Need::Later),
     ("button", Need::Later),
     ("virtio_balloon", Need::Later),
@@ -55,6 +60,8 @@ const MODULES: &[(&str, Need)] = &[
 enum Need {
     Always,
     Optional,
+    /// As `Optional`, and only where the root is on a disk.
+    Root,
     /// As `Optional`, and not among the first.
     Later,
 }
@@ -70,6 +77,8 @@ pub struct Kernel {
     pub digest: Digest,
     /// `name.ko`, in load order.
     pub modules: Vec<PathBuf>,
+    /// The same for those that a root on a disk takes, after these.
+    pub root: Vec<PathBuf>,
     /// The same for those that are loaded later, by full machines only.
     pub later: Vec<PathBuf>,
 }
@@ -144,12 +153,16 @@ async fn take(tree: &Path, slim: &Path, package: &Path) -> Result<(), ImageError
     let there = modules_under(&modules.join("kernel")).await?;
     let built_in = tokio::fs::read_to_string(modules.join("modules.builtin")).await.unwrap_or_default();
     let built_in: Vec<_> = built_in.lines().filter_map(|line| module_name(Path::new(line))).collect();
-    let (mut order, mut later) = (String::new(), String::new());
+    let (mut order, mut root, mut later) = (String::new(), String::new(), String::new());
     for (module, need) in MODULES {
         match there.iter().find(|(name, _)| name == module) {
             Some((_, path)) => {
                 unpack_module(path, &dir.join(format!("{module}.ko"))).await?;
-                let list = if *need == Need::Later { &mut later } else { &mut order };
+                let list = match need {
+                    Need::Always | Need::Optional => &mut order,
+                    Need::Root => &mut root,
+                    Need::Later => &mut later,
+                };
                 *list += &format!("{module}.ko\n");
             }
             None if *need != Need::Always || built_in.iter().any(|name| name == module) => {}
@@ -161,6 +174,7 @@ async fn take(tree: &Path, slim: &Path, package: &Path) -> Result<(), ImageError
     save(&slim.join("kernel"), &kernel).await?;
     save(&slim.join("digest"), digest_bytes(&kernel).as_str().as_bytes()).await?;
     save(&slim.join("order"), order.as_bytes()).await?;
+    save(&slim.join("root"), root.as_bytes()).await?;
     save(&slim.join("later"), later.as_bytes()).await?;
     save(&slim.join("release"), release.as_bytes()).await
 }
@@ -171,11 +185,12 @@ async fn read(kept: &Path) -> Result<Kernel, ImageError> {
         tokio::fs::read_to_string(&path).await.map_err(ImageError::io(&path))
     };
     let listed = |names: String| names.lines().map(|name| kept.join("modules").join(name)).collect();
-    let (modules, later) = (listed(text("order").await?), listed(text("later").await?));
+    let (modules, root, later) =
+        (listed(text("order").await?), listed(text("root").await?), listed(text("later").await?));
     let digest = Digest::parse(&text("digest").await?);
     let digest =
         digest.ok_or_else(|| ImageError::BadKernel { path: kept.to_owned(), why: "its digest is gone".into() })?;
-    Ok(Kernel { release: text("release").await?, kernel: kept.join("kernel"), digest, modules, later })
+    Ok(Kernel { release: text("release").await?, kernel: kept.join("kernel"), digest, modules, root, later })
 }
 
 /// Downloads the package, or finds it from last time. Lists that lag behind the archive name files

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Bumped when the same inputs come to give other bytes.
-pub(crate) const LAYOUT: u32 = 2;
+pub(crate) const LAYOUT: u32 = 3;
 const LOCK_RETRY: Duration = Duration::from_millis(200);
 
 /// The work directory, ours alone while this lives.

@@ -1,6 +1,6 @@
 //! What an image is built from.
 
-use crate::Refusal;
+use crate::{GuestKind, Refusal};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -15,21 +15,36 @@ pub enum Recipe {
     /// Kernel, busybox, perigee-guest: no distribution. Sandboxes and VMs start from it.
     #[default]
     Base,
-    /// Debian from its packages: the disk of a VM.
+    /// Debian from its packages: the disk of a VM, or the root of a sandbox.
     Debian {
         /// Packages beside the usual ones.
         include: Vec<PackageName>,
+        /// What it is for.
+        #[serde(default = "vm")]
+        kind: GuestKind,
     },
 }
 
+/// Before there was a choice.
+fn vm() -> GuestKind {
+    GuestKind::Vm
+}
+
 impl Recipe {
-    /// As a user asks for it.
+    /// As a user asks for it; `kind`: `vm` or `sandbox`.
     ///
     /// # Errors
     /// `BadField` for a recipe that is not known, or a field that it does not have.
-    pub fn parse(name: &str, include: &[String]) -> Result<Self, Refusal> {
+    pub fn parse(name: &str, kind: Option<&str>, include: &[String]) -> Result<Self, Refusal> {
+        let asked = kind.is_some();
+        let kind = match kind {
+            None | Some("vm") => GuestKind::Vm,
+            Some("sandbox") => GuestKind::Sandbox,
+            Some(other) => return Err(Refusal::field("kind", format!("the kinds are vm and sandbox, not {other:?}"))),
+        };
         match name {
             "base" if !include.is_empty() => Err(Refusal::field("include", "base has no packages; debian does")),
+            "base" if asked => Err(Refusal::field("kind", "base is for sandboxes and VMs alike")),
             "base" => Ok(Self::Base),
             "debian" => {
                 if include.len() > PACKAGES_MAX {
@@ -42,7 +57,7 @@ impl Recipe {
                         Refusal::field("include", text)
                     })
                 };
-                Ok(Self::Debian { include: include.iter().map(parse).collect::<Result<_, _>>()? })
+                Ok(Self::Debian { include: include.iter().map(parse).collect::<Result<_, _>>()?, kind })
             }
             other => Err(Refusal::field("recipe", format!("the recipes are base and debian, not {other:?}"))),
         }
@@ -124,11 +139,11 @@ mod tests {
     fn a_recipe_is_what_was_asked_for_or_says_what_is_wrong() {
         let of = |name: &str, include: &[&str]| {
             let include: Vec<String> = include.iter().map(|text| (*text).to_owned()).collect();
-            Recipe::parse(name, &include)
+            Recipe::parse(name, None, &include)
         };
         assert_eq!(of("base", &[]).unwrap(), Recipe::Base);
         let vim = vec![PackageName::parse("vim").unwrap()];
-        assert_eq!(of("debian", &["vim"]).unwrap(), Recipe::Debian { include: vim });
+        assert_eq!(of("debian", &["vim"]).unwrap(), Recipe::Debian { include: vim, kind: GuestKind::Vm });
         let many = vec!["vim"; PACKAGES_MAX + 1];
         for bad in [("cake", &[][..]), ("base", &["vim"]), ("debian", &["-y"]), ("debian", &many)] {
             assert!(of(bad.0, bad.1).is_err(), "{bad:?}");
@@ -138,9 +153,14 @@ mod tests {
     #[test]
     fn base_is_written_as_it_always_was() {
         assert_eq!(serde_json::to_string(&Recipe::Base).unwrap(), "\"base\"");
-        let debian = Recipe::parse("debian", &["vim".to_owned()]).unwrap();
+        let debian = Recipe::parse("debian", Some("sandbox"), &["vim".to_owned()]).unwrap();
         let json = serde_json::to_string(&debian).unwrap();
         assert_eq!(serde_json::from_str::<Recipe>(&json).unwrap(), debian);
         assert!(serde_json::from_str::<Recipe>(&json.replace("vim", "-y")).is_err());
+        let before = r#"{"debian":{"include":[]}}"#;
+        let vm = Recipe::Debian { include: vec![], kind: GuestKind::Vm };
+        assert_eq!(serde_json::from_str::<Recipe>(before).unwrap(), vm);
+        assert!(Recipe::parse("debian", Some("cake"), &[]).is_err());
+        assert!(Recipe::parse("base", Some("vm"), &[]).is_err());
     }
 }

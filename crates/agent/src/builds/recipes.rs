@@ -25,8 +25,8 @@ impl Builder for Recipes {
         };
         let built = match recipe {
             Recipe::Base => build_base(&self.0, &mut tell).await,
-            Recipe::Debian { include } => {
-                let build = DebianBuild { work: self.0.work.clone(), include: include.clone() };
+            Recipe::Debian { include, kind } => {
+                let build = DebianBuild { base: self.0.clone(), kind: *kind, include: include.clone() };
                 build_debian(&build, &mut tell).await
             }
         };

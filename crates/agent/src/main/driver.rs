@@ -68,6 +68,7 @@ pub fn choose(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Cho
                 qemu: config.qemu.clone(),
                 uid_base: root.then(|| uid_base(&home.instance)),
                 clock: clock.clone(),
+                reserve: config.reserve,
             };
             let microvm = Microvm::new(microvm).context("guests cannot be run here; `perigee doctor` says why")?;
             let missing = microvm.reduced().to_vec();

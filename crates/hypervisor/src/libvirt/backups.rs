@@ -10,12 +10,12 @@
 
 use super::connections::Ask;
 use super::host::{Host, Ours};
-use super::qcow2;
 use super::seen::Life;
 use super::snapshots::said;
 use super::tools::{Access, Bench, Tool};
 use super::xml::{self, Show};
 use crate::nbd::Nbd;
+use crate::qcow2;
 use crate::work::{gone, off_thread, room_or_os};
 use crate::{BackupWish, DiskBytes, HypervisorError, NewDisk, OpenDisk};
 use async_trait::async_trait;
@@ -64,6 +64,8 @@ impl Host {
             let quiesced = ours.life == Life::Off { clean: true };
             return Ok(OpenDisk { at, quiesced, bytes, since: None, bytes_of });
         }
+        // What it writes over meanwhile is kept beside its disk; it would stand where that found no room.
+        self.has_room(guest).await?;
         let (since, quiesced) = self.begin_job(&ours, wish).await?;
         let context = if since.is_some() { WRITTEN } else { ALLOCATION };
         let opened = Nbd::open(&self.places.shown_disk(guest), EXPORT, &[context]).await;
@@ -78,6 +80,12 @@ impl Host {
                 Err(error)
             }
         }
+    }
+
+    /// Refuses when less of the host's disk is free than is kept free.
+    async fn has_room(&self, guest: GuestId) -> Result<(), HypervisorError> {
+        let (place, reserve) = (self.places.guest(guest), self.reserve);
+        off_thread(move || reserve.check(&place, 0)).await
     }
 
     pub async fn close_disk(&self, guest: GuestId, backup: BackupId, made: bool) -> Result<(), HypervisorError> {
@@ -202,11 +210,13 @@ impl Host {
 
     pub async fn new_disk(&self, guest: GuestId, bytes: u64) -> Result<Option<Box<dyn NewDisk>>, HypervisorError> {
         let (places, user) = (self.places.clone(), self.facts().await?.qemu_user);
+        let reserve = self.reserve;
         let begun = off_thread(move || {
             if places.disk(guest).exists() {
                 return Ok(false);
             }
             places.make(guest, user)?;
+            reserve.check(&places.guest(guest), 0)?;
             let unfinished = places.unfinished_disk(guest);
             gone(&unfinished, fs::remove_file(&unfinished))?;
             qcow2::create(&unfinished, None, Some(bytes)).map(|()| true)

@@ -6,8 +6,8 @@
 //! Format: QEMU, docs/interop/qcow2.txt.
 
 use super::places::{IMAGE_NAME, Places};
-use super::qcow2::{BACKING_FORMAT, CLUSTER, EXTERNAL_DATA, Format, MAGIC, inspect};
 use crate::HypervisorError;
+use crate::qcow2::{BACKING_FORMAT, CLUSTER, EXTERNAL_DATA, Format, MAGIC, inspect};
 use crate::work::os;
 use nix::libc;
 use std::ffi::OsStr;
@@ -109,8 +109,8 @@ fn named(header: &[u8]) -> Result<Option<PathBuf>, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::qcow2::create;
     use super::*;
+    use crate::qcow2::create;
     use proptest::prelude::*;
     use std::os::unix::fs::FileExt as _;
     use std::process::Command;

@@ -6,7 +6,7 @@
 use super::facts::Facts;
 use super::mark::{MEMO_BYTES_MAX, Mark, text_fault};
 use super::places::{Places, barrier};
-use super::qcow2::{self, Format};
+use crate::qcow2::{self, Format};
 use crate::{HypervisorError, Plan};
 use perigee_model::{Acceleration, Firmware, InstanceId, PartRole, VmSpec, VolumeId};
 use std::path::{Path, PathBuf};

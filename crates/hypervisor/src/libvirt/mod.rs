@@ -24,7 +24,6 @@ mod machine;
 mod mark;
 mod places;
 mod processes;
-mod qcow2;
 mod quiesce;
 mod seed;
 mod seen;

@@ -13,8 +13,8 @@
 use super::connections::Ask;
 use super::create::refused;
 use super::host::{Host, Ours};
-use super::qcow2::{self, Inside};
 use super::xml;
+use crate::qcow2::{self, Inside};
 use crate::work::{off_thread, os};
 use crate::{Found, HypervisorError, Keep, Kept, Progress};
 use nix::sys::statvfs::statvfs;

@@ -10,8 +10,8 @@
 use super::connections::Ask;
 use super::create::refused;
 use super::host::{Host, Ours};
-use super::qcow2;
 use super::xml::{self, VolumeDisk};
+use crate::qcow2;
 use crate::work::{gone, off_thread};
 use crate::{HypervisorError, Plugs, Space};
 use perigee_libvirt::{Error, affect, codes, resize};

@@ -24,8 +24,8 @@ pub struct Descriptors {
     pub kernel: RawFd,
     /// The initial RAM file system.
     pub initrd: Option<RawFd>,
-    /// Disks, readable and writable, in the plan's order.
-    pub disks: Vec<RawFd>,
+    /// Disks, in the plan's order.
+    pub disks: Vec<DiskDescriptors>,
     /// Listens for the channel.
     pub channel: RawFd,
     /// Listens for QMP.
@@ -34,6 +34,15 @@ pub struct Descriptors {
     pub tap: Option<RawFd>,
     /// `/dev/kvm`.
     pub kvm: Option<RawFd>,
+}
+
+/// One disk's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskDescriptors {
+    /// The guest's own file, readable and writable.
+    pub own: RawFd,
+    /// The image's qcow2 that it is an overlay of, readable; `None`: its own file is a raw disk.
+    pub below: Option<RawFd>,
 }
 
 /// How this instance marks its guests' processes: the value of `-name` starts with it.
@@ -86,13 +95,33 @@ pub fn arguments(plan: &Plan, machine: &Machine, fds: &Descriptors) -> Vec<Strin
         line.option("-device", format!("virtio-net-device,netdev=net,mac={}", nic.mac));
     }
     for (number, disk) in fds.disks.iter().enumerate() {
-        let set = number + FIRST_DISK_SET;
-        line.option("-add-fd", format!("fd={disk},set={set}"));
-        let file = format!("file.driver=file,file.filename=/dev/fdset/{set},file.auto-read-only=off,file.locking=on");
-        line.option("-blockdev", format!("driver=raw,node-name=d{number},auto-read-only=off,{file}"));
-        line.option("-device", format!("virtio-blk-device,drive=d{number}"));
+        attach(&mut line, number, *disk);
     }
     line.0
+}
+
+/// What a disk is, and what is below it, is said here: no name in a header is followed. A write that finds no
+/// room on the host's disk is an error in the guest, which nobody would wake otherwise.
+fn attach(line: &mut Line, number: usize, disk: DiskDescriptors) {
+    let mut file = |fd: RawFd, set: usize| {
+        line.option("-add-fd", format!("fd={fd},set={set}"));
+        format!("file.driver=file,file.filename=/dev/fdset/{set},file.auto-read-only=off,file.locking=on")
+    };
+    let set = FIRST_DISK_SET + 2 * number;
+    let own = file(disk.own, set);
+    let how = match disk.below {
+        Some(below) => {
+            let below = file(below, set + 1);
+            line.option(
+                "-blockdev",
+                format!("driver=qcow2,node-name=b{number},read-only=on,{below},file.read-only=on"),
+            );
+            format!("driver=qcow2,node-name=d{number},backing=b{number}")
+        }
+        None => format!("driver=raw,node-name=d{number}"),
+    };
+    line.option("-blockdev", format!("{how},auto-read-only=off,{own}"));
+    line.option("-device", format!("virtio-blk-device,drive=d{number},werror=report,rerror=report"));
 }
 
 const KVM_SET: usize = 1;
@@ -170,7 +199,8 @@ mod tests {
 
     fn line(pace: Pace, acceleration: Acceleration, kvm: Option<RawFd>) -> String {
         let machine = Machine { instance: InstanceId::from_bits(0xabc), acceleration, tsc_khz: Some(2_600_000) };
-        let fds = Descriptors { kernel: 10, initrd: Some(11), disks: vec![12], channel: 13, qmp: 14, tap: None, kvm };
+        let disks = vec![DiskDescriptors { own: 12, below: None }, DiskDescriptors { own: 15, below: Some(16) }];
+        let fds = Descriptors { kernel: 10, initrd: Some(11), disks, channel: 13, qmp: 14, tap: None, kvm };
         arguments(&plan(pace), &machine, &fds).join(" ")
     }
 
@@ -190,6 +220,11 @@ mod tests {
         assert!(!text.contains("/a,b") && !text.contains("/d "), "{text}");
         assert!(text.contains("-kernel /proc/self/fd/10 -initrd /proc/self/fd/11"), "{text}");
         assert!(text.contains("root=/dev/vda rw"), "{text}");
+        assert!(text.contains("driver=raw,node-name=d0,auto-read-only=off") && text.contains("fd=12,set=2"), "{text}");
+        let overlay =
+            "driver=qcow2,node-name=d1,backing=b1,auto-read-only=off,file.driver=file,file.filename=/dev/fdset/4";
+        assert!(text.contains(overlay) && text.contains("fd=15,set=4"), "{text}");
+        assert!(text.contains("driver=qcow2,node-name=b1,read-only=on") && text.contains("fd=16,set=5"), "{text}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::qmp::{Qmp, QmpError};
 use super::vmm::Vmm;
 use super::{StartTimes, launch, processes};
 use crate::work::{Gates, off_thread, os};
-use crate::{Found, GuestEvent, HypervisorError, Plan};
+use crate::{Found, GuestEvent, HypervisorError, Plan, Reserve};
 use perigee_clock::{Clock, Instant};
 use perigee_model::{Abilities, GuestId};
 use std::collections::BTreeMap;
@@ -31,6 +31,7 @@ const EVENTS_KEPT: usize = 1024;
 /// All there is about one instance on this host.
 pub struct Host {
     pub qemu: PathBuf,
+    pub reserve: Reserve,
     pub clock: Clock,
     pub machine: Machine,
     pub abilities: Abilities,
@@ -45,7 +46,7 @@ pub struct Host {
 impl Host {
     /// One without any guest in hand yet.
     pub fn new(
-        qemu: PathBuf,
+        (qemu, reserve): (PathBuf, Reserve),
         clock: Clock,
         (abilities, machine): (Abilities, Machine),
         cgroups: Cgroups,
@@ -53,6 +54,7 @@ impl Host {
     ) -> Self {
         Self {
             qemu,
+            reserve,
             clock,
             machine,
             abilities,

@@ -5,13 +5,14 @@
 //! milliseconds and waits for nothing: the VMM is born with sockets that already listen.
 //! Refuses: plans that cannot be run, before anything is made.
 
-use super::arguments::{self, Descriptors, TRANSLATION_MIB};
+use super::arguments::{self, Descriptors, DiskDescriptors, TRANSLATION_MIB};
 use super::cgroups::Limits;
 use super::host::Host;
 use super::place::About;
 use super::record::{CONSOLE_BYTES, ERRORS_BYTES, Record};
 use super::sys;
 use super::vmm::Vmm;
+use crate::qcow2::{self, Format};
 use crate::work::{os, room_or_os};
 use crate::{HypervisorError, Plan};
 use perigee_model::{Acceleration, PartRole};
@@ -35,8 +36,14 @@ const OOM_SCORE: &str = "500";
 struct Parts {
     kernel: File,
     initrd: Option<File>,
-    disks: Vec<File>,
+    disks: Vec<DiskFiles>,
     bytes: u64,
+}
+
+/// A guest's own disk, and the image's that it is an overlay of.
+struct DiskFiles {
+    own: File,
+    below: Option<File>,
 }
 
 /// Refuses what cannot be run. Nothing is made yet.
@@ -84,7 +91,7 @@ pub fn launch(host: &Host, plan: &Plan) -> Result<Vmm, HypervisorError> {
     let fds = Descriptors {
         kernel: parts.kernel.as_raw_fd(),
         initrd: parts.initrd.as_ref().map(AsRawFd::as_raw_fd),
-        disks: parts.disks.iter().map(AsRawFd::as_raw_fd).collect(),
+        disks: parts.disks.iter().map(DiskFiles::descriptors).collect(),
         channel: channel.as_raw_fd(),
         qmp: qmp.as_raw_fd(),
         tap: tap.as_ref().map(AsRawFd::as_raw_fd),
@@ -108,7 +115,8 @@ pub fn launch(host: &Host, plan: &Plan) -> Result<Vmm, HypervisorError> {
 
 fn kept(fds: &Descriptors) -> Vec<RawFd> {
     let single = [Some(fds.kernel), fds.initrd, Some(fds.channel), Some(fds.qmp), fds.kvm, fds.tap];
-    single.into_iter().flatten().chain(fds.disks.iter().copied()).collect()
+    let disks = fds.disks.iter().flat_map(|disk| [Some(disk.own), disk.below]);
+    single.into_iter().chain(disks).flatten().collect()
 }
 
 fn limits(plan: &Plan, parts: &Parts) -> Limits {
@@ -129,7 +137,10 @@ fn open_parts(host: &Host, plan: &Plan, uid: Option<u32>) -> Result<Parts, Hyper
             }
             PartRole::Disk => {
                 let copy = host.places.guest(plan.guest).join(format!("disk.{}", disks.len()));
-                disks.push(copy_disk(path, &copy, uid)?);
+                disks.push(match qcow2::inspect(path)? {
+                    Format::Raw => DiskFiles { own: copy_disk(path, &copy, uid)?, below: None },
+                    Format::Qcow2 => overlay(host, path, &copy, uid)?,
+                });
             }
             PartRole::Iso | PartRole::UserData => {
                 return Err(HypervisorError::BadPlan("a sandbox has no drive for media".to_owned()));
@@ -152,12 +163,31 @@ fn open_readable(path: &Path, uid: Option<u32>) -> Result<File, HypervisorError>
     Ok(file)
 }
 
+impl DiskFiles {
+    fn descriptors(&self) -> DiskDescriptors {
+        DiskDescriptors { own: self.own.as_raw_fd(), below: self.below.as_ref().map(AsRawFd::as_raw_fd) }
+    }
+}
+
+/// A disk of its own above the image's: it takes up what the guest writes.
+fn overlay(host: &Host, image: &Path, own: &Path, uid: Option<u32>) -> Result<DiskFiles, HypervisorError> {
+    host.reserve.check(host.places.dir(), qcow2::CLUSTER)?;
+    qcow2::create(own, Some((image, Format::Qcow2)), None)?;
+    Ok(DiskFiles { own: own_disk(own, uid)?, below: Some(open_readable(image, uid)?) })
+}
+
 /// A disk of its own; shares blocks with the image's where the file system can (`FICLONE`).
 fn copy_disk(image: &Path, copy: &Path, uid: Option<u32>) -> Result<File, HypervisorError> {
     let doing = || format!("copying {}", image.display());
     fs::copy(image, copy).map_err(room_or_os(doing()))?;
-    fs::set_permissions(copy, fs::Permissions::from_mode(0o600)).map_err(os(doing()))?;
-    let file = File::options().read(true).write(true).open(copy).map_err(room_or_os(doing()))?;
+    own_disk(copy, uid)
+}
+
+/// Its VMM's alone.
+fn own_disk(path: &Path, uid: Option<u32>) -> Result<File, HypervisorError> {
+    let doing = || format!("opening {}", path.display());
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(os(doing()))?;
+    let file = File::options().read(true).write(true).open(path).map_err(room_or_os(doing()))?;
     if let Some(uid) = uid {
         fchown(&file, Some(uid), Some(uid)).map_err(os(doing()))?;
     }

@@ -28,7 +28,9 @@ mod vmm;
 
 use crate::session;
 use crate::work::{finish, off_thread};
-use crate::{Channel, Found, GuestEvent, GuestUsage, Hypervisor, HypervisorError, Measure, Pause, Plan, Session};
+use crate::{
+    Channel, Found, GuestEvent, GuestUsage, Hypervisor, HypervisorError, Measure, Pause, Plan, Reserve, Session,
+};
 use async_trait::async_trait;
 use cgroups::Cgroups;
 use host::{Host, dead, living};
@@ -58,6 +60,8 @@ pub struct MicrovmConfig {
     pub uid_base: Option<u32>,
     /// Randomness and monotonic time.
     pub clock: Clock,
+    /// What new disks leave free of the file system that `dir` is on.
+    pub reserve: Reserve,
 }
 
 pub use place::UIDS;
@@ -100,7 +104,7 @@ impl Microvm {
         for controller in cgroups.missing() {
             reduced.push(format!("no {controller} limit: no control group for it"));
         }
-        let host = Host::new(config.qemu, config.clock, probed, cgroups, places);
+        let host = Host::new((config.qemu, config.reserve), config.clock, probed, cgroups, places);
         Ok(Self { host: Arc::new(host), reduced: reduced.into() })
     }
 

@@ -19,7 +19,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Users set aside for guests, from the instance's first one on.
@@ -82,6 +82,10 @@ impl Places {
         Ok(guests)
     }
 
+    /// Where all of them are.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
     /// A guest's directory.
     pub fn guest(&self, guest: GuestId) -> PathBuf {
         self.dir.join(guest.to_string())
@@ -166,7 +170,6 @@ impl Places {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
     use uuid::Uuid;
 
     fn guest(number: u128) -> GuestId {

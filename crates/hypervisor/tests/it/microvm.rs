@@ -238,6 +238,7 @@ async fn reduced_mode() {
         qemu: QEMU.into(),
         uid_base: None,
         clock: Clock::real(),
+        reserve: perigee_hypervisor::Reserve::default(),
     };
     assert!(Microvm::new(MicrovmConfig { uid_base: Some(90_000), ..config.clone() }).is_err(), "that takes root");
     let driver = Microvm::new(config).unwrap();

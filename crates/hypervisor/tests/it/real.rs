@@ -50,6 +50,7 @@ impl RealLab {
             qemu: QEMU.into(),
             uid_base: nix::unistd::geteuid().is_root().then_some(UID_BASE),
             clock: self.clock.clone(),
+            reserve: perigee_hypervisor::Reserve::default(),
         })
         .unwrap()
     }

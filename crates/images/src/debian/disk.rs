@@ -42,17 +42,8 @@ const TYPE_LINUX: u8 = 0x83;
 /// `Tool`, `NoSpace`, `Io`.
 pub(super) async fn make(root: &Path, disk: &Path) -> Result<(), ImageError> {
     let place = disk.parent().unwrap_or(disk);
-    let used = run(Command::new("du").args(["--summarize", "--block-size=1"]).arg(root)).await?;
-    let used = used.split_whitespace().next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
-    let bytes = size(used);
-    let file = File::options().create_new(true).write(true).open(disk).map_err(ImageError::io(disk))?;
-    file.set_len(bytes).map_err(ImageError::io(disk))?;
-
-    let mut mke2fs = Command::new("mke2fs");
-    // What the guest's own programs and older GRUBs do not know is left out.
-    mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^orphan_file,^metadata_csum_seed", "-L", ROOT_LABEL, "-d"]).arg(root);
-    mke2fs.args(["-E", &format!("offset={ROOT_AT}")]).arg(disk).arg(format!("{}k", (bytes - ROOT_AT) / 1024));
-    run(mke2fs.current_dir(place)).await?;
+    let bytes = size(used(root).await?);
+    let file = ext4(root, disk, ROOT_AT, bytes).await?;
 
     let early = place.join("early.cfg");
     let text = format!(
@@ -63,6 +54,33 @@ pub(super) async fn make(root: &Path, disk: &Path) -> Result<(), ImageError> {
     let efi = core("x86_64-efi", &["fat", "efi_gop"], &early, &place.join("efi")).await?;
     let first = tokio::fs::read(format!("{GRUB}/i386-pc/boot.img")).await.map_err(ImageError::io(Path::new(GRUB)))?;
     write(&file, bytes, &first, &bios, &efi).map_err(ImageError::io(disk))
+}
+
+/// Makes a disk that is nothing but the file system of that tree.
+///
+/// # Errors
+/// `Tool`, `NoSpace`, `Io`.
+pub(super) async fn make_root(root: &Path, disk: &Path) -> Result<(), ImageError> {
+    let file = ext4(root, disk, 0, size(used(root).await?)).await?;
+    file.sync_all().map_err(ImageError::io(disk))
+}
+
+/// How much the files of a tree take up.
+async fn used(root: &Path) -> Result<u64, ImageError> {
+    let used = run(Command::new("du").args(["--summarize", "--block-size=1"]).arg(root)).await?;
+    Ok(used.split_whitespace().next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0))
+}
+
+/// A new file of that size with the tree's file system from `at` to its end.
+async fn ext4(root: &Path, disk: &Path, at: u64, bytes: u64) -> Result<File, ImageError> {
+    let file = File::options().create_new(true).write(true).open(disk).map_err(ImageError::io(disk))?;
+    file.set_len(bytes).map_err(ImageError::io(disk))?;
+    let mut mke2fs = Command::new("mke2fs");
+    // What the guest's own programs and older GRUBs do not know is left out.
+    mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^orphan_file,^metadata_csum_seed", "-L", ROOT_LABEL, "-d"]).arg(root);
+    mke2fs.args(["-E", &format!("offset={at}")]).arg(disk).arg(format!("{}k", (bytes - at) / 1024));
+    run(mke2fs.current_dir(disk.parent().unwrap_or(disk))).await?;
+    Ok(file)
 }
 
 /// Whole GiB.

@@ -1,6 +1,7 @@
 //! What packages leave open: where the root is, who is known, what must not be alike in two machines.
 
 use crate::error::ImageError;
+use perigee_model::GuestKind;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -23,13 +24,10 @@ linux /vmlinuz root=LABEL=perigee-root ro quiet console=tty0 console=ttyS0,11520
 initrd /initrd.img
 boot
 ";
-const FILES: [(&str, &str); 5] = [
-    ("etc/fstab", FSTAB),
-    ("etc/hosts", HOSTS),
-    ("etc/hostname", "debian\n"),
-    ("etc/cloud/cloud.cfg.d/10_perigee.cfg", CLOUD),
-    ("boot/grub/grub.cfg", GRUB),
-];
+const FILES: [(&str, &str); 2] = [("etc/hosts", HOSTS), ("etc/hostname", "debian\n")];
+/// Of a machine that boots by itself.
+const FILES_OF_VM: [(&str, &str); 3] =
+    [("etc/fstab", FSTAB), ("etc/cloud/cloud.cfg.d/10_perigee.cfg", CLOUD), ("boot/grub/grub.cfg", GRUB)];
 /// The units that a network by systemd needs.
 const UNITS: [&str; 1] = ["systemd-networkd.service"];
 /// Made at the first boot: two machines with the same ones could not be told apart.
@@ -48,16 +46,15 @@ const RESOLVER: (&str, &str) = ("etc/resolv.conf", "../run/systemd/resolve/stub-
 ///
 /// # Errors
 /// What the file system says.
-pub(super) fn settle(root: &Path) -> Result<(), ImageError> {
+pub(super) fn settle(root: &Path, kind: GuestKind) -> Result<(), ImageError> {
     for (name, text) in FILES {
         write(&root.join(name), text)?;
     }
-    let wanted = root.join("etc/systemd/system/multi-user.target.wants");
-    fs::create_dir_all(&wanted).map_err(ImageError::io(&wanted))?;
-    for unit in UNITS {
-        link(&Path::new("/lib/systemd/system").join(unit), &wanted.join(unit))?;
+    match kind {
+        GuestKind::Vm => settle_vm(root)?,
+        // perigee-guest writes whom to ask, where there is somebody.
+        GuestKind::Sandbox => write(&root.join(RESOLVER.0), "")?,
     }
-    link(Path::new(RESOLVER.1), &root.join(RESOLVER.0))?;
     for name in ONE_OF_A_KIND {
         for path in [root.join(name), root.join(format!("{name}.pub"))] {
             missing_is_fine(fs::remove_file(&path)).map_err(ImageError::io(&path))?;
@@ -65,6 +62,18 @@ pub(super) fn settle(root: &Path) -> Result<(), ImageError> {
     }
     // Empty, and not missing: systemd takes a new one without asking anything.
     write(&root.join("etc/machine-id"), "")
+}
+
+fn settle_vm(root: &Path) -> Result<(), ImageError> {
+    for (name, text) in FILES_OF_VM {
+        write(&root.join(name), text)?;
+    }
+    let wanted = root.join("etc/systemd/system/multi-user.target.wants");
+    fs::create_dir_all(&wanted).map_err(ImageError::io(&wanted))?;
+    for unit in UNITS {
+        link(&Path::new("/lib/systemd/system").join(unit), &wanted.join(unit))?;
+    }
+    link(Path::new(RESOLVER.1), &root.join(RESOLVER.0))
 }
 
 /// `uname -r` of its kernel.
@@ -122,12 +131,18 @@ mod tests {
         let outside = folder.path().join("outside");
         fs::write(&outside, "untouched").unwrap();
         symlink(&outside, root.join("etc/hosts")).unwrap();
-        settle(&root).unwrap();
-        settle(&root).unwrap();
+        settle(&root, GuestKind::Vm).unwrap();
+        settle(&root, GuestKind::Vm).unwrap();
         assert_eq!(fs::read_to_string(&outside).unwrap(), "untouched");
         assert!(!root.join("etc/ssh/ssh_host_rsa_key").exists() && !root.join("etc/ssh/ssh_host_rsa_key.pub").exists());
         assert_eq!(fs::read_to_string(root.join("etc/ssh/sshd_config")).unwrap(), "x");
         assert_eq!(fs::read_to_string(root.join("etc/machine-id")).unwrap(), "");
+        assert!(root.join("boot/grub/grub.cfg").exists());
+        let bare = folder.path().join("bare");
+        fs::create_dir_all(bare.join("etc")).unwrap();
+        settle(&bare, GuestKind::Sandbox).unwrap();
+        assert!(!bare.join("boot").exists() && !bare.join("etc/fstab").exists());
+        assert_eq!(fs::read_to_string(bare.join("etc/resolv.conf")).unwrap(), "");
         assert!(FSTAB.contains(ROOT_LABEL) && GRUB.contains(ROOT_LABEL));
         assert!(matches!(kernel_release(&root), Err(ImageError::BadKernel { .. })));
         fs::write(root.join("boot/vmlinuz-6.1.0-56-cloud-amd64"), "").unwrap();

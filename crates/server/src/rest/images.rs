@@ -76,10 +76,13 @@ async fn wanted(server: &Server, request: ImageRequest) -> Result<Wanted, Refusa
     let from = match (&request.recipe, &request.url, &request.upload, &request.catalogue) {
         (Some(name), None, None, None) => {
             let include = request.include.as_deref().unwrap_or_default();
-            return Ok(Wanted::Recipe(Recipe::parse(name, include)?));
+            return Ok(Wanted::Recipe(Recipe::parse(name, request.kind.as_deref(), include)?));
         }
         _ if request.include.is_some() => {
             return Err(Refusal::field("include", "packages are included when an image is built: recipe is debian"));
+        }
+        _ if request.kind.is_some() => {
+            return Err(Refusal::field("kind", "an image is built for a kind of guest: recipe is debian"));
         }
         (None, Some(url), None, None) => ImportFrom::Url(url.clone()),
         (None, None, Some(sha256), None) => {

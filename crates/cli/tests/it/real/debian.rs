@@ -1,5 +1,6 @@
 //! Debian, from its packages to a shell over ssh.
 
+use super::Instance;
 use super::ground::Ground;
 use super::instance::Said;
 use serde_json::Value;
@@ -146,4 +147,50 @@ fn real_debian_boots_by_uefi() {
     ground.fine(&["image", "build", "debian"]);
     lives(&ground, "web", "uefi");
     lives_on(&ground, "web");
+}
+
+/// The same packages' tree as the root of sandboxes: each writes to a disk of its own above it.
+#[test]
+fn real_sandboxes_have_debian_for_their_root() {
+    let instance = Instance::empty();
+    instance.up();
+    let image = instance.json(&["image", "build", "debian", "--kind", "sandbox", "--include", "tree"]);
+    let roles: Vec<_> = image["parts"].as_array().unwrap().iter().map(|part| part["role"].as_str().unwrap()).collect();
+    assert_eq!((image["name"].as_str(), roles), (Some("debian-sandbox"), vec!["kernel", "initrd", "disk"]), "{image}");
+    for name in ["one", "two"] {
+        instance.perigee(&["sandbox", "create", "--name", name, "--image", "debian-sandbox", "-q"]).fine();
+    }
+    let shell = |name: &str, line: &str| instance.perigee(&["sandbox", "exec", name, "--", "sh", "-c", line]);
+    let told =
+        shell("one", "cut -d. -f1 /etc/debian_version; hostname; stat -fc %T /; echo kept > /srv/own; sync").fine();
+    assert_eq!(told, "12\none\next2/ext3\n");
+    shell("one", "tree --version && dpkg --status curl && apt-get --version").fine();
+    let other = shell("two", "cat /srv/own");
+    assert!(other.code != 0 && other.err.contains("No such file"), "each has its own: {}", other.err);
+    assert_eq!(shell("one", "cat /srv/own").fine(), "kept\n");
+    // What does not fit is told to who writes, and the guest goes on.
+    let full = shell("one", "head -c 8G /dev/zero > /srv/big; rm /srv/big; echo on");
+    assert!(full.err.contains("No space left on device") && full.out == "on\n", "{} {}", full.out, full.err);
+    for name in ["one", "two"] {
+        instance.perigee(&["sandbox", "delete", name, "--yes"]).fine();
+    }
+    let left = std::fs::read_dir(instance.path().join("agent/guests")).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "no disk stays behind");
+    let vm = instance.perigee(&["vm", "create", "--image", "debian-sandbox"]);
+    assert!(vm.code != 0 && vm.err.contains("the root of sandboxes"), "{}", vm.err);
+}
+
+/// A whole distribution is known to boot by its prompt.
+#[test]
+#[ignore = "soak"]
+fn real_a_backup_of_debian_boots() {
+    let ground = Ground::new();
+    ground.fine(&["image", "build", "debian"]);
+    let size = ["--memory", "768MiB", "--cpus", "2", "--disk", "5GiB", "-q"];
+    ground.fine(&[&["vm", "create", "web", "--image", "debian"], &size[..]].concat());
+    ground.fine(&["vm", "stop", "web", "--force"]);
+    ground.fine(&["vm", "backup", "create", "web", "one"]);
+    let seen = ground.instance.json(&["vm", "backup", "verify", "one", "--boot"]);
+    assert_eq!((&seen["booted_by"], &seen["status"]), (&"login_prompt".into(), &"ready".into()), "{seen}");
+    ground.fine(&["vm", "delete", "web", "--yes"]);
 }
