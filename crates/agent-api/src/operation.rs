@@ -16,6 +16,9 @@ pub struct Operate {
     /// Every snapshot that the guest should have, this operation's own included. Others of ours that its
     /// host finds are what an operation that was given up has left: they are removed.
     pub snapshots: Vec<SnapshotId>,
+    /// Nobody wants it any more: its end is failure, unless it is done already. Only of backups.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cancelled: bool,
 }
 
 /// How an operation goes. Its end is repeated until `OperationTaken`.

@@ -55,6 +55,9 @@ pub(crate) enum CarryError {
     /// What is kept is not what it should be.
     #[error("{0}")]
     Damaged(String),
+    /// Nobody wants it any more.
+    #[error("it was cancelled")]
+    Cancelled,
 }
 
 /// The way of chunks.

@@ -33,6 +33,16 @@ pub struct RestoreRequest {
     pub host: Option<String>,
 }
 
+/// How a backup is looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyRequest {
+    /// A VM without a network is made from it, too, has to show a sign of life (perigee-guest's hello, or a
+    /// login prompt on its serial port) and is removed again. `false` by default.
+    #[serde(default)]
+    pub boot: bool,
+}
+
 /// When a VM is backed up by itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -114,11 +124,18 @@ pub struct BackupView {
     /// What was found wrong then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
+    /// By what a VM that was made from it then was seen to be up: `guest_agent` or `login_prompt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted_by: Option<String>,
+    /// So long after it was switched on, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted_after_ms: Option<u64>,
 }
 
 impl From<&Backup> for BackupView {
     fn from(backup: &Backup) -> Self {
         let stored = backup.stored.as_ref();
+        let booted = backup.verified.as_ref().and_then(|verified| verified.booted);
         let fault = backup.verified.as_ref().and_then(|verified| verified.fault.clone());
         Self {
             id: backup.id.to_string(),
@@ -139,6 +156,8 @@ impl From<&Backup> for BackupView {
             kept_bytes: stored.map(|stored| stored.kept_bytes),
             verified_at: backup.verified.as_ref().map(|verified| verified.at.to_string()),
             fault,
+            booted_by: booted.map(|booted| word(&booted.sign)),
+            booted_after_ms: booted.map(|booted| booted.after_ms),
         }
     }
 }

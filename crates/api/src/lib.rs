@@ -23,7 +23,7 @@ pub mod task;
 pub mod vm;
 pub mod volume;
 
-pub use backup::{BackupRequest, BackupScheduleRequest, BackupScheduleView, BackupView, RestoreRequest};
+pub use backup::{BackupRequest, BackupScheduleRequest, BackupScheduleView, BackupView, RestoreRequest, VerifyRequest};
 pub use console::{ConsoleRequest, ConsoleSeat, ConsoleView};
 pub use event::EventView;
 pub use execution::{ExecuteRequest, ExecutionView};

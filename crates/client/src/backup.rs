@@ -5,7 +5,7 @@ use crate::ask::Ask;
 use crate::call::json;
 use crate::{Answer, Client, ClientError, ListQuery};
 use http::Method;
-use perigee_api::{BackupRequest, BackupScheduleRequest, BackupView, Page, RestoreRequest, VmView};
+use perigee_api::{BackupRequest, BackupScheduleRequest, BackupView, Page, RestoreRequest, VerifyRequest, VmView};
 use std::time::Duration;
 
 fn path(backup: &str, rest: &str) -> String {
@@ -52,9 +52,14 @@ impl Client {
         self.work(&Ask::new(Method::POST, path(backup, "/restore")).json(json(request)?).waiting(wait)).await
     }
 
-    /// Has all bytes of a backup looked at, waiting up to `wait` until that is done.
-    pub async fn verify_backup(&self, backup: &str, wait: Option<Duration>) -> Result<Answer<BackupView>, ClientError> {
-        self.work(&Ask::new(Method::POST, path(backup, "/verify")).waiting(wait)).await
+    /// Has all bytes of a backup looked at, and whether it boots, waiting up to `wait` until that is done.
+    pub async fn verify_backup(
+        &self,
+        backup: &str,
+        request: &VerifyRequest,
+        wait: Option<Duration>,
+    ) -> Result<Answer<BackupView>, ClientError> {
+        self.work(&Ask::new(Method::POST, path(backup, "/verify")).json(json(request)?).waiting(wait)).await
     }
 
     /// Says when a VM is backed up by itself; `None`: no more.

@@ -223,7 +223,7 @@ impl Control {
     fn uses(&self, backup: BackupId) -> Option<Arc<Task>> {
         let rows = self.view().read();
         let needs = |task: &&Arc<Task>| match &task.kind {
-            TaskKind::BackupVerify { backup: other } => *other == backup,
+            TaskKind::BackupVerify { backup: other, .. } => *other == backup,
             TaskKind::GuestCreate { guest, restores: true } => rows
                 .guests
                 .get(guest)

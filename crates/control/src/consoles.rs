@@ -86,21 +86,26 @@ impl Control {
     pub async fn open_console(&self, guest: &str, secret: &str, cause: &Cause) -> Result<Console, Refusal> {
         let Promise { who, guest: id, seat, .. } = self.redeem(guest, secret)?;
         let guest = self.find_guest(&who, &id.to_string())?;
-        let host = self.seated_on(&guest)?;
-        let mut tunnel = self.links().open(host, Purpose::Console { guest: id, seat }).await?;
-        match tokio::time::timeout(CONSOLE_OPEN_TIMEOUT, tunnel.rx.recv()).await {
-            Ok(Some(TunnelFrame::Started)) => {}
-            Ok(Some(TunnelFrame::Failed(problem))) => {
-                return Err(self.unseated(&guest, Code::parse(&problem.code).unwrap_or(Code::Bug), problem.text));
-            }
-            Ok(_) | Err(_) => return Err(Refusal::new(Code::ChannelBroken, "the host did not open the console")),
-        }
+        let tunnel = self.seat_at(&guest, seat).await?;
         let (control, cause, since) = (self.clone(), cause.clone(), self.clock().instant());
         let mut batch = Batch::default();
         let about = ("guest", id.to_string());
         batch.events.push(self.event((&who.tenant, &who.actor), "console.open", about, &cause, seat.text()));
         self.commit(batch).await.map_err(refuse_store)?;
         Ok(Console { tunnel, _sitting: Sitting { control, who, guest: id, seat, cause, since } })
+    }
+
+    /// The way to a seat at a guest: open, and nobody sits there yet.
+    pub(crate) async fn seat_at(&self, guest: &Guest, seat: Seat) -> Result<Tunnel, Refusal> {
+        let host = self.seated_on(guest)?;
+        let mut tunnel = self.links().open(host, Purpose::Console { guest: guest.id, seat }).await?;
+        match tokio::time::timeout(CONSOLE_OPEN_TIMEOUT, tunnel.rx.recv()).await {
+            Ok(Some(TunnelFrame::Started)) => Ok(tunnel),
+            Ok(Some(TunnelFrame::Failed(problem))) => {
+                Err(self.unseated(guest, Code::parse(&problem.code).unwrap_or(Code::Bug), problem.text))
+            }
+            Ok(_) | Err(_) => Err(Refusal::new(Code::ChannelBroken, "the host did not open the console")),
+        }
     }
 
     /// Its host cannot seat anybody.

@@ -33,6 +33,7 @@ mod settle;
 pub mod snapshots;
 mod span;
 pub mod tasks;
+pub mod trials;
 mod truth;
 pub mod verifications;
 pub mod view;

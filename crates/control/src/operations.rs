@@ -186,5 +186,11 @@ fn order(rows: &Rows, task: &Task, guest: &Guest, operation: &Operation) -> From
         *bases = backups::bases(rows, guest, *sealed);
     }
     let snapshots = guest.snapshots.iter().map(|snapshot| snapshot.id).collect();
-    FromServer::Operate(Box::new(Operate { task: task.id, guest: guest.id, operation, snapshots }))
+    FromServer::Operate(Box::new(Operate {
+        task: task.id,
+        guest: guest.id,
+        operation,
+        snapshots,
+        cancelled: task.cancel_asked,
+    }))
 }

@@ -61,7 +61,13 @@ impl Control {
         Ok((Arc::new(guest), Arc::new(task)))
     }
 
-    fn restored(&self, who: &Who, backup: &Backup, stored: &Stored, wanted: NewRestore) -> Result<Guest, Refusal> {
+    pub(crate) fn restored(
+        &self,
+        who: &Who,
+        backup: &Backup,
+        stored: &Stored,
+        wanted: NewRestore,
+    ) -> Result<Guest, Refusal> {
         let host_wanted = wanted.host.as_deref().map(|host| self.find_host(who, host)).transpose()?.map(|host| host.id);
         let was = backup.spec.vm.as_deref().ok_or_else(|| Refusal::new(Code::NoBackups, "it is of no VM"))?;
         let before = was.origin.as_ref();

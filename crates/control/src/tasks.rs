@@ -3,7 +3,7 @@
 use crate::{Cause, Control, Span};
 use perigee_agent_api::FromServer;
 use perigee_model::task::{TaskEvent, TaskVerdict};
-use perigee_model::{Code, Guest, Power, Refusal, Task, TaskId, TaskKind, TaskState, Verb, Who};
+use perigee_model::{Code, Guest, Operation, Power, Refusal, Task, TaskId, TaskKind, TaskState, Verb, Who};
 use perigee_store::{Batch, Record};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -145,6 +145,11 @@ impl Control {
             TaskKind::GuestOperate { .. } if task.state == TaskState::Cancelled => {
                 self.give_up_operation(task, batch);
                 Ok(None)
+            }
+            // What of it is kept already goes with the next sweep.
+            TaskKind::GuestOperate { operation: Operation::CreateBackup { .. }, .. } => {
+                let order = Self::order_of_operation(&self.view().read(), task);
+                Ok(task.host.zip(order))
             }
             TaskKind::GuestOperate { .. } => {
                 Err(Refusal::new(Code::TaskFinished, "its host has begun with it, and brings it to its end"))

@@ -94,6 +94,28 @@ pub struct Verified {
     pub at: Timestamp,
     /// What is wrong with it; `None`: every byte is as it was stored.
     pub fault: Option<String>,
+    /// How a VM that was made from it came up; `None` where that was not tried, or it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booted: Option<Booted>,
+}
+
+/// A VM that was made from a backup, and came up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Booted {
+    /// By what that was seen.
+    pub sign: LifeSign,
+    /// So long after its machine was switched on.
+    pub after_ms: u64,
+}
+
+/// What a machine does when its system is up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LifeSign {
+    /// perigee-guest said hello.
+    GuestAgent,
+    /// Its serial port asks who wants to log in.
+    LoginPrompt,
 }
 
 /// What a VM is made from again. Its disk is there before it starts for the first time.

@@ -109,6 +109,10 @@ pub const PATH_BYTES_MAX: usize = 4096;
 /// Memory of a host that guests never get.
 pub const HOST_RESERVE_BYTES: u64 = 512 << 20;
 
+/// A VM that is made from a backup to see whether it boots shows a sign of life within this time.
+pub const TRIAL_TIMEOUT: Duration = Duration::from_secs(600);
+/// It removes itself after this, should nobody be there to remove it.
+pub const TRIAL_LIFE: Duration = Duration::from_secs(1800);
 /// A boot that got its slot must say hello within this time.
 pub const BOOT_TIMEOUT: Duration = Duration::from_secs(15);
 /// The second boot attempt (`-icount`, slower clock) gets this long.

@@ -82,6 +82,9 @@ pub enum TaskKind {
     BackupVerify {
         /// Which.
         backup: BackupId,
+        /// A VM is made from it, too, and has to come up.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        boot: bool,
     },
     /// Make a volume on its host.
     #[serde(rename = "volume:create")]
@@ -166,7 +169,7 @@ impl TaskKind {
     pub fn backup(&self) -> Option<BackupId> {
         match self {
             Self::GuestOperate { operation, .. } => operation.backup(),
-            Self::BackupVerify { backup } => Some(*backup),
+            Self::BackupVerify { backup, .. } => Some(*backup),
             Self::GuestCreate { .. }
             | Self::GuestDelete { .. }
             | Self::GuestExecute { .. }

@@ -1,5 +1,5 @@
-//! Keeps the repository of backups: looks at all bytes of a backup when that is asked for, and removes
-//! what no backup needs any more.
+//! Keeps the repository of backups: looks at all bytes of a backup when that is asked for, and whether it
+//! boots, and removes what no backup needs any more.
 //!
 //! Owns: taking those tasks from the queue, one at a time, and when is swept. Refuses: knowing how chunks
 //! are kept, which [`perigee_backups`] does.
@@ -7,6 +7,7 @@
 use crate::imports::system_time;
 use perigee_backups::{Kept, Repository, RepositoryError, Swept};
 use perigee_control::Control;
+use perigee_control::trials::Tried;
 use perigee_control::verifications::VerifyOrder;
 use perigee_model::guest::Problem;
 use perigee_model::{Code, Digest, DiskIndex};
@@ -57,12 +58,22 @@ impl Backups {
         }
     }
 
-    /// Looks at all bytes of a backup and tells what it finds.
+    /// Looks at all bytes of a backup, then whether it boots, if that is wanted, and tells what it finds.
     pub async fn verify(&self, order: &VerifyOrder) {
         match self.look(order).await {
             Some(Ok(fault)) => {
                 tracing::info!(backup = %order.backup.id, fault, "a backup was looked at");
-                if let Err(refusal) = self.control.verified(order, fault).await {
+                let found = match fault {
+                    Some(fault) => Err(format!("it is damaged: {fault}")),
+                    None if !order.boot => Ok(None),
+                    None => match self.control.try_backup(order).await {
+                        Tried::Booted(booted) => Ok(Some(booted)),
+                        Tried::Silent(why) => Err(why),
+                        Tried::Untried(problem) => return self.control.verification_fell(order.task, problem).await,
+                        Tried::Unwanted => return,
+                    },
+                };
+                if let Err(refusal) = self.control.verified(order, found).await {
                     tracing::warn!(%refusal, task = %order.task, "what was found could not be written down");
                 }
             }

@@ -14,6 +14,7 @@ use perigee_model::{GuestId, Observed, Phase, Power, Timestamp};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -60,6 +61,8 @@ pub(crate) struct Actor {
     pub(super) mute: bool,
     pub(super) away: Option<Away>,
     pub(super) sought: Sought,
+    /// Cancelled when nobody wants the operation any more that is under way.
+    pub(super) give_up: CancellationToken,
     begun: Begun,
     forget: bool,
     look: bool,
@@ -96,6 +99,7 @@ impl Actor {
             paused: found.is_some_and(|f| f.paused),
             starved: found.is_some_and(|f| f.starved),
             sought: Sought::default(),
+            give_up: CancellationToken::new(),
             begun: Begun::of(&document),
             ticket: None,
             session: None,

@@ -9,6 +9,7 @@ use perigee_model::guest::Problem;
 use perigee_model::operation::Base;
 use perigee_model::{BackupId, Code, Stored};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 impl Actor {
@@ -22,12 +23,24 @@ impl Actor {
         let way = self.way(sealed);
         let (hypervisor, id) = (self.hypervisor.clone(), self.id());
         let (tell, told) = watch::channel(None);
+        self.give_up = CancellationToken::new();
+        let give_up = self.give_up.clone();
+        if self.document.operations.gives_up(order.task) {
+            give_up.cancel();
+        }
         let work = self.effect(async move {
             let driver = backups_of(&*hypervisor)?;
+            if give_up.is_cancelled() {
+                driver.close_disk(id, backup, false).await?;
+                return Err(as_refused(CarryError::Cancelled));
+            }
             let disk = driver.open_disk(id, &BackupWish { backup, bases: ids(&bases) }).await?;
             let (at, disk_bytes, since) = (super::operations::time(disk.at), disk.bytes, disk.since);
             let quiesced = disk.quiesced;
-            let carried = way.carry(disk, &bases, &tell).await;
+            let carried = tokio::select! {
+                carried = way.carry(disk, &bases, &tell) => carried,
+                () = give_up.cancelled() => Err(CarryError::Cancelled),
+            };
             let closed = driver.close_disk(id, backup, carried.is_ok()).await;
             let Carried { index, read_bytes, new_bytes, kept_bytes } = carried.map_err(as_refused)?;
             closed?;
@@ -61,7 +74,7 @@ impl Actor {
             Waited::Done(Err(error)) => {
                 warn!(guest = %self.id(), error = %crate::chain(&error), "its disk did not come out of its backup");
                 let code = match &error {
-                    CarryError::Host(HypervisorError::NoRoom(_)) => Code::DiskFull,
+                    CarryError::Host(HypervisorError::NoRoom(_) | HypervisorError::DiskFull(_)) => Code::DiskFull,
                     _ => Code::BackupFailed,
                 };
                 self.fail(Problem::new(code, bounded(&crate::chain(&error)))).await;

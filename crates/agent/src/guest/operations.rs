@@ -76,8 +76,18 @@ impl Operations {
         self.taken.contains(&task) || self.newest.as_ref().is_some_and(|known| known.order.task == task)
     }
 
-    /// Takes a new one. `false`: it is known, or another is not done yet.
+    /// The one that is to be done, and that nobody wants any more.
+    pub(super) fn gives_up(&self, task: TaskId) -> bool {
+        self.due().is_some_and(|order| order.task == task && order.cancelled && order.operation.backup().is_some())
+    }
+
+    /// Takes a new one, or that one is cancelled. `false`: it is known, or another is not done yet.
     fn take(&mut self, order: Operate) -> bool {
+        if let Some(known) = self.newest.as_mut().filter(|known| known.order.task == order.task) {
+            let news = order.cancelled && !known.order.cancelled && known.stage == Stage::Due;
+            known.order.cancelled |= news;
+            return news;
+        }
         if self.is_known(order.task) || self.newest.is_some() && self.ended().is_none() {
             return false;
         }
@@ -123,6 +133,8 @@ impl Actor {
         }
         if !self.save(Last::Power).await {
             self.document.operations = before; // it is told again
+        } else if self.document.operations.due().is_some_and(|due| self.document.operations.gives_up(due.task)) {
+            self.give_up.cancel();
         }
     }
 
@@ -304,6 +316,9 @@ impl Actor {
     /// What the driver refuses is refused; when it only does not answer, it is asked again.
     async fn put_off(&mut self, order: &Operate, error: &HypervisorError) {
         warn!(guest = %self.id(), task = %order.task, error = %crate::chain(error), "the operation was not done");
+        if self.document.operations.gives_up(order.task) {
+            return self.failed(Problem::new(Code::TaskCancelled, "cancelled while it ran")).await;
+        }
         let is_backup = order.operation.backup().is_some();
         let none = if is_backup { Code::NoBackups } else { Code::NoSnapshots };
         let fell = if is_backup { Code::BackupFailed } else { Code::SnapshotFailed };

@@ -1,6 +1,6 @@
 //! A guest's disk carried away and brought back: whole, after another one, through faults and crashes.
 
-use crate::operations::{operate, running, task};
+use crate::operations::{cancel, operate, running, task};
 use crate::simulated::Machine;
 use crate::vms::vm;
 use crate::*;
@@ -158,5 +158,43 @@ async fn a_crash_at_any_moment_leaves_a_whole_backup() {
         rig.plane.until_phase(back.id, Phase::Running).await;
         let (was, is) = (disk(&machine, &rig, order.id).await, disk(&machine, &rig, back.id).await);
         assert_eq!(is[..was.len()], was[..], "crashed after {ms} ms, twice");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_nobody_wants_any_more_ends_and_leaves_nothing() {
+    for ms in (0..120).step_by(12) {
+        let (machine, rig, agent, order) = running().await;
+        put(&machine, &rig, order.id, "/data", b"kept").await;
+        let first = rig.backed_up(1, order.id, create(1, &[])).await;
+        rig.plane.send(operate(2, order.id, create(2, &[(1, &first)])));
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        rig.plane.send(cancel(2, order.id, create(2, &[(1, &first)])));
+        if ms % 24 == 0 {
+            rig.crash(agent).await;
+            let _agent = rig.start();
+            rig.plane.until("another link", |s| s.hellos.len() == 2).await;
+            // As a resync tells it.
+            rig.plane.send(cancel(2, order.id, create(2, &[(1, &first)])));
+            ends_as_cancelled(&rig, ms).await;
+            continue;
+        }
+        ends_as_cancelled(&rig, ms).await;
+        let next = rig.backed_up(3, order.id, create(3, &[(1, &first)])).await;
+        assert_eq!(next.index, first.index, "after {ms} ms: the same disk");
+    }
+    // One that was never heard of does not begin.
+    let (_machine, rig, _agent, order) = running().await;
+    rig.plane.send(cancel(7, order.id, create(7, &[])));
+    let OperationStage::Failed(problem) = rig.operated(7).await else { panic!("it began") };
+    assert_eq!(problem.code, Code::TaskCancelled.number());
+}
+
+/// Or had been done before that was heard.
+async fn ends_as_cancelled(rig: &Rig, ms: u64) {
+    match rig.operated(2).await {
+        OperationStage::Failed(problem) => assert_eq!(problem.code, Code::TaskCancelled.number(), "{ms} ms"),
+        OperationStage::Done(_) => assert!(ms > 12, "after {ms} ms it cannot be done"),
+        OperationStage::Running { .. } => unreachable!("an end"),
     }
 }

@@ -27,7 +27,13 @@ pub fn operate(n: u128, guest: GuestId, operation: Operation) -> FromServer {
         Operation::DeleteSnapshot { .. } => vec![],
         _ => vec![snapshot(1)],
     };
-    FromServer::Operate(Box::new(Operate { task: task(n), guest, operation, snapshots }))
+    FromServer::Operate(Box::new(Operate { task: task(n), guest, operation, snapshots, cancelled: false }))
+}
+
+/// Nobody wants it any more.
+pub fn cancel(n: u128, guest: GuestId, operation: Operation) -> FromServer {
+    let snapshots = Vec::new();
+    FromServer::Operate(Box::new(Operate { task: task(n), guest, operation, snapshots, cancelled: true }))
 }
 
 impl Rig {

@@ -13,7 +13,7 @@ use crate::table::{Column, Shown, column, wide};
 use crate::units::parse_duration;
 use crate::{listing, progress};
 use clap::{Args, Subcommand};
-use perigee_api::{BackupRequest, BackupScheduleRequest, BackupView, RestoreRequest};
+use perigee_api::{BackupRequest, BackupScheduleRequest, BackupView, RestoreRequest, VerifyRequest};
 use perigee_client::{Answer, ListQuery};
 use std::time::Duration;
 
@@ -71,11 +71,16 @@ pub enum Verb {
         #[arg(long)]
         no_wait: bool,
     },
-    /// Look at all bytes of a backup
-    #[command(after_help = "Example:\n  perigee vm backup verify db-20261122-051209")]
+    /// Look at all bytes of a backup, and whether it boots
+    #[command(
+        after_help = "Example:\n  perigee vm backup verify db-20261122-051209\n  perigee vm backup verify db-20261122-051209 --boot\n\nWith --boot a machine without a network is made from it, has to show a sign of life within ten minutes\n(perigee-guest's hello, or a login prompt on its serial port), and is removed again."
+    )]
     Verify {
         /// Its name or id
         backup: String,
+        /// Make a machine from it, see it come up, and remove it
+        #[arg(long)]
+        boot: bool,
         /// Print the task's id instead of waiting
         #[arg(long)]
         no_wait: bool,
@@ -140,8 +145,8 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
             let answer = session.client()?.restore_backup(&backup, &request, None).await?;
             shown(session, answer, no_wait, &format!("making a machine from {backup}")).await
         }
-        Verb::Verify { backup, no_wait } => {
-            let answer = session.client()?.verify_backup(&backup, None).await?;
+        Verb::Verify { backup, boot, no_wait } => {
+            let answer = session.client()?.verify_backup(&backup, &VerifyRequest { boot }, None).await?;
             done(session, answer, no_wait, &format!("looking at {backup}")).await
         }
         Verb::Schedule(options) => schedule(session, &options).await,
@@ -214,6 +219,7 @@ impl Shown for BackupView {
         wide("SCHEDULED"),
         wide("QUIESCED"),
         wide("VERIFIED"),
+        wide("BOOTED"),
         wide("DESCRIPTION"),
         wide("CREATED"),
         wide("ID"),
@@ -233,6 +239,7 @@ impl Shown for BackupView {
             flag(self.scheduled),
             self.quiesced.map_or(Cell::Missing, flag),
             Cell::time(self.verified_at.as_ref()),
+            self.booted_after_ms.map_or(Cell::Missing, Cell::Millis),
             words(&self.description),
             moment(&self.created_at),
             words(&self.id),

@@ -142,7 +142,7 @@ fn backup(number: u128, state: BackupState, scheduled: bool, damaged: bool) -> B
         state,
         created_at: at,
         stored: None,
-        verified: Some(Verified { at, fault: damaged.then(|| "a chunk is not there".to_owned()) }),
+        verified: Some(Verified { at, fault: damaged.then(|| "a chunk is not there".to_owned()), booted: None }),
         revision: 1,
     }
 }

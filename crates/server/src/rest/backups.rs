@@ -11,7 +11,8 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Method, StatusCode, header};
 use perigee_api::backup::optional_name;
 use perigee_api::{
-    BackupRequest, BackupScheduleRequest, BackupView, Page, ProblemDocument, RestoreRequest, TaskView, VmView,
+    BackupRequest, BackupScheduleRequest, BackupView, Page, ProblemDocument, RestoreRequest, TaskView, VerifyRequest,
+    VmView,
 };
 use perigee_control::backups::NewBackup;
 use perigee_control::restores::NewRestore;
@@ -110,15 +111,20 @@ pub async fn restore(
     .await
 }
 
-/// Looks at all bytes of a backup: 202 with the task, or, with `Prefer: wait`, 200 with the backup.
+/// Looks at all bytes of a backup, and whether a VM made from it boots: 202 with the task, or, with `Prefer: wait`, 200 with the backup.
 #[utoipa::path(post, path = "/api/v1/backups/{id}/verify", tag = "backups", operation_id = "verify_backup",
-    params(("id" = String, Path, description = "Id or name")),
+    params(("id" = String, Path, description = "Id or name")), request_body = VerifyRequest,
     responses((status = 200, body = BackupView), (status = 202, body = TaskView),
         (status = "4XX", body = ProblemDocument), (status = 503, body = ProblemDocument)))]
-pub async fn verify(State(server): State<Server>, caller: Caller, Path(id): Path<String>) -> Answer {
+pub async fn verify(
+    State(server): State<Server>,
+    caller: Caller,
+    Path(id): Path<String>,
+    body: Body<VerifyRequest>,
+) -> Answer {
     let path = format!("/api/v1/backups/{id}/verify");
-    once(&server, &caller, (Method::POST, &path), b"", async |cause| {
-        let begun = server.control.verify_backup(&caller.who, &id, &cause).await?;
+    once(&server, &caller, (Method::POST, &path), &body.bytes, async |cause| {
+        let begun = server.control.verify_backup(&caller.who, &id, body.value.boot, &cause).await?;
         settled(&server, &caller, begun, StatusCode::OK).await
     })
     .await

@@ -97,6 +97,35 @@ async fn a_backup_is_made_after_those_of_its_kind_and_outlives_its_vm() {
 }
 
 #[tokio::test]
+async fn one_that_is_being_made_can_be_cancelled_and_a_snapshot_cannot() {
+    let mut world = World::db().await;
+    let asked = world.post(OF_DB, &[], json!({ "name": "one" })).await.json();
+    let order = world.told_to_operate().await;
+    assert!(!order.cancelled);
+    let cancel = format!("/api/v1/tasks/{}/cancel", asked["id"].as_str().unwrap());
+    let task = world.post(&cancel, &[], json!({})).await.json();
+    assert_eq!((&task["state"], &task["note"]), (&json!("running"), &json!("being cancelled")), "{task}");
+    let again = world.told_to_operate().await;
+    assert!(again.cancelled && again.task == order.task);
+    world.says(&again, OperationStage::Failed(Problem::new(Code::TaskCancelled, "cancelled while it ran"))).await;
+    let task = world.get(&format!("/api/v1/tasks/{}", asked["id"].as_str().unwrap())).await.json();
+    assert_eq!(task["state"], "cancelled", "{task}");
+    assert_eq!(world.backups().await, Vec::<Value>::new());
+
+    // One that was done before its host heard of that is there.
+    let asked = world.post(OF_DB, &[], json!({ "name": "two" })).await.json();
+    let order = world.told_to_operate().await;
+    world.post(&format!("/api/v1/tasks/{}/cancel", asked["id"].as_str().unwrap()), &[], json!({})).await;
+    world.says(&order, world.stored(&digest("2"))).await;
+    assert_eq!(world.get("/api/v1/backups/two").await.json()["status"], "ready");
+
+    let asked = world.post("/api/v1/vms/db/snapshots", &[], json!({ "name": "before" })).await.json();
+    while world.told_to_operate().await.operation.snapshot().is_none() {}
+    let path = format!("/api/v1/tasks/{}/cancel", asked["id"].as_str().unwrap());
+    assert_eq!(world.act(Method::POST, &path).await, (409, "PRG-4005".into()), "it is at its end in a moment");
+}
+
+#[tokio::test]
 async fn what_cannot_be_is_refused_with_its_reason() {
     let mut world = World::db().await;
     world.running("box").await;

@@ -14,6 +14,7 @@ mod link;
 mod refusals;
 mod snapshots;
 mod stories;
+mod trials;
 mod volumes;
 mod watch;
 mod world;

@@ -23,7 +23,7 @@ impl World {
             }
         }
     }
-    async fn told_of_guest(&mut self) -> DesiredGuest {
+    pub async fn told_of_guest(&mut self) -> DesiredGuest {
         loop {
             if let FromServer::Desired(order) = self.told().await {
                 return *order;
@@ -42,7 +42,7 @@ impl World {
         })
         .await;
     }
-    async fn seen(&self, order: &DesiredGuest, sequence: u64, change: impl FnOnce(&mut Observed)) {
+    pub async fn seen(&self, order: &DesiredGuest, sequence: u64, change: impl FnOnce(&mut Observed)) {
         let guest = self.control.view().guest(order.id).unwrap();
         let mut observed = guest.observed.clone().unwrap();
         (observed.sequence, observed.generation, observed.note) = (sequence, order.desired.generation, None);

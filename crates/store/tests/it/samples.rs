@@ -279,7 +279,7 @@ pub fn backup(n: u64, called: &str) -> Backup {
             new_bytes: u64::MAX,
             kept_bytes: 0,
         }),
-        verified: Some(backup::Verified { at: at(3), fault: Some("a chunk is not there".into()) }),
+        verified: Some(backup::Verified { at: at(3), fault: Some("a chunk is not there".into()), booted: None }),
         revision: 0,
     }
 }

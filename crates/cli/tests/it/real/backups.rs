@@ -2,6 +2,7 @@
 //! brought back.
 
 use super::ground::Ground;
+use super::images::disk_that_says;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -194,6 +195,27 @@ fn real_a_backup_that_was_cut_short_is_whole_or_gone() {
     let sum = ground.sum();
     ground.leaves_nothing();
 
+    // Cancelled while its disk is read.
+    ground.fine(&["vm", "create", "large", "--memory", "256MiB", "--disk", "400MiB", "-q"]);
+    let fill = "dd if=/dev/urandom of=/dev/vda bs=4M count=100 conv=fsync 2>/dev/null";
+    ground.fine(&["vm", "exec", "large", "--", "sh", "-c", fill]);
+    let task = ground.fine(&["vm", "backup", "create", "large", "never", "--no-wait"]);
+    let task = task.trim();
+    ground.instance.until("its disk is read", || {
+        let said = ground.instance.json(&["task", "get", task]);
+        said["note"].as_str().is_some_and(|note| note.contains("reading its disk")).then_some(())
+    });
+    ground.fine(&["task", "cancel", task]);
+    let end = ground.instance.until("its end", || {
+        let said = ground.instance.json(&["task", "get", task]);
+        (said["state"] != "running").then(|| said["state"].clone())
+    });
+    assert_eq!(end, "cancelled");
+    assert!(!ground.backups().iter().any(|backup| backup["name"] == "never"));
+    let domain = ground.daemon.virsh(&["list", "--name"]);
+    assert_eq!(ground.daemon.virsh(&["checkpoint-list", "--name", domain.trim()]).trim(), "", "nothing is remembered");
+    ground.fine(&["vm", "delete", "large", "--yes"]);
+
     // The agent killed while a disk comes back.
     ground.fine(&["vm", "backup", "restore", "cut-2", "--no-wait"]);
     ground.instance.kill("perigee-agent");
@@ -202,4 +224,54 @@ fn real_a_backup_that_was_cut_short_is_whole_or_gone() {
     assert_eq!(ground.sum(), sum);
     ground.is_tidy();
     ground.leaves_nothing();
+}
+
+#[test]
+fn real_a_backup_is_booted_to_see_whether_it_does() {
+    let ground = Ground::new();
+    ground.fine(&["vm", "create", "db", "--memory", "256MiB", "--disk", "64MiB", "-q"]);
+    ground.put("first", 0);
+    ground.backup(&["spoken"]);
+    let sum = ground.sum();
+    let spoken = ground.instance.json(&["vm", "backup", "verify", "spoken", "--boot"]);
+    assert_eq!((&spoken["booted_by"], &spoken["status"]), (&"guest_agent".into(), &"ready".into()), "{spoken}");
+    assert_eq!(ground.sum(), sum, "the machine itself goes on");
+    let domains = ground.daemon.virsh(&["list", "--all", "--name"]);
+    assert_eq!(domains.lines().filter(|line| !line.is_empty()).count(), 1, "nothing of the trial is left: {domains}");
+    ground.leaves_nothing();
+
+    let boots = |name: &str, words: &str| {
+        let file = ground.instance.path().join(name);
+        fs::write(&file, disk_that_says(words)).unwrap();
+        ground.fine(&["image", "import", name, "--file", file.to_str().unwrap(), "--format", "raw"]);
+        ground.fine(&["vm", "create", "db", "--image", name, "--memory", "64MiB", "--disk", "16MiB", "-q"]);
+        ground.backup(&[name]);
+        ground.leaves_nothing();
+    };
+    boots("prompting", "\ndb login: ");
+    let prompting = ground.instance.json(&["vm", "backup", "verify", "prompting", "--boot"]);
+    assert_eq!(prompting["booted_by"], "login_prompt", "{prompting}");
+
+    // One that nobody waits for any more, also where the control plane was killed meanwhile.
+    boots("mute", "no system here");
+    let task = ground.fine(&["vm", "backup", "verify", "mute", "--boot", "--no-wait"]);
+    let trial = || {
+        let all = ground.instance.json(&["vm", "list"]);
+        all.as_array().unwrap().iter().find(|vm| vm["name"].as_str().unwrap().starts_with("verify-")).cloned()
+    };
+    let first = ground.instance.until("its trial", || trial().filter(|vm| vm["status"] == "running"));
+    ground.instance.kill("perigeed");
+    ground.up();
+    let noted = ground.instance.until("the trial watched again", || {
+        let task = ground.instance.json(&["task", "get", task.trim()]);
+        task["note"].as_str().filter(|note| note.contains("sign of life")).map(str::to_owned)
+    });
+    assert!(noted.contains(first["name"].as_str().unwrap()), "the same machine: {noted}");
+    assert_eq!(trial().unwrap()["id"], first["id"]);
+    ground.fine(&["task", "cancel", task.trim()]);
+    ground.instance.until("nothing of the trial", || {
+        let none = trial().is_none() && ground.daemon.virsh(&["list", "--all", "--name"]).trim().is_empty();
+        none.then_some(())
+    });
+    assert_eq!(ground.instance.json(&["vm", "backup", "get", "mute"])["status"], "ready", "nothing was found out");
 }

@@ -11,8 +11,8 @@ use std::process::Command;
 
 const WORDS: &str = "booted from a disk that came from elsewhere";
 
-/// A disk of 1 MiB whose boot sector says [`WORDS`] on the serial port at each tick of the clock.
-fn disk() -> Vec<u8> {
+/// A disk of 1 MiB whose boot sector says these words on the serial port at each tick of the clock.
+pub fn disk_that_says(words: &str) -> Vec<u8> {
     #[rustfmt::skip]
     let code = [
         0x31, 0xc0,             // xor ax, ax
@@ -30,10 +30,14 @@ fn disk() -> Vec<u8> {
     ];
     let mut disk = vec![0; 1 << 20];
     disk[..code.len()].copy_from_slice(&code);
-    disk[code.len()..code.len() + WORDS.len()].copy_from_slice(WORDS.as_bytes());
-    disk[code.len() + WORDS.len()] = b'\n';
+    disk[code.len()..code.len() + words.len()].copy_from_slice(words.as_bytes());
+    disk[code.len() + words.len()] = b'\n';
     disk[510..512].copy_from_slice(&[0x55, 0xaa]);
     disk
+}
+
+fn disk() -> Vec<u8> {
+    disk_that_says(WORDS)
 }
 
 fn qemu_img(folder: &Path, arguments: &[&str]) {

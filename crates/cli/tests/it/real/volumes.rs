@@ -6,6 +6,7 @@ use super::libvirtd::Daemon;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
+use std::path::PathBuf;
 
 const MIB: u64 = 1 << 20;
 
@@ -128,18 +129,75 @@ fn real_volumes_come_through_kills() {
     assert_eq!((ground.left(), ground.daemon.remains()), (0, vec![]));
 }
 
-/// A file system of its own in a name space of its own: what is full is no disk of others.
-#[test]
-fn real_a_vm_stands_while_its_hosts_disk_is_full_and_goes_on_by_itself() {
+/// Disks of VMs on a file system of their own in a name space of its own: what is full is no disk of others.
+fn on_a_small_disk(size: &str, reserve: &str) -> (Ground, PathBuf) {
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
     let instance = Instance::empty();
     let vms = instance.path().join("vms");
     std::fs::create_dir(&vms).unwrap();
-    mount(Some("tmpfs"), &vms, Some("tmpfs"), MsFlags::empty(), Some("size=64m,mode=711")).unwrap();
+    let options = format!("size={size},mode=711");
+    mount(Some("tmpfs"), &vms, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).unwrap();
     let ground = Ground { daemon: Daemon::start(), instance };
-    ground.up_with(&[("PERIGEE_DISK_RESERVE", "8MiB")]);
+    ground.up_with(&[("PERIGEE_DISK_RESERVE", reserve)]);
     ground.fine(&["image", "build", "base"]);
+    (ground, vms)
+}
+
+#[test]
+fn real_a_backup_needs_room_on_its_host_and_loses_nothing_without() {
+    let (ground, vms) = on_a_small_disk("96m", "16MiB");
+    ground.fine(&["vm", "create", "db", "--memory", "256MiB", "--disk", "48MiB", "-q"]);
+    let shell = |line: &str| ground.fine(&["vm", "exec", "db", "--", "sh", "-c", line]);
+    shell("dd if=/dev/urandom of=/dev/vda bs=1M count=48 conv=fsync 2>/dev/null");
+    let ballast = vms.join("ballast");
+    std::fs::write(&ballast, vec![7; 36 << 20]).unwrap();
+    let refused = ground.instance.perigee(&["vm", "backup", "create", "db", "one"]);
+    assert!(refused.code != 0 && refused.err.contains("PRG-5003"), "{}", refused.err);
+    assert_eq!(ground.vm("db").unwrap()["status"], "running", "it goes on");
+
+    // Room enough to begin; what the guest writes over meanwhile takes all of it.
+    std::fs::write(&ballast, vec![7; 24 << 20]).unwrap();
+    let writing = ground.instance.start(&[
+        "vm",
+        "exec",
+        "db",
+        "--",
+        "sh",
+        "-c",
+        "for i in 1 2 3 4 5 6; do dd if=/dev/urandom of=/dev/vda bs=1M count=48 conv=fsync 2>/dev/null || echo lost; done; sha256sum < /dev/vda",
+    ]);
+    let mut whole = Vec::new();
+    for name in ["one", "two", "three"] {
+        if ground.instance.perigee(&["vm", "backup", "create", "db", name]).code == 0 {
+            whole.push(name);
+        }
+    }
+    let said = String::from_utf8(writing.wait_with_output().unwrap().stdout).unwrap();
+    assert!(!said.contains("lost"), "no write failed: {said}");
+    assert!(!whole.is_empty(), "none was made");
+    for name in whole {
+        ground.fine(&["vm", "backup", "verify", name]);
+    }
+    std::fs::remove_file(&ballast).unwrap();
+    ground.until("db", "running");
+    assert_eq!(shell("sha256sum < /dev/vda"), said, "every byte is as it was written last");
+    let last = ground.instance.json(&["vm", "backup", "create", "db", "last"]);
+    ground.fine(&["vm", "delete", "db", "--yes"]);
+    std::fs::write(&ballast, vec![7; 84 << 20]).unwrap();
+    let full = ground.instance.perigee(&["vm", "backup", "restore", "last"]);
+    assert!(full.code != 0 && full.err.contains("PRG-5003"), "{}", full.err);
+    std::fs::remove_file(&ballast).unwrap();
+    ground.fine(&["vm", "backup", "restore", last["name"].as_str().unwrap()]);
+    assert_eq!(shell("sha256sum < /dev/vda"), said);
+    ground.fine(&["vm", "delete", "db", "--yes"]);
+    ground.fine(&["down"]);
+    umount2(&vms, MntFlags::MNT_DETACH).unwrap();
+}
+
+#[test]
+fn real_a_vm_stands_while_its_hosts_disk_is_full_and_goes_on_by_itself() {
+    let (ground, vms) = on_a_small_disk("64m", "8MiB");
     ground.fine(&["vm", "create", "db", "--memory", "256MiB", "--disk", "256MiB", "-q"]);
     let writing = ground.instance.start(&[
         "vm",
