@@ -163,7 +163,8 @@ impl Instance {
         fs::read_to_string(self.path().join("agent/agent.log")).unwrap_or_default()
     }
 
-    fn perigee(&self, arguments: &[&str]) -> Result<()> {
+    /// The command line, for this instance.
+    pub fn perigee(&self, arguments: &[&str]) -> Result<()> {
         let mut command = Command::new(self.program("perigee"));
         command.args(arguments).stdin(Stdio::null());
         command.env("PERIGEE_DATA_DIR", self.path()).env("PERIGEE_GUEST_BINARY", &self.guest_binary);

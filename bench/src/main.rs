@@ -15,6 +15,7 @@ mod exec;
 mod exporter;
 mod fleet;
 mod guests;
+mod import;
 mod ingest;
 mod instance;
 mod kept;
@@ -47,8 +48,8 @@ use std::time::Duration;
 
 /// All rows, in the order in which they run. N13 ends the instance and therefore comes last; N1
 /// brings N2 and N3 along, N4 N6, and N19 the N2 of an agent with VMs.
-const ROWS: [&str; 16] =
-    ["N1", "N1b", "N4", "N5", "N6", "N7", "N8", "N16", "N19", "N19b", "N20", "N20b", "N9", "N10", "N11", "N13"];
+const ROWS: [&str; 17] =
+    ["N1", "N1b", "N4", "N5", "N6", "N7", "N8", "N16", "N19", "N19b", "N20", "N20b", "N20c", "N9", "N10", "N11", "N13"];
 /// Those that need guests, and with them an instance that has an image.
 const ROWS_OF_GUESTS: [&str; 4] = ["N9", "N10", "N11", "N13"];
 /// The whole bench, without building and without what the options make longer.
@@ -58,7 +59,7 @@ const WITHIN: Duration = Duration::from_secs(1800);
 #[derive(Debug, Parser)]
 #[command(name = "perigee-bench")]
 pub struct Options {
-    /// Only these rows: N1, N1b, N4, N5, N6, N7, N8, N16, N19, N19b, N20, N20b, N9, N10, N11, N13
+    /// Only these rows: N1, N1b, N4, N5, N6, N7, N8, N16, N19, N19b, N20, N20b, N20c, N9, N10, N11, N13
     rows: Vec<String>,
     /// A tenth of the runs
     #[arg(long)]
@@ -178,6 +179,7 @@ async fn rows(options: &Options, mut lab: Option<&mut Lab>, report: &mut Report)
             "N19b" => vms::run_many(options, report).await,
             "N20" => network::run(options, report).await,
             "N20b" => network::run_many(options, report).await,
+            "N20c" => import::run(options, report).await,
             _ => match lab.as_deref_mut() {
                 Some(lab) => of_guests(row, lab, report).await,
                 None => Ok(()),

@@ -26,7 +26,7 @@ cargo xtask COMMAND
   demo                from nothing to a command's output out of a microVM
   up [ARGS...]        builds, then `perigee up`
   sim [ARGS...]       the seeded world: --seed N --story
-  bench [ROW...]      numbers into bench/results: every row, or the named ones (N1 … N20b);
+  bench [ROW...]      numbers into bench/results: every row, or the named ones (N1 … N20c);
                       --quick takes a tenth of the runs
   web                 checks, tests and builds the dashboard
   cgroup2             limits under cgroup v2, tried in a sandbox of our own
