@@ -82,7 +82,7 @@ impl Control {
         let wanted = NewRestore { name: Some(name), host: None };
         let mut guest = self.restored(who, backup, stored, wanted)?;
         guest.labels = Default::default();
-        guest.spec.egress = None;
+        (guest.spec.egress, guest.spec.forwards) = (None, Vec::new());
         guest.desired.expires_at = Some(self.clock().now() + TRIAL_LIFE);
         if let Some(vm) = guest.spec.vm.as_mut() {
             vm.description = format!("Perigee looks whether the backup {} boots", backup.name);

@@ -125,9 +125,14 @@ async fn how_a_trial_ends_is_told_apart() {
     let (mut world, order) = World::with_backup().await;
     let tried = world.tries(&order);
     let trial = world.told_of_guest().await;
-    let full = Problem::new(Code::DiskFull, "no room");
-    world.trial_is(&trial, Phase::Failed, 1, Some(full)).await;
-    world.leaves_nothing_of(&trial).await;
+    let (mut order, mut sequence) = (trial, 1);
+    while order.desired.power != Power::Absent {
+        let full = Problem::new(Code::DiskFull, "no room");
+        world.trial_is(&order, Phase::Failed, sequence, Some(full)).await;
+        sequence += 2;
+        order = world.told_of_guest().await;
+    }
+    world.report(order.id, order.desired.generation, Phase::Gone, sequence).await;
     let Tried::Untried(problem) = tried.await.unwrap() else { panic!("nothing was tried") };
     assert_eq!(Code::parse(&problem.code), Some(Code::DiskFull), "{problem:?}");
 
