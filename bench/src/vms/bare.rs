@@ -63,7 +63,7 @@ impl Bare {
         let domain = libvirt.domain_by_uuid(vm.guest.id.parse()?).await?;
         let text = libvirt.domain_xml(&domain, INACTIVE).await?;
         let text = without(&text, "<metadata>", "</metadata>").context("a definition without our mark")?;
-        let mac = vm.vm.as_ref().context("a full VM")?.mac.clone();
+        let mac = vm.vm.as_ref().and_then(|part| part.mac.clone()).context("a full VM")?;
         let dirs = (daemon.vm_dir().display().to_string(), daemon.vm_dir().with_file_name("bare"));
         // An empty one, whatever its guest does now; the VM may go while we need it.
         fs::create_dir_all(&dirs.1)?;

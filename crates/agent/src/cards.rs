@@ -1,4 +1,4 @@
-//! The cards of sandboxes: who has which address, and what each may reach.
+//! Cards of guests: who has which address, and what each may reach.
 //!
 //! Owns: giving out addresses, the plan of this host's network, and bringing it about after every change.
 //! Refuses: remembering: a guest's address is in its document, its policy in its order.
@@ -7,15 +7,16 @@
 //! boot:   plug ──▶ start ──▶ hello ──▶ raise        a card is up only when its guest has its address
 //! later:  raise                                     another policy, other forwards: at once
 //! end:    destroy ──▶ unplug
-//! a new life of the agent: restore, with what lives; now and then: look
+//! off:    halt ──▶ rest                             of a VM: no TAP and no rules; its address stays its own
+//! a new life of the agent: restore, with what lives and what is off; now and then: look
 //! ```
 
 use async_trait::async_trait;
 use perigee_hypervisor::{HypervisorError, Nic};
-use perigee_model::{Egress, Forward, GuestId, InstanceId};
+use perigee_model::{Code, Egress, Forward, GuestId, InstanceId};
 use perigee_network::{
-    HostError, Lasting, Member, Network, NetworkError, Owner, Plan, PlanFault, Protocol, Resolved, Ruleset, Step,
-    Subnet, SubnetError, upstreams,
+    Block, HostError, Lasting, Member, Network, NetworkError, Owner, Plan, PlanFault, Protocol, Resolved, Ruleset,
+    Step, Subnet, SubnetError, upstreams,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -33,27 +34,38 @@ pub struct Kept {
     pub egress: Egress,
     /// What leads to it.
     pub forwards: Vec<Forward>,
-    /// It is on the network already.
-    pub up: bool,
+    /// How far it is.
+    pub stage: Stage,
 }
 
-/// Why a sandbox has no card.
+/// How far a card is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its guest is off: there is an address, and no card.
+    Rests,
+    /// Its guest may have its TAP open, and is not on the network yet.
+    Plugged,
+    /// It is on the network.
+    Up,
+}
+
+/// Why a guest has no card.
 #[derive(Debug, thiserror::Error)]
 pub enum CardError {
     /// None is given out here.
-    #[error("this host has no network for sandboxes: {0}")]
+    #[error("this host has no network for guests: {0}")]
     Nowhere(&'static str),
     /// No network is free.
     #[error(transparent)]
     Subnet(#[from] SubnetError),
     /// Every address is given.
     #[error("all addresses of {0} are given")]
-    Full(perigee_network::Block),
+    Full(Block),
     /// The plan cannot be.
     #[error(transparent)]
     Plan(#[from] PlanFault),
     /// The host refused.
-    #[error("the network of sandboxes cannot be made: {0}")]
+    #[error("the network of guests cannot be made: {0}")]
     Network(#[from] NetworkError),
 }
 
@@ -65,7 +77,18 @@ impl From<HostError> for CardError {
 
 impl From<CardError> for HypervisorError {
     fn from(error: CardError) -> Self {
-        Self::Os { doing: "changing the network of sandboxes".to_owned(), source: io::Error::other(error) }
+        Self::Os { doing: "changing the network of guests".to_owned(), source: io::Error::other(error) }
+    }
+}
+
+impl CardError {
+    /// What it is for whoever wanted the guest: that host has no card to give, or could not give it this time.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Nowhere(_) | Self::Subnet(_) | Self::Full(_) => Code::NoCard,
+            Self::Network(NetworkError::Host(HostError::NoNft(_))) => Code::NoCard,
+            Self::Plan(_) | Self::Network(_) => Code::BootFailed,
+        }
     }
 }
 
@@ -95,7 +118,12 @@ pub trait Cards: Send + Sync {
     /// # Errors
     /// Why it could have none.
     async fn plan(&self, guest: GuestId, egress: &Egress, forwards: &[Forward]) -> Result<String, CardError>;
-    /// Takes it away. Fine when there is none.
+    /// Takes it away, and keeps its address for when the guest is on again. Fine when there is none.
+    ///
+    /// # Errors
+    /// What the host says; it is tried again.
+    async fn rest(&self, guest: GuestId) -> Result<(), CardError>;
+    /// Takes it away, with its address. Fine when there is none.
     ///
     /// # Errors
     /// What the host says; it is tried again.
@@ -107,14 +135,17 @@ pub trait Cards: Send + Sync {
     async fn look(&self) -> Result<String, CardError>;
 }
 
-/// A host whose sandboxes have no network.
+/// A host whose guests have no network of its own.
 #[derive(Clone, Copy, Debug)]
 pub struct NoCards(pub &'static str);
 
 #[async_trait]
 impl Cards for NoCards {
     async fn restore(&self, kept: Vec<Kept>) -> Result<(), CardError> {
-        if kept.is_empty() { Ok(()) } else { Err(CardError::Nowhere(self.0)) }
+        match kept.iter().all(|kept| kept.stage == Stage::Rests) {
+            true => Ok(()),
+            false => Err(CardError::Nowhere(self.0)),
+        }
     }
     async fn plug(&self, _: GuestId, _: &Egress) -> Result<Nic, CardError> {
         Err(CardError::Nowhere(self.0))
@@ -125,6 +156,9 @@ impl Cards for NoCards {
     async fn plan(&self, _: GuestId, _: &Egress, _: &[Forward]) -> Result<String, CardError> {
         Err(CardError::Nowhere(self.0))
     }
+    async fn rest(&self, _: GuestId) -> Result<(), CardError> {
+        Ok(())
+    }
     async fn unplug(&self, _: GuestId) -> Result<(), CardError> {
         Ok(())
     }
@@ -132,6 +166,9 @@ impl Cards for NoCards {
         Ok(String::new())
     }
 }
+
+/// How large the networks are that are chosen here: by it the network of a kept address is known.
+const CHOSEN_BITS: u8 = 24;
 
 /// Whom this machine asks for names; nobody when it does not say.
 fn resolvers() -> String {
@@ -149,6 +186,10 @@ struct State {
     network: Option<Network>,
     subnet: Option<Subnet>,
     members: BTreeMap<GuestId, Member>,
+    /// Addresses of those that are off.
+    resting: BTreeMap<GuestId, Ipv4Addr>,
+    /// The network that kept addresses are of.
+    known: Option<Block>,
     /// The address that was given last: the next is another.
     last: Option<Ipv4Addr>,
 }
@@ -176,18 +217,37 @@ impl State {
             return Ok(subnet);
         }
         let taken = self.network(instance)?.host().taken().await?;
-        let subnet = Subnet::choose(None, &taken)?;
+        // Where kept addresses are of, unless somebody else is there by now: then they are given anew.
+        let known = self.known.and_then(|known| Subnet::choose(Some(known), &taken).ok());
+        let subnet = known.map_or_else(|| Subnet::choose(None, &taken), Ok)?;
         self.subnet = Some(subnet);
         Ok(subnet)
     }
 
     /// The one that the guest has, or the next.
     fn address_of(&self, guest: GuestId, subnet: Subnet) -> Result<Ipv4Addr, CardError> {
-        if let Some(member) = self.members.get(&guest) {
-            return Ok(member.address);
+        let own = self.members.get(&guest).map(|member| member.address).or_else(|| self.resting.get(&guest).copied());
+        if let Some(own) = own.filter(|address| subnet.may_give(*address)) {
+            return Ok(own);
         }
-        let used: BTreeSet<Ipv4Addr> = self.members.values().map(|member| member.address).collect();
+        let others = self.resting.iter().filter(|(other, _)| **other != guest).map(|(_, address)| *address);
+        let used: BTreeSet<Ipv4Addr> = self.members.values().map(|member| member.address).chain(others).collect();
         subnet.free(&used, self.last).ok_or(CardError::Full(subnet.block()))
+    }
+
+    /// Takes a guest off the network, and the network away with the last. Answers its address, if it was there.
+    async fn take(&mut self, instance: &InstanceId, guest: GuestId) -> Result<Option<Ipv4Addr>, CardError> {
+        let Some(taken) = self.members.remove(&guest) else { return Ok(None) };
+        let address = taken.address;
+        let left = match self.members.is_empty() {
+            false => self.bring_about(instance).await.map(drop),
+            true => self.network(instance)?.take_away().await.map(drop).map_err(CardError::from),
+        };
+        if let Err(error) = left {
+            self.members.insert(guest, Member { up: false, ..taken });
+            return Err(error);
+        }
+        Ok(Some(address))
     }
 
     /// Makes the host's network what the members say.
@@ -205,7 +265,7 @@ impl State {
 }
 
 fn member(guest: GuestId, address: Ipv4Addr, egress: Egress, up: bool) -> Member {
-    // The driver opens the TAP and hands on what it opened.
+    // The driver opens the TAP, or libvirt does, and hands on what it opened: no VMM needs a right to it.
     let owner = Owner { uid: 0, gid: 0 };
     Member { guest, address, owner, up, egress, host: Vec::new(), forwards: Vec::new() }
 }
@@ -223,22 +283,29 @@ fn free(wanted: &[Forward], member: &Member, state: &State, busy: &BTreeSet<(Pro
 impl Cards for HostCards {
     async fn restore(&self, kept: Vec<Kept>) -> Result<(), CardError> {
         let mut state = self.state.lock().await;
+        let (off, on): (Vec<_>, Vec<_>) = kept.into_iter().partition(|kept| kept.stage == Stage::Rests);
+        state.last = off.iter().chain(&on).map(|kept| kept.address).max();
+        state.known = state.last.map(|address| Block::around(address, CHOSEN_BITS));
+        state.resting = off.into_iter().map(|kept| (kept.guest, kept.address)).collect();
         let network = state.network(&self.instance)?;
-        if kept.is_empty() {
+        if on.is_empty() {
             // A host without nft, where nobody ever wanted a card, has nothing to take away.
             if let Err(error) = network.take_away().await {
-                tracing::info!(%error, "sandboxes can have no card here");
+                tracing::info!(%error, "guests can have no card here");
             }
             return Ok(());
         }
         let found = network.host().look().await?;
         let here = found.bridge.iter().flat_map(|bridge| bridge.addresses.iter().copied()).next();
         if let Some((gateway, bits)) = here {
-            state.subnet = Some(Subnet::new(perigee_network::Block::around(gateway, bits))?);
+            state.subnet = Some(Subnet::new(Block::around(gateway, bits))?);
         }
-        state.last = kept.iter().map(|kept| kept.address).max();
-        let again = |k: Kept| (k.guest, Member { forwards: k.forwards, ..member(k.guest, k.address, k.egress, k.up) });
-        state.members = kept.into_iter().map(again).collect();
+        let subnet = state.subnet(&self.instance).await?;
+        let again = |kept: Kept| {
+            let up = kept.stage == Stage::Up;
+            (kept.guest, Member { forwards: kept.forwards, ..member(kept.guest, kept.address, kept.egress, up) })
+        };
+        state.members = on.into_iter().filter(|kept| subnet.may_give(kept.address)).map(again).collect();
         state.bring_about(&self.instance).await.map(drop)
     }
 
@@ -253,6 +320,7 @@ impl Cards for HostCards {
             state.members.remove(&guest);
             return Err(error);
         }
+        state.resting.remove(&guest);
         state.last = Some(address);
         let plan = Plan::new(&self.instance, subnet, vec![wanted.clone()])?;
         Ok(Nic {
@@ -296,18 +364,18 @@ impl Cards for HostCards {
         Ok(Ruleset::tables(&plan, Resolved { held: &[], answered: true }))
     }
 
+    async fn rest(&self, guest: GuestId) -> Result<(), CardError> {
+        let mut state = self.state.lock().await;
+        if let Some(address) = state.take(&self.instance, guest).await? {
+            state.resting.insert(guest, address);
+        }
+        Ok(())
+    }
+
     async fn unplug(&self, guest: GuestId) -> Result<(), CardError> {
         let mut state = self.state.lock().await;
-        if let Some(taken) = state.members.remove(&guest) {
-            let left = match state.members.is_empty() {
-                false => state.bring_about(&self.instance).await.map(drop),
-                true => state.network(&self.instance)?.take_away().await.map(drop).map_err(CardError::from),
-            };
-            if left.is_err() {
-                state.members.insert(guest, Member { up: false, ..taken });
-            }
-            return left;
-        }
+        state.take(&self.instance, guest).await?;
+        state.resting.remove(&guest);
         Ok(())
     }
 

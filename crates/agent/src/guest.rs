@@ -67,7 +67,7 @@ pub(crate) struct Document {
     /// It should be paused, and somebody else let it go on: that holds until the next order or act.
     #[serde(default)]
     pub let_go: bool,
-    /// Of its card, while it has one.
+    /// Of its card: while it has one, and of a VM while it is off, too.
     #[serde(default)]
     pub address: Option<Ipv4Addr>,
     /// Long work on it: the newest there was until its end is taken, and what was before that.

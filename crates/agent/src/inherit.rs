@@ -9,7 +9,7 @@
 //! inventory ─┘              only a document: taken up as ended · leftovers: removed
 //! ```
 
-use crate::cards::{CardError, Kept};
+use crate::cards::{CardError, Kept, Stage};
 use crate::execution;
 use crate::guest::{self, Document, Fall};
 use crate::journal::{self, JournalError};
@@ -38,6 +38,9 @@ struct Known {
     damaged: BTreeSet<GuestId>,
 }
 
+/// Guests as a driver found them; `None`: it does not tell now.
+type Told = Option<Vec<Found>>;
+
 /// Takes up every guest. Those of the first driver before this returns; those of others when their
 /// daemon has told what lives here.
 ///
@@ -45,15 +48,20 @@ struct Known {
 /// When the journal cannot be read.
 pub(crate) async fn guests(world: &Arc<World>) -> Result<(), JournalError> {
     let mut known = read(world).await?;
-    for place in (0..world.drivers.len()).rev() {
+    let mut told: Vec<Told> = Vec::new();
+    for (place, driver) in world.drivers.iter().enumerate() {
+        told.push(match place {
+            0 => Some(inventory(world, place).await),
+            _ => driver.inventory().await.ok(),
+        });
+    }
+    restore_cards(world, &known, &told).await;
+    for (place, found) in told.into_iter().enumerate().rev() {
         let of_driver = |document: &Document| world.driver_place(document.order.kind) == place;
         let (own, rest) = std::mem::take(&mut known.documents).into_iter().partition(of_driver);
         known.documents = rest;
         let own = Known { documents: own, damaged: known.damaged.clone() };
-        if place == 0 {
-            let found = inventory(world, place).await;
-            take_up(world, place, own, found).await;
-        } else if let Ok(found) = world.drivers[place].inventory().await {
+        if let Some(found) = found {
             tell(world, place, None);
             take_up(world, place, own, found).await;
         } else {
@@ -91,9 +99,6 @@ async fn read(world: &World) -> Result<Known, JournalError> {
 /// Adopts the guests that live, and clears up after those nobody knows.
 async fn take_up(world: &Arc<World>, place: usize, known: Known, found: Vec<Found>) {
     let mut found: BTreeMap<GuestId, Found> = found.into_iter().map(|f| (f.guest, f)).collect();
-    if place == 0 {
-        restore_cards(world, &known.documents, &found).await;
-    }
     let mut actors = Vec::new();
     // All at once, before any of them runs: those that boot hold their slots before others ask, and
     // those that will boot stand in the queue by their order.
@@ -124,23 +129,48 @@ async fn take_up(world: &Arc<World>, place: usize, known: Known, found: Vec<Foun
     }
 }
 
-/// Before any guest is changed: who lives keeps its card and its address, and nobody else has one.
-async fn restore_cards(world: &World, documents: &[Document], found: &BTreeMap<GuestId, Found>) {
-    let kept = documents.iter().filter_map(|document| {
-        let (id, address) = (document.id(), document.address?);
-        let egress = document.order.spec.egress.clone()?;
-        // Those that led to it, and are still wanted; what was asked for since, its actor sees to.
-        let wanted = &document.order.spec.forwards;
-        let forwards = document.observed.forwards.iter().filter(|one| wanted.contains(one)).copied().collect();
-        let up = matches!(document.observed.phase, Phase::Running | Phase::Paused);
-        found.get(&id).filter(|found| found.alive).map(|_| Kept { guest: id, address, egress, forwards, up })
+/// Before any guest is changed: who lives keeps its card and its address, who is off its address, and nobody else has
+/// one. Of whom nobody tells now it is what was so when it was last heard of.
+async fn restore_cards(world: &World, known: &Known, told: &[Told]) {
+    let found = |document: &Document| {
+        let told = told.get(world.driver_place(document.order.kind))?.as_ref()?;
+        Some(told.iter().any(|found| found.guest == document.id() && found.alive))
+    };
+    let of_documents = known.documents.iter().filter_map(|document| kept(document, found(document)));
+    let ids: BTreeSet<GuestId> = known.documents.iter().map(Document::id).collect();
+    let lost = told.iter().flatten().flatten().filter(|found| !ids.contains(&found.guest));
+    let of_memos = lost.filter_map(|found| {
+        let document = Document::from_memo(found, world.clock.now())?;
+        kept(&document, Some(found.alive))
     });
-    tell_cards(world, world.cards.restore(kept.collect()).await);
+    let all = of_documents.chain(of_memos).collect();
+    tell_cards(world, world.cards.restore(all).await);
+}
+
+/// The card that a guest has by its document; `alive` where its driver told.
+fn kept(document: &Document, alive: Option<bool>) -> Option<Kept> {
+    let (guest, address) = (document.id(), document.address?);
+    let egress = document.order.spec.egress.clone()?;
+    // Those that led to it, and are still wanted; what was asked for since, its actor sees to.
+    let wanted = &document.order.spec.forwards;
+    let forwards = document.observed.forwards.iter().filter(|one| wanted.contains(one)).copied().collect();
+    let (is_up, boots) = match document.observed.phase {
+        Phase::Running | Phase::Paused | Phase::Stopping => (true, false),
+        Phase::Booting => (false, true),
+        Phase::Waiting | Phase::Fetching | Phase::Stopped | Phase::Failed => (false, false),
+        Phase::Gone => return None,
+    };
+    let stage = match (alive.unwrap_or(is_up || boots), is_up) {
+        (true, true) => Stage::Up,
+        (true, false) => Stage::Plugged,
+        (false, _) => Stage::Rests,
+    };
+    Some(Kept { guest, address, egress, forwards, stage })
 }
 
 fn tell_cards(world: &World, done: Result<(), CardError>) {
     if let Err(error) = &done {
-        warn!(error = %crate::chain(error), "the network of sandboxes is not as it should be");
+        warn!(error = %crate::chain(error), "the network of guests is not as it should be");
     }
     world.health.set(
         "network",
@@ -203,7 +233,7 @@ pub(crate) async fn look(world: Arc<World>, every: Duration) {
         if let Ok(amiss) = &looked
             && !amiss.is_empty()
         {
-            warn!(%amiss, "somebody else changed the network of sandboxes; it is as planned again");
+            warn!(%amiss, "somebody else changed the network of guests; it is as planned again");
         }
         tell_cards(&world, looked.map(drop));
         execution::sweep(&world).await;

@@ -50,7 +50,7 @@ mod world;
 
 pub use agent::{Agent, AgentError};
 pub use builds::{BuildProgress, Builder, Built, Recipes};
-pub use cards::{CardError, Cards, HostCards, Kept, NoCards};
+pub use cards::{CardError, Cards, HostCards, Kept, NoCards, Stage};
 pub use health::Health;
 pub use inherit::LOOK_EVERY;
 pub use journal::{DirJournal, Journal, MemoryJournal};

@@ -34,7 +34,9 @@ pub use ingest::{
     ReceiptView, RegisterRequest, SampleKind, TagValue,
 };
 pub use problem::{FieldFault, ProblemDocument};
-pub use sandbox::{ForwardRequest, ForwardView, SandboxPatch, SandboxPlanView, SandboxRequest, SandboxView};
+pub use sandbox::{
+    DiskPlanView, ForwardRequest, ForwardView, SandboxPatch, SandboxPlanView, SandboxRequest, SandboxView,
+};
 pub use snapshot::{SnapshotRequest, SnapshotView};
 pub use task::TaskView;
 pub use vm::{AdoptRequest, ForeignVmView, HostReason, StopRequest, VmPart, VmPatch, VmPlanView, VmRequest, VmView};

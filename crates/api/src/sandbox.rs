@@ -3,7 +3,7 @@
 use crate::problem::ProblemView;
 use crate::vm::HostReason;
 use crate::word;
-use perigee_model::{Egress, Forward, Guest, GuestStatus};
+use perigee_model::{Egress, Forward, Guest, GuestKind, GuestStatus, PartRole};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -71,19 +71,40 @@ pub struct SandboxPlanView {
     /// Why, host by host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub placement: Vec<HostReason>,
+    /// Of a sandbox: the disks it would have, each a copy of one of its image's, its own and gone with it. Without any
+    /// its files are in its memory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskPlanView>,
     /// The rules that its host would have for its card, as nft reads them, those for others left out. Absent: it has
     /// no card, or no host says so now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<String>,
 }
 
-/// A port of the sandbox's host that is to lead to it.
+/// A disk that a sandbox would have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DiskPlanView {
+    /// Its size.
+    pub bytes: u64,
+}
+
+impl SandboxPlanView {
+    /// What would be done: the guest, as it is shown, on this host.
+    pub fn of(guest: &Guest, sandbox: SandboxView, host: Option<String>) -> Self {
+        let parts =
+            guest.spec.parts.iter().filter(|part| guest.kind == GuestKind::Sandbox && part.role == PartRole::Disk);
+        let disks = parts.map(|part| DiskPlanView { bytes: part.bytes }).collect();
+        Self { sandbox, host, placement: Vec::new(), disks, rules: None }
+    }
+}
+
+/// A port of a guest's host that is to lead to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ForwardRequest {
     /// At the host, 1 to 65535.
     pub host_port: u32,
-    /// At the sandbox, 1 to 65535; the same by default.
+    /// At the guest, 1 to 65535; the same by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_port: Option<u32>,
     /// `tcp` (the default) or `udp`.
@@ -91,14 +112,14 @@ pub struct ForwardRequest {
     pub protocol: Option<String>,
 }
 
-/// A port of a sandbox's host that leads to it.
+/// A port of a guest's host that leads to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ForwardView {
     /// `tcp` or `udp`.
     pub protocol: String,
     /// At the host, at each of its addresses but the loopback ones.
     pub host_port: u16,
-    /// At the sandbox.
+    /// At the guest.
     pub guest_port: u16,
     /// It leads there now. If not, the host has not heard of it yet, or `problem` says why.
     pub up: bool,
@@ -157,7 +178,7 @@ pub struct SandboxView {
     /// What it may reach by its card: `none`, `all`, or places. Absent: it has no card.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Vec<String>>,
-    /// Its address on its host's network of sandboxes.
+    /// Its address on its host's own network of guests; a VM that is off keeps it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     /// Ports of its host that lead to it.
@@ -194,10 +215,7 @@ impl SandboxView {
             kernel_release: observed.and_then(|o| o.kernel_release.clone()),
             boot_ms: observed.and_then(|o| o.boot_ms),
             egress: guest.spec.egress.as_ref().map(Egress::words),
-            address: observed
-                .filter(|_| guest.spec.egress.is_some())
-                .and_then(|o| o.addresses.first())
-                .map(ToString::to_string),
+            address: guest.address().map(|address| address.to_string()),
             forwards: guest.spec.forwards.iter().map(|one| forward(guest, *one)).collect(),
             caught_up: guest.is_caught_up(),
             generation: guest.desired.generation,

@@ -2,7 +2,7 @@
 
 use crate::{BackupScheduleView, SandboxView, word};
 use perigee_model::limits::VM_MEMORY_BYTES_DEFAULT;
-use perigee_model::{Firmware, Guest, Mac, Name, Phase, Refusal, Resources, RestartPolicy, VmChange, VmSpec};
+use perigee_model::{Egress, Firmware, Guest, Mac, Name, Phase, Refusal, Resources, RestartPolicy, VmChange, VmSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -53,10 +53,14 @@ pub struct VmRequest {
     /// the image has none. The image's own size, or no disk, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_bytes: Option<u64>,
-    /// Network of its host that its card is on; no card when absent.
+    /// A card on its host's own network of guests, and what may be reached by it: `none`, `all` (the public
+    /// internet), or places, like `example.com:443`, `*.debian.org`, `10.1.0.0/16:5432`. Not with `network` or `mac`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Vec<String>>,
+    /// Network of its host's libvirt that its card is on; no card when that and `egress` are absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
-    /// Hardware address of that card; made up when absent.
+    /// Hardware address of a card on `network`; made up when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// Public keys that its first user lets in, one line of `authorized_keys` each.
@@ -108,6 +112,9 @@ pub struct VmPatch {
     /// When its host comes up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_order: Option<u32>,
+    /// Of one with a card on its host's own network: what may be reached by it, at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Vec<String>>,
 }
 
 /// How to stop or restart.
@@ -159,11 +166,12 @@ pub struct VmPart {
     /// Size of its disk, where one was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_bytes: Option<u64>,
-    /// Network of its host that its card is on.
+    /// Network of its host's libvirt that its card is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
-    /// Hardware address of its card.
-    pub mac: String,
+    /// Hardware address of its card. Absent: its host has not given it an address yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
     /// Where it can be reached, as far as its host knows.
     pub addresses: Vec<String>,
     /// `bios` or `uefi`.
@@ -199,6 +207,10 @@ pub struct VmPlanView {
     pub host: Option<String>,
     /// Why, host by host.
     pub placement: Vec<HostReason>,
+    /// The rules that its host would have for its card, as nft reads them, those for others left out. Absent: it has
+    /// no card on its host's own network, or no host says so now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<String>,
 }
 
 /// What placement thinks of a host.
@@ -261,7 +273,10 @@ impl VmPart {
             metadata: vm.metadata.clone(),
             disk_bytes: vm.disk_bytes,
             network: vm.network.as_ref().map(ToString::to_string),
-            mac: vm.mac.to_string(),
+            mac: match guest.spec.egress {
+                Some(_) => guest.address().map(|address| Mac::of_address(address).to_string()),
+                None => Some(vm.mac.to_string()),
+            },
             addresses: observed.map(|o| o.addresses.iter().map(ToString::to_string).collect()).unwrap_or_default(),
             firmware: word(&vm.firmware),
             tpm: vm.tpm,
@@ -316,6 +331,7 @@ impl VmPatch {
             memory_bytes: self.memory_bytes,
             restart: self.restart.as_deref().map(restart_policy).transpose()?,
             start_order: self.start_order,
+            egress: self.egress.as_deref().map(Egress::parse).transpose()?,
         })
     }
 }
@@ -341,6 +357,22 @@ impl VmRequest {
     /// `BadField`.
     pub fn mac(&self) -> Result<Option<Mac>, Refusal> {
         self.mac.clone().map(Mac::try_from).transpose().map_err(|fault| Refusal::field("mac", fault))
+    }
+
+    /// What it may reach by a card on its host's own network, when it asks for one.
+    ///
+    /// # Errors
+    /// `BadField`, also when it asks for a card elsewhere, too.
+    pub fn egress(&self) -> Result<Option<Egress>, Refusal> {
+        let elsewhere = [("network", self.network.is_some()), ("mac", self.mac.is_some())];
+        match (&self.egress, elsewhere.into_iter().find(|(_, asked)| *asked)) {
+            (Some(_), Some((field, _))) => {
+                let text = "a VM has one card: on its host's own network (egress), which gives its hardware address, \
+                            or on a network of its libvirt (network, mac)";
+                Err(Refusal::field(field, text))
+            }
+            (egress, _) => egress.as_deref().map(Egress::parse).transpose(),
+        }
     }
 
     /// What it wants of a full VM, with this hardware address.

@@ -14,7 +14,7 @@ use crate::names::{Kind, resolve};
 use crate::sandbox::{CommandOptions, millis};
 use crate::session::Session;
 use crate::units::{parse_bytes, parse_duration, parse_pair};
-use crate::{progress, running};
+use crate::{network, progress, running};
 use clap::{Args, Subcommand, ValueEnum};
 use create::CreateOptions;
 use line::VmLine;
@@ -28,7 +28,7 @@ use std::time::Duration;
 pub enum Verb {
     /// Make a virtual machine and wait until it runs
     #[command(
-        after_help = "Example:\n  perigee vm create db --cpus 2 --memory 2GiB --disk 20GiB --network default\n  perigee vm create db --dry-run\n  perigee vm create web --image debian-12 --disk 20GiB\n\nKeys and user-data come from files: --ssh-key @key.pub --user-data @cloud.yaml"
+        after_help = "Example:\n  perigee vm create db --cpus 2 --memory 2GiB --disk 20GiB --network default\n  perigee vm create db --dry-run\n  perigee vm create web --image debian-12 --disk 20GiB --egress '*.debian.org:443'\n\nKeys and user-data come from files: --ssh-key @key.pub --user-data @cloud.yaml"
     )]
     Create(CreateOptions),
     /// List virtual machines: ours, and those of hosts' own libvirt
@@ -53,8 +53,10 @@ pub enum Verb {
         /// Name, id or the beginning of an id
         name: String,
     },
-    /// Change a virtual machine; sizes hold from its next start on
-    #[command(after_help = "Example:\n  perigee vm update db --memory 4GiB --label team=web\n  perigee vm restart db")]
+    /// Change a virtual machine; sizes hold from its next start on, what it may reach at once
+    #[command(
+        after_help = "Example:\n  perigee vm update db --memory 4GiB --label team=web\n  perigee vm restart db\n  perigee vm update web --egress none"
+    )]
     Update {
         /// Name, id or the beginning of an id
         name: String,
@@ -194,6 +196,9 @@ pub struct UpdateOptions {
     /// When its host comes up, guests with a lower number are up before it
     #[arg(long, value_name = "N")]
     start_order: Option<u32>,
+    /// What may be reached by its card from now on: none, all, or a place like example.com:443; may be repeated
+    #[arg(long, value_name = "PLACE")]
+    egress: Vec<String>,
 }
 
 /// Which machine's switch.
@@ -281,9 +286,14 @@ async fn update(session: &Session, name: &str, change: UpdateOptions) -> Result<
         memory_bytes: change.memory,
         restart: change.restart.map(Policy::word),
         start_order: change.start_order,
+        egress: (!change.egress.is_empty()).then_some(change.egress),
     };
+    let wait = patch.egress.as_ref().map(|_| network::HOST_WITHIN);
     // Whatever it is now: one that boots would have another tag before it is asked.
-    let vm = client.patch_vm(&id, "*", &patch).await?;
+    let vm = client.patch_vm(&id, "*", &patch, wait).await?;
+    if wait.is_some() {
+        network::heard(session, &vm.guest);
+    }
     if vm.vm.as_ref().is_some_and(|part| part.restart_needed) {
         session.out.note(&format!("perigee: its new size holds from its next start on: perigee vm restart {name}"));
     }

@@ -61,9 +61,15 @@ impl Client {
         self.value(&Ask::new(Method::POST, "/api/v1/vms?dry_run=true").json(json(request)?)).await
     }
 
-    /// Changes a VM, if nobody did since `etag` was read.
-    pub async fn patch_vm(&self, vm: &str, etag: &str, patch: &VmPatch) -> Result<VmView, ClientError> {
-        let mut ask = Ask::new(Method::PATCH, path(vm, "")).json(json(patch)?);
+    /// Changes a VM, if nobody did since `etag` was read; waiting up to `wait` for its host.
+    pub async fn patch_vm(
+        &self,
+        vm: &str,
+        etag: &str,
+        patch: &VmPatch,
+        wait: Option<Duration>,
+    ) -> Result<VmView, ClientError> {
+        let mut ask = Ask::new(Method::PATCH, path(vm, "")).json(json(patch)?).waiting(wait);
         ask.media = Some("application/merge-patch+json");
         ask.if_match = Some(etag.to_owned());
         self.value(&ask).await

@@ -1,11 +1,12 @@
-//! Verbs on a sandbox while it lives: its labels, what it may reach, and ports of its host that lead to it.
+//! Verbs on a guest with a card on its host's own network: what it may reach, and ports of its host that lead to it;
+//! and a sandbox's labels.
 
 use crate::guests::{check_revision, desired_of};
 use crate::{Cause, Control};
 use perigee_agent_api::{FromServer, Purpose, TunnelFrame};
 use perigee_model::forward::{FORWARDS_MAX, ForwardFault, fault};
 use perigee_model::name::labels_fault;
-use perigee_model::{Code, Egress, Forward, Guest, GuestKind, HostId, Phase, Power, Refusal, Verb, Who, change};
+use perigee_model::{Code, Egress, Forward, Guest, HostId, Phase, Power, Refusal, Verb, Who, change};
 use perigee_store::{Batch, Record};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,11 +36,7 @@ fn changed_by(guest: &Guest, change: &SandboxChange) -> Result<Guest, Refusal> {
         return Err(Refusal::field("labels", fault));
     }
     if let Some(egress) = &change.egress {
-        if next.spec.egress.is_none() {
-            let text = "it has no card, and gets none while it runs: create it with --egress, none at least";
-            return Err(Refusal::field("egress", text));
-        }
-        next.spec.egress = Some(egress.clone());
+        change::reach(&mut next.spec, egress)?;
     }
     Ok(next)
 }
@@ -81,7 +78,7 @@ impl Control {
         Ok(Arc::new(next))
     }
 
-    /// A port of the sandbox's host leads to it from now on; fine when it does already.
+    /// A port of the guest's host leads to it from now on; fine when it does already.
     ///
     /// # Errors
     /// `Denied`, `NoSuchGuest`, `BadField` for a guest that has no card or too many forwards, `GuestNotRunning`
@@ -120,17 +117,16 @@ impl Control {
         .await
     }
 
-    /// One living sandbox by id or name.
-    ///
-    /// # Errors
-    /// `NoSuchGuest`, `BadField` for a VM.
-    pub fn find_sandbox(&self, who: &Who, text: &str) -> Result<Arc<Guest>, Refusal> {
+    /// One living guest that ports can lead to, by id or name.
+    fn find_carded(&self, who: &Who, text: &str) -> Result<Arc<Guest>, Refusal> {
         let guest = self.find_guest(who, text)?;
         if guest.is_gone() || guest.desired.power == Power::Absent {
             return Err(Refusal::new(Code::NoSuchGuest, "the guest is deleted"));
         }
-        if guest.kind != GuestKind::Sandbox {
-            return Err(Refusal::field("id", "a VM's network is its host's libvirt's"));
+        if guest.spec.egress.is_none() {
+            let text = "it has no card on its host's own network: create it with --egress, none at least, to forward \
+                        ports to it";
+            return Err(Refusal::field("id", text));
         }
         Ok(guest)
     }
@@ -194,14 +190,13 @@ impl Control {
         }
     }
 
-    /// The sandbox as it would be with one forward more. Nothing is changed.
+    /// The guest as it would be with one forward more. Nothing is changed.
     ///
     /// # Errors
     /// As of `add_forward`.
     pub fn preview_forward(&self, who: &Who, text: &str, forward: Forward) -> Result<Guest, Refusal> {
         who.authorize(Verb::Operate)?;
-        let mut guest = self.find_sandbox(who, text)?.as_ref().clone();
-        check_card(&guest)?;
+        let mut guest = self.find_carded(who, text)?.as_ref().clone();
         self.lead(&mut guest, forward)?;
         Ok(guest)
     }
@@ -209,7 +204,7 @@ impl Control {
     /// One forward more, on a record that is not written yet.
     fn lead(&self, guest: &mut Guest, forward: Forward) -> Result<(), Refusal> {
         let Some(host) = guest.desired.host else {
-            return Err(Refusal::new(Code::GuestNotRunning, "the sandbox has no host yet; wait until it runs"));
+            return Err(Refusal::new(Code::GuestNotRunning, "the guest has no host yet; wait until it runs"));
         };
         if guest.spec.forwards.contains(&forward) {
             return Ok(());
@@ -228,7 +223,7 @@ impl Control {
         match fault(forward, &guest.spec.forwards, others) {
             None => Ok(()),
             Some(ForwardFault::Long) => {
-                Err(Refusal::field("host_port", format!("a sandbox has {FORWARDS_MAX} forwards at most")))
+                Err(Refusal::field("host_port", format!("a guest has {FORWARDS_MAX} forwards at most")))
             }
             Some(ForwardFault::Own) => {
                 Err(Refusal::new(Code::PortTaken, format!("{port} leads to another port of it")))
@@ -252,8 +247,7 @@ impl Control {
         who.authorize(Verb::Operate)?;
         let guest = self
             .decide(|| {
-                let mut next = self.find_sandbox(who, text)?.as_ref().clone();
-                check_card(&next)?;
+                let mut next = self.find_carded(who, text)?.as_ref().clone();
                 let before = next.spec.forwards.clone();
                 change(&mut next)?;
                 let mut batch = Batch { idempotency: cause.row(""), ..Batch::default() };
@@ -283,18 +277,8 @@ impl Control {
     }
 }
 
-fn check_card(guest: &Guest) -> Result<(), Refusal> {
-    match guest.spec.egress {
-        Some(_) => Ok(()),
-        None => {
-            let text = "it has no card: create it with --egress, none at least, to forward ports to it";
-            Err(Refusal::field("id", text))
-        }
-    }
-}
-
 /// As much of a text as an audit event should have.
-fn bounded(text: &str) -> String {
+pub(crate) fn bounded(text: &str) -> String {
     let most = text.floor_char_boundary(DETAIL_BYTES_MAX);
     text[..most].to_owned()
 }

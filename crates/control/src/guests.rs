@@ -39,7 +39,7 @@ pub struct NewGuest {
     pub priority: Priority,
     /// What only a full VM has.
     pub vm: Option<NewVm>,
-    /// A sandbox's card, and what it may reach; `None`: it has no card.
+    /// A card on its host's own network, and what may be reached by it; `None`: it has none there.
     pub egress: Option<Egress>,
 }
 
@@ -316,14 +316,16 @@ pub(crate) fn changed() -> Refusal {
 
 fn check(wanted: &NewGuest) -> Result<(), Refusal> {
     let fits = match wanted.kind {
-        GuestKind::Vm => {
-            wanted.vm.is_some() && wanted.ttl.is_none() && wanted.env.is_empty() && wanted.egress.is_none()
-        }
+        GuestKind::Vm => wanted.vm.is_some() && wanted.ttl.is_none() && wanted.env.is_empty(),
         GuestKind::Sandbox => wanted.vm.is_none(),
     };
     if !fits {
-        let text = "env, egress and ttl_ms are of sandboxes; disks, networks, keys and policies are of VMs";
+        let text = "env and ttl_ms are of sandboxes; disks, networks, keys and policies are of VMs";
         return Err(Refusal::field("kind", text));
+    }
+    if wanted.egress.is_some() && wanted.vm.as_ref().is_some_and(|vm| vm.spec.network.is_some()) {
+        let text = "its one card is on its host's own network (egress) or on one of its libvirt, not on both";
+        return Err(Refusal::field("network", text));
     }
     if let Some((field, text)) = wanted.resources.fault() {
         return Err(Refusal::field(field, text));

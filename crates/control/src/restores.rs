@@ -4,8 +4,8 @@ use crate::{Cause, Control, refuse_store};
 use perigee_model::backup::Origin;
 use perigee_model::placement::Wanted;
 use perigee_model::{
-    Backup, Code, Guest, GuestId, GuestKind, GuestSpec, Name, PartRole, Priority, Refusal, Stored, Task, TaskKind,
-    Verb, VmSpec, Who,
+    Backup, Code, Forward, Guest, GuestId, GuestKind, GuestSpec, Name, PartRole, Priority, Refusal, Stored, Task,
+    TaskKind, Verb, VmSpec, Who,
 };
 use perigee_store::{Batch, Record};
 use std::sync::Arc;
@@ -89,6 +89,7 @@ impl Control {
             ..was.clone()
         };
         let spec = GuestSpec {
+            forwards: self.free_forwards(&backup.spec.forwards),
             parts: backup.spec.parts.iter().filter(|part| !is_disk(part.role)).cloned().collect(),
             host_wanted,
             vm: Some(Box::new(vm)),
@@ -101,5 +102,13 @@ impl Control {
             labels: backup.labels.clone(),
             ..Guest::new(GuestId::new(self.clock().uuid()), name, GuestKind::Vm, spec, self.clock().now())
         })
+    }
+    /// Those that lead to nobody else: whose backup it is may live on.
+    fn free_forwards(&self, forwards: &[Forward]) -> Vec<Forward> {
+        let rows = self.view().read();
+        let led = |forward: &Forward| {
+            rows.living_guests().any(|other| other.spec.forwards.iter().any(|one| one.clashes(*forward)))
+        };
+        forwards.iter().filter(|forward| !led(forward)).copied().collect()
     }
 }

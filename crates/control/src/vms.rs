@@ -1,5 +1,6 @@
 //! Verbs on full VMs: their switch, their size, and taking over what was there before.
 
+use crate::cards::bounded;
 use crate::guests::{check_revision, desired_of};
 use crate::watch::ForeignVm;
 use crate::{Cause, Control, refuse_store};
@@ -51,7 +52,7 @@ impl Control {
     }
 
     /// Changes what may be changed of a VM, if it still has this revision. Sizes hold from its next
-    /// start on.
+    /// start on, what it may reach at once.
     ///
     /// # Errors
     /// `Denied`, `NoSuchGuest`, `PreconditionFailed`, `BadField`, `NameTaken`, `NoRoom` when its host
@@ -76,7 +77,12 @@ impl Control {
                 next.revision += 1;
                 let mut batch = Batch { idempotency: cause.row(""), ..Batch::default() };
                 let about = ("guest", guest.id.to_string());
-                batch.events.push(self.event((&who.tenant, &who.actor), "guest.update", about, cause, ""));
+                let policy = next.spec.egress.as_ref().filter(|_| next.spec.egress != guest.spec.egress);
+                let (verb, words) = match policy {
+                    Some(egress) => ("guest.egress", bounded(&egress.words().join(" "))),
+                    None => ("guest.update", String::new()),
+                };
+                batch.events.push(self.event((&who.tenant, &who.actor), verb, about, cause, words));
                 batch.update(Record::Guest(next.clone()));
                 Ok((batch, next))
             })

@@ -56,7 +56,7 @@ pub struct Plan {
     pub pace: Pace,
     /// What only a full VM has.
     pub vm: Option<VmSpec>,
-    /// A sandbox's card; `None`: it has none.
+    /// Its card on a TAP; `None`: it has none of that kind.
     pub nic: Option<Nic>,
     /// Kept with the guest where the driver can, and told by `inventory`: whoever lost all else
     /// finds it there. Opaque to the driver; at most 64 KiB, without control characters.

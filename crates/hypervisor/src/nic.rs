@@ -1,6 +1,6 @@
-//! A sandbox's card.
+//! A guest's card on a TAP.
 //!
-//! Owns: what a driver is told of it, and the words by which its guest's kernel hands that on.
+//! Owns: what a driver is told of it, and the words by which its guest's kernel or cloud-init hands that on.
 //! Refuses: making networks; the TAP is there before the guest, and stays when it ends.
 
 use crate::HypervisorError;
@@ -32,6 +32,22 @@ impl Nic {
             return Ok(());
         }
         Err(HypervisorError::BadPlan(format!("no card can be on `{}` with /{}", self.tap, self.network_bits)))
+    }
+
+    /// What cloud-init is told of it (network configuration, version 2).
+    pub(crate) fn cloud_config(&self) -> serde_json::Value {
+        let Self { mac, address, network_bits, gateway, .. } = self;
+        let mut card = serde_json::json!({
+            "match": { "macaddress": mac.to_string() },
+            "dhcp4": false,
+            "dhcp6": false,
+            "addresses": [format!("{address}/{network_bits}")],
+            "routes": [{ "to": "0.0.0.0/0", "via": gateway.to_string() }],
+        });
+        if let Some(names) = self.names {
+            card["nameservers"] = serde_json::json!({ "addresses": [names.to_string()] });
+        }
+        card
     }
 
     /// What perigee-guest reads from its kernel's command line.

@@ -1,7 +1,7 @@
 //! What may be changed of a VM after it was made: by its control plane, or on its host.
 
 use crate::name::labels_fault;
-use crate::{GuestSpec, Labels, Name, Refusal, RestartPolicy};
+use crate::{Egress, GuestSpec, Labels, Name, Refusal, RestartPolicy};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -32,6 +32,9 @@ pub struct VmChange {
     /// When its host comes up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_order: Option<u32>,
+    /// What it may reach by its card, at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
 }
 
 impl VmChange {
@@ -46,6 +49,9 @@ impl VmChange {
         merge(labels, &self.labels);
         if let Some(fault) = labels_fault(labels) {
             return Err(Refusal::field("labels", fault));
+        }
+        if let Some(egress) = &self.egress {
+            reach(spec, egress)?;
         }
         let before = spec.resources;
         spec.resources.cpus = self.cpus.unwrap_or(before.cpus);
@@ -70,6 +76,21 @@ impl VmChange {
             Some((field, text)) => Err(Refusal::field(field, text)),
         }
     }
+}
+
+/// Another policy, of a guest that has one: a card does not come later.
+///
+/// # Errors
+/// `BadField`.
+pub fn reach(spec: &mut GuestSpec, egress: &Egress) -> Result<(), Refusal> {
+    match spec.egress.as_mut() {
+        Some(policy) => policy.clone_from(egress),
+        None => {
+            let text = "it has no card with a policy, and gets none later: create it with --egress, none at least";
+            return Err(Refusal::field("egress", text));
+        }
+    }
+    Ok(())
 }
 
 /// A merge patch (RFC 7396) of one map.
@@ -124,6 +145,7 @@ mod tests {
             (VmChange { memory_bytes: Some(1), ..VmChange::default() }, "memory_bytes"),
             (VmChange { cpus: Some(0), ..VmChange::default() }, "cpus"),
             (VmChange { labels: long, ..VmChange::default() }, "labels"),
+            (VmChange { egress: Some(Egress::None), ..VmChange::default() }, "egress"),
         ] {
             let pointer = changed(&change).unwrap_err().pointer;
             assert!(pointer.as_ref().is_some_and(|pointer| pointer.contains(field)), "{pointer:?}");

@@ -16,7 +16,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use uuid::Uuid;
 
 /// What kind of guest.
@@ -29,7 +29,7 @@ pub enum GuestKind {
     Vm,
 }
 
-/// What the owner asked for; fixed at creation but for labels, and for a VM's size.
+/// What the owner asked for; fixed at creation but for labels, for what it may reach, and for a VM's size.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct GuestSpec {
     /// The image it starts from.
@@ -49,7 +49,7 @@ pub struct GuestSpec {
     /// What only a full VM has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<Box<VmSpec>>,
-    /// Of a sandbox: it has a card, and may reach this. `None`: it has none.
+    /// It has a card on its host's own network of guests, and may reach this. `None`: it has none there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,
     /// Ports of its host that lead to it; only with a card.
@@ -255,6 +255,13 @@ impl Desired {
 }
 
 impl Guest {
+    /// Its address on its host's own network of guests, once it was given one.
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        let addresses = self.observed.iter().flat_map(|observed| &observed.addresses);
+        let own = addresses.filter_map(|address| if let IpAddr::V4(own) = address { Some(*own) } else { None });
+        own.take(usize::from(self.spec.egress.is_some())).next()
+    }
+
     /// A new one that is to run: nobody's of the first tenant, without labels, and nothing is known of it yet.
     pub fn new(id: GuestId, name: Name, kind: GuestKind, spec: GuestSpec, created_at: Timestamp) -> Self {
         Self {

@@ -22,9 +22,10 @@ pub struct VmSpec {
     /// Size of its disk: an overlay of the image's disk, or an empty one where the image has none.
     /// `None`: the image's own size, or no disk at all.
     pub disk_bytes: Option<u64>,
-    /// The host's network that its one card is on; `None`: no card.
+    /// The network of the host's libvirt that its one card is on; `None`: no card, or one on the host's own network
+    /// of guests ([`egress`](crate::GuestSpec::egress)).
     pub network: Option<Name>,
-    /// Address of that card.
+    /// Address of that card; unused of one on the host's own network.
     pub mac: Mac,
     /// Public keys that its first user lets in, as in `authorized_keys`.
     pub ssh_keys: Vec<String>,
@@ -93,6 +94,12 @@ impl Mac {
     pub fn from_bits(bits: u32) -> Self {
         let [_, a, b, c] = bits.to_be_bytes();
         Self([0x52, 0x54, 0x00, a, b, c])
+    }
+
+    /// That of a card on a host's own network of guests: it goes with the address, and so is unique there and known
+    /// without asking.
+    pub fn of_address(address: std::net::Ipv4Addr) -> Self {
+        Self::from_bits(address.to_bits())
     }
 }
 impl fmt::Display for Mac {

@@ -84,7 +84,7 @@ impl Subnet {
 
 /// The hardware address that goes with an address: unique on its bridge, known without asking.
 pub fn mac_of(address: Ipv4Addr) -> Mac {
-    Mac::from_bits(address.to_bits())
+    Mac::of_address(address)
 }
 
 #[cfg(test)]

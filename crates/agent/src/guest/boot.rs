@@ -10,7 +10,6 @@ use perigee_hypervisor::{Hypervisor, HypervisorError, Pace, Plan, Session};
 use perigee_model::guest::Problem;
 use perigee_model::limits::{BOOT_RETRY_TIMEOUT, BOOT_TIMEOUT, RECONNECT_FIRST, RECONNECT_MAX};
 use perigee_model::{Code, GuestId, PartRole, Phase};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -204,17 +203,18 @@ impl Actor {
     async fn attempt(&mut self, files: &Files, pace: Pace) -> Attempt {
         let nic = match self.plug_card().await {
             Ok(nic) => nic,
-            Err(why) => return Attempt::Failed(Problem::new(Code::BootFailed, why)),
+            Err(problem) => return Attempt::Failed(problem),
         };
         self.document.steady = pace == Pace::Steady;
         self.document.let_go = false;
         let note = self.document.steady.then(|| "once more, with a slower clock".to_owned());
         let (restarts, resources) = (self.document.order.desired.restarts, self.document.order.spec.resources);
+        let own = self.document.own_address();
         self.observe(Phase::Booting, |o| {
             o.note = note;
             o.restarts = restarts;
             o.booted = Some(resources);
-            o.addresses.clear();
+            o.addresses = own;
         })
         .await;
         let plan = Plan {
@@ -279,14 +279,14 @@ impl Actor {
             Err(e) => return Attempt::Failed(Problem::new(Code::BootFailed, bounded(&crate::chain(&e)))),
         };
         let taken = card::taken(&forwards, &led);
-        let address = self.document.address;
+        let own = self.document.own_address();
         let kernel = session.as_ref().map(|s| bounded_word(&s.hello().kernel_release));
         let boot_ms = began.map(|b| u64::try_from(b.elapsed().as_millis()).unwrap_or(u64::MAX));
         self.connected(session);
         self.observe(Phase::Running, |o| {
             o.kernel_release = kernel;
             o.boot_ms = boot_ms;
-            o.addresses.extend(address.map(IpAddr::V4));
+            o.addresses = own;
             o.forwards = led;
             o.problem = taken;
         })

@@ -1,26 +1,47 @@
-//! A sandbox's card: had before it boots, up when it has its address, changed while it runs.
+//! A guest's card: had before it boots, up when it has its address, changed while it runs, resting while it is off.
 
+use super::Document;
 use super::actor::{Actor, Stoppable, Waited, bounded};
 use perigee_hypervisor::{HypervisorError, Nic};
 use perigee_model::guest::Problem;
 use perigee_model::{Code, Forward};
+use std::net::IpAddr;
 
-/// Why there is none: a text for the user.
-pub(super) type Without = String;
+impl Document {
+    /// The address that is its own, as it is told.
+    pub(super) fn own_address(&self) -> Vec<IpAddr> {
+        self.address.map(IpAddr::V4).into_iter().collect()
+    }
+}
 
 impl Actor {
     /// Its card, when it is to have one; not up yet.
-    pub(super) async fn plug_card(&mut self) -> Result<Option<Nic>, Without> {
+    pub(super) async fn plug_card(&mut self) -> Result<Option<Nic>, Problem> {
         let Some(egress) = self.document.order.spec.egress.clone() else { return Ok(None) };
         let (cards, id) = (self.world.cards.clone(), self.id());
         let plug = self.effect(async move { cards.plug(id, &egress).await });
         match self.during(plug, Stoppable::No).await {
-            Waited::Done(Ok(nic)) => {
+            Waited::Done(Ok(mut nic)) => {
                 self.document.address = Some(nic.address);
+                // It lives long: a later policy of its may list names.
+                nic.names = nic.names.or_else(|| self.document.order.spec.vm.as_ref().map(|_| nic.gateway));
                 Ok(Some(nic))
             }
-            Waited::Done(Err(e)) => Err(bounded(&crate::chain(&e))),
-            Waited::Turned | Waited::Fell => Err("it should not run any more".to_owned()),
+            Waited::Done(Err(e)) => Err(Problem::new(e.code(), bounded(&crate::chain(&e)))),
+            Waited::Turned | Waited::Fell => Err(Problem::new(Code::BootFailed, "it should not run any more")),
+        }
+    }
+
+    /// Takes its card away and keeps its address, if it has a card.
+    pub(super) async fn rest_card(&mut self) -> Result<(), HypervisorError> {
+        if self.document.order.spec.egress.is_none() {
+            return Ok(());
+        }
+        let (cards, id) = (self.world.cards.clone(), self.id());
+        let rest = self.effect(async move { cards.rest(id).await });
+        match self.during(rest, Stoppable::No).await {
+            Waited::Done(rested) => Ok(rested?),
+            Waited::Turned | Waited::Fell => Err(HypervisorError::NotRunning),
         }
     }
 

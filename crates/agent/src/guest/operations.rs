@@ -235,6 +235,10 @@ impl Actor {
     ) -> Result<Option<OperationResult>, HypervisorError> {
         let was_up = self.alive;
         self.let_go();
+        // One that goes on in its memory has its card from then on.
+        if !was_up && let Err(problem) = self.plug_card().await {
+            return Err(HypervisorError::Refused(problem.text));
+        }
         let (hypervisor, id) = (self.hypervisor.clone(), self.id());
         let work = self.effect(async move { snapshots_of(&*hypervisor)?.go_back(id, snapshot).await });
         let found = match self.worked(order, "putting it back", (work, watch::channel(None).1)).await {
@@ -242,6 +246,9 @@ impl Actor {
             Err(error) => {
                 self.verify().await;
                 self.reconnects();
+                if !self.alive {
+                    self.rest_card().await?;
+                }
                 return Err(error);
             }
         };
@@ -250,9 +257,18 @@ impl Actor {
         if found.alive {
             // Whatever its switch was: it goes on where it was. The control plane follows.
             self.document.order.desired.power = Power::Running;
-            self.observe(Phase::Running, |o: &mut Observed| o.booted = booted.or(o.booted)).await;
+            let (led, own) = (self.raise_card().await?, self.document.own_address());
+            self.observe(Phase::Running, |o: &mut Observed| {
+                o.booted = booted.or(o.booted);
+                o.forwards = led;
+                if !own.is_empty() {
+                    o.addresses = own;
+                }
+            })
+            .await;
             return Ok(Some(OperationResult::WentBack));
         }
+        self.rest_card().await?;
         if !was_up || !self.wants_running() {
             return Ok(Some(OperationResult::WentBack));
         }

@@ -66,7 +66,12 @@ impl Actor {
             return;
         }
         self.document.falls = 0;
-        self.observe(Phase::Stopped, |o| o.addresses.clear()).await;
+        let own = self.document.own_address();
+        self.observe(Phase::Stopped, |o| {
+            o.addresses = own;
+            o.forwards.clear();
+        })
+        .await;
     }
 
     /// Stops it; [`Step::Boot`](super::step::Step::Boot) follows.
@@ -112,8 +117,12 @@ impl Actor {
                 return false;
             }
         };
+        let halted = match halted {
+            Ok(_) => self.rest_card().await,
+            Err(e) => Err(e),
+        };
         match halted {
-            Ok(_) => {
+            Ok(()) => {
                 self.ended();
                 true
             }
@@ -185,9 +194,10 @@ impl Actor {
             self.start_again(&fall).await;
         } else if fall.clean {
             if self.clear(Leave::Disks).await {
+                let own = self.document.own_address();
                 self.observe(Phase::Stopped, |o| {
                     o.note = Some("it turned itself off".to_owned());
-                    o.addresses.clear();
+                    o.addresses = own;
                 })
                 .await;
             }
@@ -212,9 +222,10 @@ impl Actor {
         let doubled = START_AGAIN_FIRST * 2u32.pow(falls.saturating_sub(1).min(16));
         let wait = if falls == 0 { Duration::ZERO } else { doubled.min(START_AGAIN_MAX) };
         let again = format!("it ended by itself ({}); started again in {} s", fall.text, wait.as_secs());
+        let own = self.document.own_address();
         self.observe(Phase::Waiting, |o| {
             o.note = Some(bounded(&again));
-            o.addresses.clear();
+            o.addresses = own;
         })
         .await;
         let sleep = self.effect(tokio::time::sleep(wait));
@@ -234,12 +245,13 @@ impl Actor {
     pub(super) fn lose(&mut self) {
         let was_up = matches!(self.document.observed.phase, Phase::Running | Phase::Paused);
         if was_up && self.will_start_again() {
+            let own = self.document.own_address();
             let observed = &mut self.document.observed;
             observed.phase = Phase::Waiting;
             observed.since = self.world.clock.now();
             observed.note =
                 Some("its host was switched off, or it ended while nobody looked; started again".to_owned());
-            observed.addresses.clear();
+            observed.addresses = own;
         }
     }
 
@@ -256,9 +268,10 @@ impl Actor {
     /// Ends what is left of it but for its disks, then reports the failure.
     pub(super) async fn fail(&mut self, problem: Problem) {
         if self.clear(Leave::Disks).await {
+            let own = self.document.own_address();
             self.observe(Phase::Failed, |o| {
                 o.problem = Some(problem);
-                o.addresses.clear();
+                o.addresses = own;
             })
             .await;
         }
@@ -291,13 +304,15 @@ impl Actor {
                 (None, None) => hypervisor.destroy(id).await,
             }?;
             match cards {
+                Some(cards) if keep => Ok(cards.rest(id).await?),
                 Some(cards) => Ok(cards.unplug(id).await?),
                 None => Ok(()),
             }
         });
         match self.during(effect, Stoppable::No).await {
             Waited::Done(Ok(())) => {
-                self.document.address = None;
+                // A VM that is off keeps it.
+                self.document.address = self.document.address.filter(|_| keep);
                 self.document.observed.forwards.clear();
                 self.ended();
                 true

@@ -252,7 +252,7 @@ impl Call {
             ttl_ms: None,
             host_wanted: Some(self.world.host),
             vm: Some(Box::new(vm)),
-            egress: None,
+            egress: request.egress()?,
             forwards: Vec::new(),
         })
     }

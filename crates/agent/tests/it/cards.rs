@@ -1,7 +1,8 @@
 //! The cards of a host, in a network namespace of its own.
 
 use crate::ns::Ns;
-use perigee_agent::{Cards, HostCards, Kept};
+use perigee_agent::{Cards, HostCards, Kept, Stage};
+use perigee_hypervisor::Nic;
 use perigee_model::{Egress, Forward, GuestId, InstanceId};
 use std::net::TcpListener;
 use uuid::Uuid;
@@ -88,7 +89,8 @@ fn a_new_life_takes_up_what_lives_and_a_plan_changes_nothing() {
     let again = host.block_on(|| async {
         let cards = cards();
         let address = nic.address;
-        let kept = Kept { guest: guest(1), address, egress: all.clone(), forwards: forwards("8080:80"), up: true };
+        let kept =
+            Kept { guest: guest(1), address, egress: all.clone(), forwards: forwards("8080:80"), stage: Stage::Up };
         cards.restore(vec![kept]).await.unwrap();
         (cards.look().await.unwrap(), cards.plug(guest(1), &all).await.unwrap().address)
     });
@@ -109,6 +111,72 @@ fn what_others_did_is_made_good_and_told() {
         let told = cards.look().await.unwrap();
         assert!(told.contains("the rules were gone") && told.contains(&format!("{} was down", nic.tap)), "{told}");
         assert_eq!(cards.look().await.unwrap(), "");
+        cards.unplug(guest(1)).await.unwrap();
+    });
+}
+
+#[test]
+fn who_is_off_has_no_card_and_keeps_its_address() {
+    let host = Ns::new();
+    let before = host.inventory();
+    let none = egress("none");
+    let kept = |number, nic: &Nic, stage| Kept {
+        guest: guest(number),
+        address: nic.address,
+        egress: none.clone(),
+        forwards: Vec::new(),
+        stage,
+    };
+    let (one, two) = host.block_on(|| async {
+        let cards = cards();
+        let one = cards.plug(guest(1), &none).await.unwrap();
+        let two = cards.plug(guest(2), &none).await.unwrap();
+        cards.raise(guest(1), &none, &[]).await.unwrap();
+        cards.rest(guest(1)).await.unwrap();
+        assert!(!host.ip("-o link").contains(&one.tap));
+        assert!(!host.tool("nft", "list ruleset").contains("172.16.0.2"), "nor rules");
+        assert_eq!(cards.plug(guest(3), &none).await.unwrap().address.octets()[3], 4, "nobody else gets it");
+        cards.unplug(guest(3)).await.unwrap();
+        cards.rest(guest(2)).await.unwrap();
+        assert_eq!(host.inventory(), before, "the last one takes the network with it");
+        (one, two)
+    });
+    // A new life, after the host was off: both are off.
+    host.block_on(|| async {
+        let cards = cards();
+        cards.restore(vec![kept(1, &one, Stage::Rests), kept(2, &two, Stage::Rests)]).await.unwrap();
+        assert_eq!(host.inventory(), before);
+        assert_eq!(cards.plug(guest(2), &none).await.unwrap(), two);
+        assert_eq!(cards.plug(guest(1), &none).await.unwrap(), one);
+    });
+    // And one with the first of them up, and one that boots.
+    host.block_on(|| async {
+        let cards = cards();
+        cards.restore(vec![kept(1, &one, Stage::Up), kept(2, &two, Stage::Plugged)]).await.unwrap();
+        let links = host.ip("-o link");
+        let is_up = |nic: &Nic| links.lines().any(|line| line.contains(&nic.tap) && line.contains(",UP"));
+        assert_eq!((is_up(&one), is_up(&two)), (true, false), "{links}");
+        for number in [1, 2] {
+            cards.unplug(guest(number)).await.unwrap();
+        }
+    });
+    assert_eq!(host.inventory(), before);
+}
+
+#[test]
+fn where_somebody_else_is_by_now_addresses_are_given_anew() {
+    let host = Ns::new();
+    let none = egress("none");
+    host.ip("link add other type bridge");
+    host.ip("addr add 172.16.0.1/24 dev other");
+    host.ip("link set other up");
+    host.block_on(|| async {
+        let cards = cards();
+        let address = "172.16.0.2".parse().unwrap();
+        let (egress, forwards) = (none.clone(), Vec::new());
+        let kept = Kept { guest: guest(1), address, egress, forwards, stage: Stage::Rests };
+        cards.restore(vec![kept]).await.unwrap();
+        assert_eq!(cards.plug(guest(1), &none).await.unwrap().address.to_string(), "172.16.1.2");
         cards.unplug(guest(1)).await.unwrap();
     });
 }

@@ -29,10 +29,14 @@ pub struct CreateOptions {
     /// Size of its disk, like 20GiB [default: the image's]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     disk: Option<u64>,
-    /// Network of its host, like default [default: none]
+    /// A card on its host's own network, and what may be reached by it: none, all, or a place like example.com:443; may
+    /// be repeated [default: no card]
+    #[arg(long, value_name = "PLACE", conflicts_with_all = ["network", "mac"])]
+    egress: Vec<String>,
+    /// A card on this network of its host's libvirt instead, like default
     #[arg(long)]
     network: Option<String>,
-    /// Hardware address of its card [default: made up]
+    /// Hardware address of a card on --network [default: made up]
     #[arg(long)]
     mac: Option<String>,
     /// Public key that its first user lets in: the key itself or @FILE
@@ -110,6 +114,7 @@ impl CreateOptions {
             description: self.description,
             metadata: self.metadata.into_iter().collect(),
             disk_bytes: self.disk,
+            egress: (!self.egress.is_empty()).then_some(self.egress),
             network: self.network,
             mac: self.mac,
             ssh_keys: self.ssh_key,
@@ -165,13 +170,17 @@ fn told(plan: &VmPlanView) -> String {
             Some(bytes) => format!("  a disk of {}", show_bytes(bytes)),
             None => "  the image's own disk, if it has one".to_owned(),
         });
-        lines.push(match &vm.network {
-            Some(network) => format!("  a card {} on {network}", vm.mac),
-            None => "  no network".to_owned(),
+        lines.push(match (&guest.egress, &vm.network) {
+            (Some(places), _) => format!("  a card that reaches {}", places.join(" ")),
+            (None, Some(network)) => format!("  a card {} on {network}", vm.mac.as_deref().unwrap_or_default()),
+            (None, None) => "  no card".to_owned(),
         });
         lines.push(format!("  boots by {}, when it ends by itself: {}", vm.firmware, vm.restart));
     }
     lines.extend(plan.placement.iter().map(|host| format!("  {}: {}", host.host, host.reason)));
+    if let Some(rules) = &plan.rules {
+        lines.push(format!("\n{}", rules.trim_end()));
+    }
     lines.join("\n") + "\n"
 }
 

@@ -75,7 +75,7 @@ pub fn vm() -> VmView {
         metadata: BTreeMap::from([("ticket".to_owned(), "7".to_owned())]),
         disk_bytes: Some(20 << 30),
         network: some("default"),
-        mac: "52:54:00:00:00:01".to_owned(),
+        mac: some("52:54:00:00:00:01"),
         addresses: vec!["192.0.2.7".to_owned()],
         firmware: "bios".to_owned(),
         tpm: false,

@@ -11,8 +11,8 @@ use super::cards::Cards;
 use super::connections::Ask;
 use super::facts::Facts;
 use super::host::{Host, Ours, VMM_WITHIN};
-use super::machine::{Checked, Machine, SecondName};
-use super::seed::Seed;
+use super::machine::{Card, Checked, Machine, SecondName, Wire};
+use super::seed::{Card as Told, Seed};
 use super::seen::Life;
 use super::{below, xml};
 use crate::qcow2;
@@ -124,7 +124,8 @@ impl Work {
 
     /// The network is there, is brought up, and nobody else on this host has the card's address.
     async fn check_network(&self) -> Result<(), HypervisorError> {
-        let Some((network, mac)) = &self.machine.nic else { return Ok(()) };
+        // Who has which address on a TAP's network is not libvirt's to say.
+        let Some(Card { on: Wire::Network(network), mac }) = &self.machine.nic else { return Ok(()) };
         let bad = |text: String| HypervisorError::BadPlan(text);
         let asked = self.host.control.ask(async |libvirt| {
             let found = libvirt.network_by_name(network).await?;
@@ -268,11 +269,16 @@ impl Step for Seeded<'_> {
         "seed"
     }
     async fn is_done(&self) -> Result<bool, HypervisorError> {
-        Ok(self.0.checked.user_data.is_none() || self.0.host.places.seed(self.0.guest()).exists())
+        // An address is given anew where the host's network is another by now.
+        let may_stay = self.0.checked.plan.nic.is_none() && self.0.host.places.seed(self.0.guest()).exists();
+        Ok(self.0.checked.user_data.is_none() || may_stay)
     }
     async fn perform(&self) -> Result<(), HypervisorError> {
         let (path, checked) = (self.0.host.places.seed(self.0.guest()), self.0.checked.clone());
-        let mac = self.0.machine.nic.as_ref().map(|(_, mac)| mac.clone());
+        let card = match &checked.plan.nic {
+            Some(nic) => Some(Told::Given(nic.clone())),
+            None => self.0.machine.nic.as_ref().map(|card| Told::Leased(card.mac.clone())),
+        };
         // One that came out of a backup goes on as who it was.
         let identity = checked.spec.origin.as_ref().map_or(checked.plan.guest, |origin| origin.identity);
         off_thread(move || {
@@ -280,7 +286,7 @@ impl Step for Seeded<'_> {
                 instance_id: identity.to_string(),
                 hostname: checked.plan.name.as_str(),
                 ssh_keys: &checked.spec.ssh_keys,
-                mac,
+                card,
                 user_data: checked.user_data.as_deref().unwrap_or_default(),
             };
             seed.write(&path)

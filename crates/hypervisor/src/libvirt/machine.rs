@@ -7,7 +7,7 @@ use super::facts::Facts;
 use super::mark::{MEMO_BYTES_MAX, Mark, text_fault};
 use super::places::{Places, barrier};
 use crate::qcow2::{self, Format};
-use crate::{HypervisorError, Plan};
+use crate::{HypervisorError, Nic, Plan};
 use perigee_model::{Acceleration, Firmware, InstanceId, PartRole, VmSpec, VolumeId};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -53,12 +53,31 @@ pub struct Machine {
     pub iso: Option<String>,
     /// Volumes, qcow2, in the order in which it sees them.
     pub volumes: Vec<(VolumeId, String)>,
-    /// Its card: libvirt's network and the hardware address.
-    pub nic: Option<(String, String)>,
+    /// Its card.
+    pub nic: Option<Card>,
     /// The socket of the channel.
     pub channel: String,
     /// The socket of the screen.
     pub vnc: String,
+}
+
+/// A card: what it is on, and its hardware address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// What it is on.
+    pub on: Wire,
+    /// `52:54:00:10:00:02`.
+    pub mac: String,
+}
+
+/// What a card is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// A network of libvirt's, by its name.
+    Network(String),
+    /// A TAP that is there before the machine and stays when it ends. libvirt opens it and hands it on, so QEMU's user
+    /// needs no right to it.
+    Tap(String),
 }
 
 /// A kernel that QEMU boots directly.
@@ -108,8 +127,11 @@ impl Checked {
     /// `BadPlan` says what is wrong with it.
     pub fn of(plan: &Plan) -> Result<Self, HypervisorError> {
         let spec = plan.vm.clone().ok_or_else(|| bad("it is no full VM"))?;
-        if plan.nic.is_some() {
-            return Err(bad("a full VM's card is on a network of its host's libvirt"));
+        if let Some(nic) = &plan.nic {
+            nic.check()?;
+            if spec.network.is_some() {
+                return Err(bad("its one card is on a network of its host's libvirt or on a TAP, not on both"));
+            }
         }
         if let Some((_, text)) = plan.resources.fault().or_else(|| spec.fault()) {
             return Err(bad(text));
@@ -199,7 +221,7 @@ impl Checked {
             seed: self.user_data.as_ref().map(|_| path(&places.seed(guest))).transpose()?,
             iso: of_part(PartRole::Iso)?,
             volumes: spec.volumes.iter().map(|volume| self.volume(*volume, facts, places)).collect::<Result<_, _>>()?,
-            nic: spec.network.as_ref().map(|network| (network.to_string(), spec.mac.to_string())),
+            nic: self.card(),
             channel: path(&places.channel(guest))?,
             vnc: path(&places.vnc(guest))?,
         })
@@ -213,10 +235,22 @@ impl Checked {
         Ok((volume, definable(&path, facts.qemu_user)?))
     }
 
+    /// Its one card.
+    pub fn card(&self) -> Option<Card> {
+        let on_tap = |nic: &Nic| Card { on: Wire::Tap(nic.tap.clone()), mac: nic.mac.to_string() };
+        let on_network = || {
+            let network = self.spec.network.as_ref()?;
+            Some(Card { on: Wire::Network(network.to_string()), mac: self.spec.mac.to_string() })
+        };
+        self.plan.nic.as_ref().map(on_tap).or_else(on_network)
+    }
+
     fn kernel_options(&self) -> String {
         let mut options = format!("{KERNEL_OPTIONS} perigee.hostname={}", self.plan.name);
-        if self.spec.network.is_some() {
-            options.push_str(" perigee.network=dhcp");
+        match &self.plan.nic {
+            Some(nic) => options.push_str(&format!(" {}", nic.kernel_options())),
+            None if self.spec.network.is_some() => options.push_str(" perigee.network=dhcp"),
+            None => {}
         }
         if is_of_disk(&self.plan) {
             options.push_str(" root=/dev/vda rw");

@@ -1,13 +1,14 @@
 //! The NoCloud seed: a small disk labelled CIDATA with what cloud-init reads at first boot.
 //!
-//! Owns: its three files and the disk around them. The same inputs give the same bytes.
+//! Owns: its files and the disk around them. The same inputs give the same bytes.
 //! Refuses: to look into the user's own user-data.
 //!
 //! Format: cloud-init, reference/datasources/nocloud; JSON is YAML.
 
-use crate::HypervisorError;
 use crate::work::room_or_os;
+use crate::{HypervisorError, Nic};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
+use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -26,25 +27,53 @@ pub struct Seed<'a> {
     pub hostname: &'a str,
     /// Public keys of its first user.
     pub ssh_keys: &'a [String],
-    /// The address of its card, when it has one.
-    pub mac: Option<String>,
+    /// Its card, when it has one.
+    pub card: Option<Card>,
     /// As the user wrote it.
     pub user_data: &'a [u8],
 }
 
+/// A card, as its guest is told of it.
+#[derive(Clone, Debug)]
+pub enum Card {
+    /// Somebody on its network gives its address; the hardware address.
+    Leased(String),
+    /// It has this address.
+    Given(Nic),
+}
+
+impl Card {
+    fn config(&self) -> Value {
+        match self {
+            Self::Leased(mac) => serde_json::json!({ "match": { "macaddress": mac }, "dhcp4": true }),
+            Self::Given(nic) => nic.cloud_config(),
+        }
+    }
+}
+
+/// cloud-init takes a network's configuration at an instance's first boot alone, unless it is told: one that comes out
+/// of a backup goes on as who it was, with another address.
+const AT_EACH_BOOT: &str = "#cloud-config\nupdates:\n  network:\n    when: [boot-new-instance, boot]\n";
+
 impl Seed<'_> {
-    fn files(&self) -> [(&'static str, Vec<u8>); 3] {
+    fn files(&self) -> Vec<(&'static str, Vec<u8>)> {
         let meta = serde_json::json!({
             "instance-id": self.instance_id, "local-hostname": self.hostname, "public-keys": self.ssh_keys,
         });
-        let card = |mac: &String| serde_json::json!({ "lan": { "match": { "macaddress": mac }, "dhcp4": true } });
-        let cards = self.mac.as_ref().map_or_else(|| serde_json::json!({}), card);
+        let cards = self
+            .card
+            .as_ref()
+            .map_or_else(|| serde_json::json!({}), |card| serde_json::json!({ "lan": card.config() }));
         let network = serde_json::json!({ "version": 2, "ethernets": cards });
-        [
+        let mut files = vec![
             ("meta-data", format!("{meta}\n").into_bytes()),
             ("user-data", self.user_data.to_vec()),
             ("network-config", format!("{network}\n").into_bytes()),
-        ]
+        ];
+        if let Some(Card::Given(_)) = &self.card {
+            files.push(("vendor-data", AT_EACH_BOOT.as_bytes().to_vec()));
+        }
+        files
     }
 
     /// Formats the file and fills it. It is as long as it has to be and mostly holes.
@@ -88,8 +117,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn seed<'a>(keys: &'a [String], user_data: &'a [u8]) -> Seed<'a> {
-        let mac = Some("52:54:00:00:00:01".to_owned());
-        Seed { instance_id: "i-1".into(), hostname: "web-1", ssh_keys: keys, mac, user_data }
+        let card = Some(Card::Leased("52:54:00:00:00:01".to_owned()));
+        Seed { instance_id: "i-1".into(), hostname: "web-1", ssh_keys: keys, card, user_data }
     }
 
     fn read(disk: &[u8], name: &str) -> Vec<u8> {
@@ -98,6 +127,27 @@ mod tests {
         let mut text = Vec::new();
         system.root_dir().open_file(name).unwrap().read_to_end(&mut text).unwrap();
         text
+    }
+
+    #[test]
+    fn who_was_given_an_address_is_told_it_at_each_boot() {
+        let folder = tempfile::tempdir().unwrap();
+        let (address, gateway) = ([172, 16, 0, 2].into(), [172, 16, 0, 1].into());
+        let (tap, mac) = ("tap0".to_owned(), perigee_model::Mac::of_address(address));
+        let nic = Nic { tap, mac, address, network_bits: 24, gateway, names: Some(gateway) };
+        let path = folder.path().join("seed");
+        Seed { card: Some(Card::Given(nic)), ..seed(&[], b"") }.write(&path).unwrap();
+        let disk = fs::read(path).unwrap();
+        let network = serde_json::from_slice::<Value>(&read(&disk, "network-config")).unwrap();
+        assert_eq!(
+            network["ethernets"]["lan"],
+            serde_json::json!({
+                "match": { "macaddress": "52:54:00:10:00:02" }, "dhcp4": false, "dhcp6": false,
+                "addresses": ["172.16.0.2/24"], "routes": [{ "to": "0.0.0.0/0", "via": "172.16.0.1" }],
+                "nameservers": { "addresses": ["172.16.0.1"] },
+            })
+        );
+        assert!(read(&disk, "vendor-data").starts_with(b"#cloud-config\nupdates:\n"));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! Format: libvirt, formatdomain.html.
 
 use super::facts::kind;
-use super::machine::{DirectBoot, Machine};
+use super::machine::{Card, DirectBoot, Machine, Wire};
 use super::mark::PREFIX;
 use perigee_guest::protocol::PORT_NAME;
 use perigee_model::volume::serial;
@@ -139,12 +139,8 @@ fn devices(out: &mut Out, machine: &Machine) -> io::Result<()> {
         let target = targets().nth(place).unwrap_or_default();
         volume_disk(out, path, *volume, &target)?;
     }
-    if let Some((network, mac)) = &machine.nic {
-        out.create_element("interface").with_attribute(("type", "network")).write_inner_content(|out| {
-            empty(out, "mac", &[("address", mac)])?;
-            empty(out, "source", &[("network", network)])?;
-            empty(out, "model", &[("type", "virtio")])
-        })?;
+    if let Some(nic) = &machine.nic {
+        card(out, nic)?;
     }
     ports(out, machine)?;
     screen(out, &machine.vnc)?;
@@ -159,6 +155,23 @@ fn devices(out: &mut Out, machine: &Machine) -> io::Result<()> {
     out.create_element("memballoon")
         .with_attribute(("model", "virtio"))
         .write_inner_content(|out| empty(out, "stats", &[("period", BALLOON_PERIOD)]))?;
+    Ok(())
+}
+
+/// A TAP that is not libvirt's to manage is opened as it is: not made, not set up, and not taken away.
+fn card(out: &mut Out, card: &Card) -> io::Result<()> {
+    let kind = match card.on {
+        Wire::Network(_) => "network",
+        Wire::Tap(_) => "ethernet",
+    };
+    out.create_element("interface").with_attribute(("type", kind)).write_inner_content(|out| {
+        empty(out, "mac", &[("address", &card.mac)])?;
+        match &card.on {
+            Wire::Network(network) => empty(out, "source", &[("network", network)])?,
+            Wire::Tap(tap) => empty(out, "target", &[("dev", tap), ("managed", "no")])?,
+        }
+        empty(out, "model", &[("type", "virtio")])
+    })?;
     Ok(())
 }
 

@@ -13,6 +13,16 @@ pub struct Daemon {
     user: QemuUser,
     /// Lines of libvirtd.conf beside the usual ones; with any it listens for TLS or TCP.
     conf: String,
+    net: Net,
+}
+
+/// In whose network it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Net {
+    /// Its own.
+    Own,
+    /// The starting thread's: also when it is started again.
+    Here,
 }
 
 /// Whose QEMU is.
@@ -36,9 +46,19 @@ impl Daemon {
 
     /// With these lines in its libvirtd.conf, for which it listens in its own network too.
     pub fn start_with(user: QemuUser, conf: &str) -> Self {
+        Self::started(user, conf, Net::Own)
+    }
+
+    /// In the network namespace of the calling thread, where it finds devices that somebody made.
+    #[allow(dead_code, reason = "of use to those who share this file")]
+    pub fn start_here() -> Self {
+        Self::started(QemuUser::Root, "", Net::Here)
+    }
+
+    fn started(user: QemuUser, conf: &str, net: Net) -> Self {
         let folder = tempfile::Builder::new().prefix("perigee-libvirt-").tempdir().unwrap();
-        let child = spawn(&folder, user, conf);
-        let daemon = Self { folder, child, user, conf: conf.to_owned() };
+        let child = spawn(&folder, user, conf, net);
+        let daemon = Self { folder, child, user, conf: conf.to_owned(), net };
         daemon.await_socket();
         daemon
     }
@@ -60,7 +80,7 @@ impl Daemon {
 
     /// Starts another in the place of one that was killed.
     pub fn start_again(&mut self) {
-        self.child = spawn(&self.folder, self.user, &self.conf);
+        self.child = spawn(&self.folder, self.user, &self.conf, self.net);
         self.await_socket();
     }
 
@@ -188,9 +208,9 @@ impl Daemon {
     }
 }
 
-/// In a mount and a network namespace of its own: what it takes for /run, /etc/libvirt and the like are
+/// In a mount and, unless it is asked for here, a network namespace of its own: what it takes for /run, /etc/libvirt and the like are
 /// the test's folders, and its networks are nobody else's. The process keeps its number through `exec`.
-fn spawn(folder: &TempDir, user: QemuUser, conf: &str) -> Child {
+fn spawn(folder: &TempDir, user: QemuUser, conf: &str, net: Net) -> Child {
     let at = folder.path().display();
     for name in ["etc", "run/lock", "lib", "log"] {
         std::fs::create_dir_all(folder.path().join(name)).unwrap();
@@ -218,8 +238,9 @@ fn spawn(folder: &TempDir, user: QemuUser, conf: &str) -> Child {
          mount --bind {at}/run /run && {listen}"
     );
     let log = std::fs::File::create(folder.path().join("libvirtd.log")).unwrap();
-    let child =
-        Command::new("unshare").args(["-m", "-n", "sh", "-c", &script]).stdout(Stdio::null()).stderr(log).spawn();
+    let own: &[&str] = if net == Net::Own { &["-m", "-n"] } else { &["-m"] };
+    let mut unshare = Command::new("unshare");
+    let child = unshare.args(own).args(["sh", "-c", &script]).stdout(Stdio::null()).stderr(log).spawn();
     child.expect("unshare; libvirtd and virsh come from libvirt-daemon-system and libvirt-clients (scripts/setup)")
 }
 

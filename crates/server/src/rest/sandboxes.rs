@@ -113,7 +113,8 @@ pub async fn planned(server: &Server, guest: &Guest, (host, placement): (Option<
         None => None,
     };
     let host = host.and_then(|id| server.control.view().host(id)).map(|host| host.name.to_string());
-    let plan = SandboxPlanView { sandbox: views::sandbox(server, guest), host, placement, rules };
+    let plan = SandboxPlanView::of(guest, views::sandbox(server, guest), host);
+    let plan = SandboxPlanView { placement, rules, ..plan };
     Ok(Json(plan).into_response())
 }
 

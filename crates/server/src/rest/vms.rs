@@ -69,7 +69,7 @@ pub async fn create(
     let user_data = body.value.user_data.clone();
     let mut wanted = wanted(body.value)?;
     if params.dry_run == Some(true) {
-        return plan(&server, &caller, wanted);
+        return plan(&server, &caller, wanted).await;
     }
     if let (Some(vm), Some(text)) = (wanted.vm.as_mut(), user_data) {
         vm.user_data = Some(keep_user_data(&server, text).await?);
@@ -85,7 +85,8 @@ pub async fn get(State(server): State<Server>, caller: Caller, Path(id): Path<St
     Ok(sandboxes::read(&server, &caller, &guest, object))
 }
 
-/// Changes a VM (JSON merge patch, RFC 7396). Needs `If-Match`. Sizes hold from its next start on.
+/// Changes a VM (JSON merge patch, RFC 7396). Needs `If-Match`. Sizes hold from its next start on, what it may reach at
+/// once. With `Prefer: wait` it answers when its host has done it.
 #[utoipa::path(patch, path = "/api/v1/vms/{id}", tag = "vms", operation_id = "update_vm", params(("id" = String, Path, description = "Id or name")),
     request_body = VmPatch,
     responses((status = 200, body = VmView), (status = "4XX", body = ProblemDocument)))]
@@ -98,6 +99,7 @@ pub async fn update(
     let revision = caller.require_match()?;
     let change = body.value.change()?;
     let guest = server.control.update_vm(&caller.who, &id, &change, revision, &caller.cause()).await?;
+    let guest = sandboxes::settled(&server, &caller, guest).await;
     Ok(object(&server, &guest, StatusCode::OK))
 }
 
@@ -229,12 +231,16 @@ pub fn object(server: &Server, guest: &Guest, status: StatusCode) -> Response {
     sandboxes::tagged((status, Json(views::Vms::of(server).view(guest))).into_response(), server, guest)
 }
 
-fn plan(server: &Server, caller: &Caller, wanted: NewGuest) -> Answer {
+async fn plan(server: &Server, caller: &Caller, wanted: NewGuest) -> Answer {
     let (guest, placement) = server.control.preview_guest(&caller.who, wanted)?;
+    let rules = match placement.host {
+        Some(host) => server.control.preview_card(&guest, host).await?,
+        None => None,
+    };
     let host = placement.host.and_then(|id| server.control.view().host(id));
     let placement = placement.reasons.iter().map(views::host_reason).collect();
     let vm = views::Vms::of(server).view(&guest);
-    let plan = VmPlanView { vm, host: host.map(|h| h.name.to_string()), placement };
+    let plan = VmPlanView { vm, host: host.map(|h| h.name.to_string()), placement, rules };
     Ok(Json(plan).into_response())
 }
 
@@ -269,7 +275,7 @@ fn wanted(request: VmRequest) -> Result<NewGuest, Refusal> {
     if request.user_data.as_ref().is_some_and(|text| text.len() > USER_DATA_BYTES_MAX) {
         return Err(Refusal::field("user_data", format!("user_data has at most {USER_DATA_BYTES_MAX} bytes")));
     }
-    let mac = request.mac()?;
+    let (mac, egress) = (request.mac()?, request.egress()?);
     let vm = NewVm { spec: request.spec(mac.unwrap_or(Mac::from_bits(0)))?, mac, user_data: None };
     Ok(NewGuest {
         name: request.name()?,
@@ -282,7 +288,7 @@ fn wanted(request: VmRequest) -> Result<NewGuest, Refusal> {
         host: request.host,
         priority: sandboxes::priority(request.priority.as_deref())?,
         vm: Some(vm),
-        egress: None,
+        egress,
     })
 }
 
@@ -299,6 +305,7 @@ fn sandbox(request: VmRequest) -> Result<NewGuest, Refusal> {
         labels: Default::default(),
         host: None,
         priority: None,
+        egress: None,
         ..request.clone()
     };
     if of_vms != VmRequest::default() {
@@ -315,6 +322,6 @@ fn sandbox(request: VmRequest) -> Result<NewGuest, Refusal> {
         labels: request.labels,
         host: request.host,
         priority: request.priority,
-        egress: None,
+        egress: request.egress,
     })
 }

@@ -23,10 +23,17 @@ pub struct Host<'a> {
     pub world: Ns,
     instance: &'a Instance,
     agent: Child,
+    /// Of the agent.
+    settings: Vec<(&'static str, PathBuf)>,
 }
 
 impl<'a> Host<'a> {
     pub fn join(instance: &'a Instance) -> Self {
+        Self::join_with(instance, |_| Vec::new())
+    }
+
+    /// The same, with these settings of the agent, made in the host.
+    pub fn join_with(instance: &'a Instance, settings: impl FnOnce(&Ns) -> Vec<(&'static str, PathBuf)>) -> Self {
         let (space, world) = (Ns::new(), Ns::new());
         Ns::of_this_thread().cable(&format!("pgc{}", std::process::id()), &space, "control");
         Ns::of_this_thread().ip(&format!("addr add {}/24 dev pgc{}", LINK[0], std::process::id()));
@@ -44,8 +51,9 @@ impl<'a> Host<'a> {
         instance.perigee(&["up", "--detach", "--agents", &format!("{}:0", LINK[0])]).fine();
         instance.perigee(&["image", "build", "base"]).fine();
         instance.perigee(&["host", "token", "--file", instance.path().join("join.token").to_str().unwrap()]).fine();
-        let agent = start(&space, instance);
-        Self { space, world, instance, agent }
+        let settings = settings(&space);
+        let agent = start(&space, instance, &settings);
+        Self { space, world, instance, agent, settings }
     }
 
     pub fn name(&self) -> String {
@@ -60,7 +68,7 @@ impl<'a> Host<'a> {
     pub fn restart(&mut self) {
         kill(Pid::from_raw(self.agent.id() as i32), Signal::SIGKILL).unwrap();
         self.agent.wait().unwrap();
-        self.agent = start(&self.space, self.instance);
+        self.agent = start(&self.space, self.instance, &self.settings);
     }
 
     /// What a sandbox hears at port 80 of an address.
@@ -70,11 +78,12 @@ impl<'a> Host<'a> {
     }
 }
 
-fn start(space: &Ns, instance: &Instance) -> Child {
+fn start(space: &Ns, instance: &Instance, settings: &[(&'static str, PathBuf)]) -> Child {
     let endpoints = std::fs::read_to_string(instance.path().join("endpoints.json")).unwrap();
     let endpoints: serde_json::Value = serde_json::from_str(&endpoints).unwrap();
     let (program, dir): (PathBuf, PathBuf) = (programs().join("perigee-agent"), instance.path().join("second"));
     let mut command = Command::new(program);
+    command.envs(settings.iter().map(|(name, value)| (name, value)));
     command.args(["run", "--data-dir"]).arg(dir).args(["--server", endpoints["agents"].as_str().unwrap()]);
     command.arg("--token-file").arg(instance.path().join("join.token"));
     for port in ["--health", "--metrics", "--local"] {

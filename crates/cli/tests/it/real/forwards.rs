@@ -12,7 +12,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the world gets at a port of the host; `None` when nobody answers.
-fn page(host: &Host<'_>, port: u16) -> Option<String> {
+pub fn page(host: &Host<'_>, port: u16) -> Option<String> {
     let address: SocketAddr = format!("{UPLINK}:{port}").parse().unwrap();
     host.world.run(|| {
         let mut stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
@@ -60,7 +60,7 @@ fn real_a_port_of_the_host_leads_to_a_sandbox() {
     assert!(led.is_some());
     assert_eq!(page(&host, 8080).as_deref(), Some("I am web\n"));
     let listed = instance.json(&["network", "forward", "list", "web"]);
-    assert_eq!((&listed[0]["host_port"], &listed[0]["sandbox"]), (&8080.into(), &"web".into()));
+    assert_eq!((&listed[0]["host_port"], &listed[0]["guest"]), (&8080.into(), &"web".into()));
 
     forward(&instance, &["remove", "web", "8080"]).fine();
     assert_eq!(page(&host, 8080), None);
@@ -89,6 +89,7 @@ fn dry(instance: &Instance, host: &Host<'_>, name: &str) {
     }
     let said = instance.perigee(&["sandbox", "create", "--host", name, "--dry-run"]).fine();
     assert!(said.contains("no card") && !said.contains("table"), "{said}");
+    assert!(said.contains("no disk: its files are in its memory"), "{said}");
     assert_eq!((page(host, 8080), instance.sandbox("later")), (None, None));
     assert_eq!(host.space.inventory(), before);
 }

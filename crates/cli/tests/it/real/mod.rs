@@ -29,6 +29,7 @@ mod ns;
 mod sitter;
 mod snapshots;
 mod twins;
+mod vm_cards;
 mod vms;
 mod volumes;
 mod watch;

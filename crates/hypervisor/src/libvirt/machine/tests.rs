@@ -96,12 +96,22 @@ fn parts_decide_what_a_machine_has() {
 }
 
 #[test]
-fn a_full_vm_has_no_card_of_a_sandbox() {
+fn a_card_is_on_a_network_or_on_a_tap() {
     let folder = tempfile::tempdir().unwrap();
-    let (address, mac) = ([172, 16, 0, 2].into(), Mac::from_bits(2));
-    let nic = crate::Nic { tap: "tap0".into(), mac, address, network_bits: 24, gateway: address, names: None };
-    let plan = Plan { nic: Some(nic), ..plan(folder.path(), &[PartRole::Iso]) };
-    assert!(refused(made(&plan, folder.path(), &facts(true, true))).contains("libvirt"));
+    let of = |plan: &Plan| made(plan, folder.path(), &facts(true, true));
+    let (address, gateway) = ([172, 16, 0, 2].into(), [172, 16, 0, 1].into());
+    let (tap, mac) = ("tap0".to_owned(), Mac::of_address(address));
+    let nic = crate::Nic { tap, mac, address, network_bits: 24, gateway, names: None };
+    let mut plan = Plan { nic: Some(nic), ..plan(folder.path(), &[PartRole::Kernel]) };
+    assert!(refused(of(&plan)).contains("not on both"));
+    plan.vm.as_mut().unwrap().network = None;
+    let machine = of(&plan).unwrap();
+    let on = Wire::Tap("tap0".to_owned());
+    assert_eq!(machine.nic, Some(Card { on, mac: "52:54:00:10:00:02".to_owned() }));
+    let options = machine.kernel.unwrap().options;
+    assert!(options.ends_with(" perigee.address=172.16.0.2/24 perigee.gateway=172.16.0.1"), "{options}");
+    plan.nic.as_mut().unwrap().tap = "../tap".to_owned();
+    assert!(refused(of(&plan)).contains("no card"));
 }
 
 #[test]

@@ -31,7 +31,8 @@ prop_compose! {
         (kernel, initrd, options) in (prop::option::of(path()), prop::option::of(path()), words()),
         (channel, vnc) in (path(), path()),
         volumes in prop::collection::vec((any::<u128>(), path()), 0..4),
-        (kvm, uefi, tpm, nic) in (any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of("[a-z0-9-]{1,20}")),
+        (kvm, uefi, tpm) in (any::<bool>(), any::<bool>(), any::<bool>()),
+        nic in prop::option::of((any::<bool>(), "[a-z0-9]{1,15}")),
         (bits, cpus, memory_kib) in (any::<u128>(), 1..512u32, 1024..1u64 << 40),
     ) -> Machine {
         let guest = GuestId::new(Uuid::from_u128(bits));
@@ -53,7 +54,10 @@ prop_compose! {
             seed,
             iso,
             volumes: volumes.into_iter().map(|(bits, path)| (VolumeId::new(Uuid::from_u128(bits)), path)).collect(),
-            nic: nic.map(|network| (network, "52:54:00:00:00:01".to_owned())),
+            nic: nic.map(|(taps, name)| Card {
+                on: if taps { Wire::Tap(name) } else { Wire::Network(name) },
+                mac: "52:54:00:00:00:01".to_owned(),
+            }),
             channel,
             vnc,
         }
@@ -93,8 +97,15 @@ fn read(definition: &str) -> Machine {
         initrd: text(os, "initrd"),
         options: text(os, "cmdline").unwrap(),
     });
-    let nic = child(devices, "interface")
-        .map(|nic| (attribute(nic, "source", "network").unwrap(), attribute(nic, "mac", "address").unwrap()));
+    let nic = child(devices, "interface").map(|nic| {
+        let managed = attribute(nic, "target", "managed");
+        let on = match (nic.attribute("type"), managed.as_deref()) {
+            (Some("network"), None) => Wire::Network(attribute(nic, "source", "network").unwrap()),
+            (Some("ethernet"), Some("no")) => Wire::Tap(attribute(nic, "target", "dev").unwrap()),
+            other => panic!("{other:?}"),
+        };
+        Card { on, mac: attribute(nic, "mac", "address").unwrap() }
+    });
     let mark = child(root, "metadata").and_then(|metadata| child(metadata, "guest")).unwrap();
     assert_eq!(mark.tag_name().namespace(), Some(crate::libvirt::mark::NAMESPACE));
     let cpu = child(root, "cpu").unwrap();
