@@ -7,6 +7,7 @@ use crate::journal::JournalError;
 use perigee_model::GuestId;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// The state of one part.
@@ -24,6 +25,8 @@ pub struct Health {
     parts: Mutex<BTreeMap<&'static str, PartHealth>>,
     unknown: Mutex<BTreeSet<GuestId>>,
     heartbeat: Mutex<Option<bool>>,
+    /// How often the network of guests was not as planned, and was made so again.
+    mended: AtomicU64,
 }
 
 impl Health {
@@ -54,6 +57,14 @@ impl Health {
         *self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How often somebody else had changed the network of guests, and it was made good.
+    pub fn mended(&self) -> u64 {
+        self.mended.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn mend(&self) {
+        self.mended.fetch_add(1, Ordering::Relaxed);
+    }
     pub(crate) fn set_heartbeat(&self, success: bool) {
         *self.heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = Some(success);
     }

@@ -233,6 +233,7 @@ pub(crate) async fn look(world: Arc<World>, every: Duration) {
         if let Ok(amiss) = &looked
             && !amiss.is_empty()
         {
+            world.health.mend();
             warn!(%amiss, "somebody else changed the network of guests; it is as planned again");
         }
         tell_cards(&world, looked.map(drop));

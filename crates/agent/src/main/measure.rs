@@ -115,6 +115,7 @@ impl Sampler for Host {
         if let Some(success) = self.health.heartbeat() {
             put(sheet, Series::gauge("perigee_heartbeat_success", 0), u64::from(success));
         }
+        put(sheet, Series::counter("perigee_network_mended_total", 0), self.health.mended());
         put(sheet, Series::gauge("perigee_agent_cache_bytes", 0), self.cache.bytes());
         put(sheet, Series::counter("perigee_agent_cache_evictions_total", 0), self.cache.evictions());
         if let Some(libvirt) = &self.libvirt {

@@ -5,6 +5,7 @@
 mod backups;
 mod cache;
 mod cards;
+mod cards_played;
 mod console;
 mod crash;
 mod executions;
@@ -87,6 +88,7 @@ struct Rig {
     parts: Arc<dyn Parts>,
     /// The driver of simulations instead of the fake.
     simulated: Option<simulated::Machine>,
+    cards: Arc<dyn Cards>,
 }
 
 /// A running agent; dropping it is `kill -9`.
@@ -109,6 +111,7 @@ impl Rig {
             health: Arc::default(),
             parts: Arc::new(Instant),
             simulated: None,
+            cards: Arc::new(NoCards("it is a test")),
         }
     }
     fn start(&self) -> Running {
@@ -138,7 +141,7 @@ impl Rig {
             uplink: Arc::new(self.plane.clone()),
             parts: self.parts.clone(),
             builder: Arc::new(Instant),
-            cards: Arc::new(NoCards("it is a test")),
+            cards: self.cards.clone(),
             describe: Arc::new(move || inventory.clone()),
             measured: Arc::default(),
             health: self.health.clone(),

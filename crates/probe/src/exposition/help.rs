@@ -142,6 +142,7 @@ pub const TABLE: &[(&str, &str)] = &[
     ("perigee_latency_reachable", "Whether a target answered the last time."),
     ("perigee_latency_seconds", "Round trip to a target, in seconds."),
     ("perigee_network_full_duplex", "Whether the link is full duplex."),
+    ("perigee_network_mended_total", "Times that the network of guests was not as planned, and was made so again."),
     (
         "perigee_process_cpu_cores",
         "CPUs' worth of time that one of the busiest processes used since the last collection.",

@@ -1,4 +1,4 @@
-//! `/api/v1/sandboxes/{id}/forwards`: ports of a sandbox's host that lead to it.
+//! `/api/v1/sandboxes/{id}/forwards`: ports of a guest's host that lead to it, be it a sandbox or a VM.
 
 use super::Server;
 use super::extract::{Body, Caller, Params};
@@ -11,7 +11,7 @@ use perigee_api::{ForwardRequest, ProblemDocument, SandboxView};
 use perigee_model::egress::Protocol;
 use perigee_model::{Forward, Refusal};
 
-/// A port of the sandbox's host leads to it from now on. With `Prefer: wait` it answers when it does, and refuses
+/// A port of the guest's host leads to it from now on, be it a sandbox or a VM. With `Prefer: wait` it answers when it does, and refuses
 /// when a program of the host listens there. With `dry_run=true` it says what would be done.
 #[utoipa::path(post, path = "/api/v1/sandboxes/{id}/forwards", tag = "sandboxes", operation_id = "add_forward",
     params(("id" = String, Path, description = "Id or name"), DryParams), request_body = ForwardRequest,
@@ -39,7 +39,7 @@ pub async fn add(
     .await
 }
 
-/// The port leads to the sandbox no more; connections that came by it end. With `Prefer: wait` it answers when they
+/// The port leads to the guest no more; connections that came by it end. With `Prefer: wait` it answers when they
 /// have.
 #[utoipa::path(delete, path = "/api/v1/sandboxes/{id}/forwards/{protocol}/{port}", tag = "sandboxes",
     operation_id = "remove_forward",

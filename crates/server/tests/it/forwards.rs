@@ -128,3 +128,40 @@ async fn a_policy_changes_only_for_who_has_a_card() {
     // What it was told before may be told once more first.
     while done_but(&mut world, 2, &[]).await["egress"] != json!({ "list": ["a.com:tcp/443"] }) {}
 }
+
+#[tokio::test]
+async fn a_vm_has_a_card_by_the_same_words() {
+    let mut world = World::new().await;
+    for (body, pointer) in [
+        (json!({ "egress": ["localhost"] }), "/egress"),
+        (json!({ "egress": ["none"], "network": "default" }), "/network"),
+        (json!({ "egress": ["none"], "mac": "52:54:00:00:00:01" }), "/mac"),
+    ] {
+        let answer = world.post("/api/v1/vms", &[], body.clone()).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (422, "PRG-1002"), "{body}");
+        assert_eq!(answer.json()["errors"][0]["pointer"], pointer, "{body}");
+    }
+    for (name, egress) in [("db", json!(["a.com:443"])), ("bare", Value::Null)] {
+        let body = json!({ "name": name, "egress": egress });
+        assert_eq!(world.post("/api/v1/vms", &[], body).await.status, 202);
+        world.obey(Phase::Running, 1).await;
+    }
+    let shown = world.get("/api/v1/vms/db").await.json();
+    assert_eq!((&shown["egress"], &shown["mac"]), (&json!(["a.com:tcp/443"]), &Value::Null), "no address, no card yet");
+    let patch = async |vm: &str, body: Value| {
+        let path = format!("/api/v1/vms/{vm}");
+        world.send(Method::PATCH, &path, &world.admin, &[("if-match", "*")], body.to_string().as_bytes()).await
+    };
+    let refused = patch("bare", json!({ "egress": ["all"] })).await;
+    assert_eq!((refused.status.as_u16(), refused.json()["errors"][0]["pointer"].as_str()), (422, Some("/egress")));
+    let changed = patch("db", json!({ "egress": ["none"], "start_order": 3 })).await.json();
+    assert_eq!((&changed["egress"], &changed["start_order"]), (&json!(["none"]), &json!(3)));
+    let forward = json!({ "host_port": 8080, "guest_port": 80 });
+    assert_eq!(world.post("/api/v1/sandboxes/bare/forwards", &[], forward.clone()).await.status, 422);
+    assert_eq!(world.post("/api/v1/sandboxes/db/forwards", &[], forward).await.status, 200);
+    while done_but(&mut world, 2, &[]).await["forwards"] != json!(["tcp/8080:80"]) {}
+    let shown = world.get("/api/v1/vms/db").await.json();
+    assert_eq!((&shown["forwards"][0]["up"], &shown["caught_up"]), (&json!(true), &json!(true)));
+    let verbs = world.get("/api/v1/events").await.json()["items"].to_string();
+    assert!(verbs.contains("guest.egress") && verbs.contains("guest.forward"), "{verbs}");
+}

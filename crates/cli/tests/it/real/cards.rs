@@ -158,6 +158,10 @@ fn others_meddle(host: &Host<'_>) {
     assert_eq!((host.heard("web", WORLD).as_str(), host.heard("web", PRIVATE).as_str()), ("hello\n", ""));
     let warned = |what: &str| said().lines().any(|line| line.contains("somebody else changed") && line.contains(what));
     host.instance.until("a word of it", || warned("the rules were gone").then_some(()));
+    host.instance.until("a number of it", || {
+        let told = host.instance.json(&["metrics", "query", "perigee_network_mended_total > 0"]);
+        (told.as_array()?.len() == 1).then_some(())
+    });
     let links = host.space.ip("-o link show type tun");
     let tap = links.split(": ").nth(1).unwrap();
     host.space.ip(&format!("link set {tap} down"));
