@@ -71,7 +71,7 @@ pub struct SandboxPlanView {
     /// Why, host by host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub placement: Vec<HostReason>,
-    /// Of a sandbox: the disks it would have, each a copy of one of its image's, its own and gone with it. Without any
+    /// Of a sandbox: the disks it would have, each its own, made from one of its image's and gone with it. Without any
     /// its files are in its memory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskPlanView>,
@@ -84,8 +84,8 @@ pub struct SandboxPlanView {
 /// A disk that a sandbox would have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DiskPlanView {
-    /// Its size.
-    pub bytes: u64,
+    /// What its image's takes up.
+    pub image_bytes: u64,
 }
 
 impl SandboxPlanView {
@@ -93,7 +93,7 @@ impl SandboxPlanView {
     pub fn of(guest: &Guest, sandbox: SandboxView, host: Option<String>) -> Self {
         let parts =
             guest.spec.parts.iter().filter(|part| guest.kind == GuestKind::Sandbox && part.role == PartRole::Disk);
-        let disks = parts.map(|part| DiskPlanView { bytes: part.bytes }).collect();
+        let disks = parts.map(|part| DiskPlanView { image_bytes: part.bytes }).collect();
         Self { sandbox, host, placement: Vec::new(), disks, rules: None }
     }
 }

@@ -205,7 +205,7 @@ pub fn planned(session: &Session, plan: &SandboxPlanView) -> Result<Exit, Failur
 /// Its disks in words; a VM's are told when it is made.
 fn disks(plan: &SandboxPlanView) -> Vec<String> {
     let told = |disk: &DiskPlanView| {
-        format!("  a disk of {}, a copy of its image's that goes with it", show_bytes(disk.bytes))
+        format!("  a disk of its own, from its image's of {}, that goes with it", show_bytes(disk.image_bytes))
     };
     match (plan.sandbox.kind.as_str(), plan.disks.is_empty()) {
         ("sandbox", true) => vec!["  no disk: its files are in its memory".to_owned()],
