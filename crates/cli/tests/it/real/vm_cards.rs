@@ -42,12 +42,16 @@ impl<'a> Place<'a> {
     fn exec(&self, vm: &str, script: &str) -> String {
         self.fine(&["vm", "exec", vm, "--", "sh", "-c", script])
     }
-    /// What a VM hears at port 80 of an address, from one of its own.
-    fn heard_from(&self, vm: &str, address: &str, own: &str) -> String {
-        self.exec(vm, &format!("busybox nc -w 3 {own} {address} 80 </dev/null 2>/dev/null; true"))
-    }
+    /// What a VM hears at port 80 of an address.
     fn heard(&self, vm: &str, address: &str) -> String {
-        self.heard_from(vm, address, "")
+        self.exec(vm, &format!("busybox nc -w 3 {address} 80 </dev/null 2>/dev/null; true"))
+    }
+    /// The same, of the world, with this address of its own.
+    fn heard_as(&self, vm: &str, own: &str) -> String {
+        self.exec(vm, &format!("busybox ip route replace {WORLD} via {GATEWAY} src {own}"));
+        let heard = self.heard(vm, WORLD);
+        self.exec(vm, &format!("busybox ip route del {WORLD}"));
+        heard
     }
     /// It has a web server at port 80.
     fn serves(&self, vm: &str) {
@@ -121,14 +125,14 @@ fn only_what_is_open(place: &Place<'_>) {
     place.serves("web");
     place.serves("other");
     assert_eq!(place.heard("web", WORLD), "hello\n");
-    assert_eq!(place.heard_from("web", WORLD, "-s 172.16.0.2"), "hello\n");
+    assert_eq!(place.heard_as("web", "172.16.0.2"), "hello\n");
     for closed in [PRIVATE, GATEWAY, super::cards::UPLINK, "172.16.0.3"] {
         assert_eq!(place.heard("web", closed), "", "{closed}");
     }
     assert_eq!(place.heard("other", WORLD), "", "another policy");
     place.exec("web", "busybox ip addr add 172.16.0.3/24 dev eth0; busybox ip addr add 172.16.0.99/24 dev eth0");
     for stolen in ["172.16.0.3", "172.16.0.99"] {
-        assert_eq!(place.heard_from("web", WORLD, &format!("-s {stolen}")), "", "{stolen}");
+        assert_eq!(place.heard_as("web", stolen), "", "{stolen}");
     }
     place.exec("web", "busybox ip addr del 172.16.0.3/24 dev eth0; busybox ip addr del 172.16.0.99/24 dev eth0");
     assert_eq!(place.heard("web", WORLD), "hello\n");
