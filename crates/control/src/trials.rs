@@ -70,7 +70,7 @@ impl Control {
 
     /// The VM of this trial: an earlier life's, or a new one.
     async fn begin_trial(&self, who: &Who, order: &VerifyOrder) -> Result<GuestId, Refusal> {
-        let name = trial_name(order.task);
+        let name = trial_name(order.task)?;
         if let Ok(guest) = self.find_guest(who, name.as_str())
             && !guest.is_gone()
         {
@@ -242,8 +242,8 @@ fn removed() -> Tried {
 }
 
 /// Of one trial only; it takes the same way twice when its control plane was started again.
-fn trial_name(task: TaskId) -> Name {
+fn trial_name(task: TaskId) -> Result<Name, Refusal> {
     let id = task.to_string();
-    let end = &id[id.len() - 12..];
-    Name::parse(&format!("verify-{end}")).expect("hexadecimal digits are a name's")
+    let end = id.rsplit('-').next().unwrap_or_default();
+    Name::parse(&format!("verify-{end}")).map_err(|fault| Refusal::field("name", fault.to_string()))
 }
