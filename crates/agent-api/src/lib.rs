@@ -10,6 +10,7 @@
 mod chunks;
 mod frames;
 mod intent;
+mod network;
 mod operation;
 mod volume;
 pub mod wire;
@@ -18,6 +19,7 @@ pub mod ws;
 pub use chunks::{CHUNK_PIECE_BYTES_MAX, ChunkDown, ChunkFailed, ChunkFault, ChunkStored, ChunkUp};
 pub use frames::{FramesDown, FramesUp, Mark};
 pub use intent::{Act, Intent};
+pub use network::{DesiredNetwork, NetworkReport, NetworkStage, PlannedNetwork};
 pub use operation::{Operate, OperationReport, OperationResult, OperationStage};
 pub use perigee_model::frame::StreamName;
 pub use volume::{DesiredVolume, VolumeReport, VolumeStage};
@@ -79,6 +81,8 @@ pub enum FromAgent {
     Operation(Box<OperationReport>),
     /// A volume is as it was asked to be, or cannot be.
     Volume(VolumeReport),
+    /// A network is as it was asked to be, or cannot be.
+    Network(NetworkReport),
 }
 
 /// Who the agent is and what it knows.
@@ -252,6 +256,8 @@ pub enum FromServer {
     },
     /// What should be so with one volume.
     Volume(DesiredVolume),
+    /// What should be so with one network.
+    Network(DesiredNetwork),
     /// The act is applied or refused, and written down; forget it.
     IntentTaken {
         /// Which.
@@ -339,6 +345,8 @@ pub enum Purpose {
         /// What leads to it.
         forwards: Vec<Forward>,
     },
+    /// Say what a network would be made as; nothing is changed. Out: `Data` = a `PlannedNetwork` as JSON, `End`.
+    PlanNetwork(DesiredNetwork),
     /// Sit at a guest until either side leaves.
     /// In: `Data`, `End` = leaves. Out: `Started` when it is open, `Data`, then `End` when the guest ended it.
     Console {

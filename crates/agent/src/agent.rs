@@ -10,6 +10,7 @@ use crate::intents::{self, Images};
 use crate::journal::{Journal, JournalError};
 use crate::link;
 use crate::local;
+use crate::networks::Networks;
 use crate::nursery::Nursery;
 use crate::outbox::Outbox;
 use crate::parts::Parts;
@@ -103,6 +104,7 @@ impl Agent {
             builds: Builds::default(),
             images: Images::default(),
             volumes: Volumes::default(),
+            networks: Networks::default(),
         });
         // Before the inventory: nothing that ends from now on is missed.
         for driver in &world.drivers {

@@ -16,7 +16,7 @@ use perigee_hypervisor::{HypervisorError, Nic};
 use perigee_model::{Code, Egress, Forward, GuestId, InstanceId};
 use perigee_network::{
     Block, HostError, Lasting, Member, Network, NetworkError, Owner, Plan, PlanFault, Protocol, Resolved, Ruleset,
-    Step, Subnet, SubnetError, upstreams,
+    Step, Subnet, SubnetError, Surroundings, upstreams,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -133,9 +133,14 @@ pub trait Cards: Send + Sync {
     /// # Errors
     /// What the host says.
     async fn look(&self) -> Result<String, CardError>;
+    /// What this host's network is beside the sandboxes'. `None`: it is not known here.
+    ///
+    /// # Errors
+    /// What the host says.
+    async fn surroundings(&self) -> Result<Option<Surroundings>, CardError>;
 }
 
-/// A host whose guests have no network of its own.
+/// A host whose guests have no network of its own, and of which nothing else is known.
 #[derive(Clone, Copy, Debug)]
 pub struct NoCards(pub &'static str);
 
@@ -164,6 +169,9 @@ impl Cards for NoCards {
     }
     async fn look(&self) -> Result<String, CardError> {
         Ok(String::new())
+    }
+    async fn surroundings(&self) -> Result<Option<Surroundings>, CardError> {
+        Ok(None)
     }
 }
 
@@ -390,5 +398,9 @@ impl Cards for HostCards {
         // The rules are said again in any case.
         amiss.extend(steps.iter().filter(|step| !matches!(step, Step::Rules(_))).map(Step::to_string));
         Ok(amiss.join(", "))
+    }
+
+    async fn surroundings(&self) -> Result<Option<Surroundings>, CardError> {
+        Ok(Some(Surroundings::look().await?))
     }
 }

@@ -35,6 +35,7 @@ mod intents;
 pub mod journal;
 mod link;
 pub mod local;
+mod networks;
 mod nursery;
 mod outbox;
 pub mod parts;

@@ -12,7 +12,7 @@ use crate::journal::{self, Keep};
 use crate::tunnel::{self, Tunnels};
 use crate::uplink::{Session, UplinkError};
 use crate::world::World;
-use crate::{builds, execution, intents, volumes};
+use crate::{builds, execution, intents, networks, volumes};
 use perigee_agent_api::{FromAgent, FromServer, Hello, VERSIONS};
 use perigee_model::Inventory;
 use perigee_model::guest::Problem;
@@ -205,6 +205,7 @@ async fn listen(world: &Arc<World>, epoch: u64, mut rx: mpsc::Receiver<FromServe
                 None => world.outbox.drop_operation(task),
             },
             FromServer::Volume(order) => volumes::order(world, order),
+            FromServer::Network(order) => networks::order(world, order),
             FromServer::IntentTaken { intent } => intents::taken(world, intent).await,
             FromServer::OpenTunnel { tunnel, purpose } => tunnel::open(world, &tunnels, tunnel, *purpose),
         }

@@ -6,8 +6,10 @@
 //! Refuses: forgetting. A guest, the end of an execution, of a build and of an operation stay until their
 //! owner removes them, and are said again on every link.
 
-use perigee_agent_api::{BuildReport, ExecutionReport, FromAgent, GuestReport, Intent, OperationReport, VolumeReport};
-use perigee_model::{ExecutionId, GuestId, ImageId, TaskId, VolumeId};
+use perigee_agent_api::{
+    BuildReport, ExecutionReport, FromAgent, GuestReport, Intent, NetworkReport, OperationReport, VolumeReport,
+};
+use perigee_model::{ExecutionId, GuestId, ImageId, NetworkId, TaskId, VolumeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
@@ -22,6 +24,7 @@ enum Key {
     Build(ImageId),
     Operation(TaskId),
     Volume(VolumeId),
+    Network(NetworkId),
 }
 
 #[derive(Default)]
@@ -32,6 +35,8 @@ struct State {
     operations: BTreeMap<TaskId, OperationReport>,
     /// Until it is said: whoever still wants to know asks again.
     volumes: BTreeMap<VolumeId, VolumeReport>,
+    /// The same.
+    networks: BTreeMap<NetworkId, NetworkReport>,
     intents: BTreeMap<Uuid, Intent>,
     unsaid: BTreeSet<Key>,
 }
@@ -95,6 +100,12 @@ impl Outbox {
         });
     }
 
+    pub(crate) fn network(&self, report: NetworkReport) {
+        self.say(Key::Network(report.network), |s| {
+            s.networks.insert(report.network, report);
+        });
+    }
+
     pub(crate) fn intent(&self, intent: Intent) {
         self.with(|s| {
             let (id, guest) = (intent.id, intent.guest);
@@ -153,6 +164,7 @@ impl Outbox {
             s.unsaid.extend(s.builds.keys().map(|id| Key::Build(*id)));
             s.unsaid.extend(s.operations.keys().map(|id| Key::Operation(*id)));
             s.volumes.clear();
+            s.networks.clear();
             s.say_acts();
             (s.guests.values().cloned().collect(), s.executions.keys().copied().collect())
         })
@@ -168,6 +180,7 @@ impl Outbox {
                     Key::Execution(id) => s.executions.get(&id).cloned().map(|r| FromAgent::Execution(Box::new(r))),
                     Key::Build(id) => s.builds.get(&id).cloned().map(FromAgent::Build),
                     Key::Volume(id) => s.volumes.remove(&id).map(FromAgent::Volume),
+                    Key::Network(id) => s.networks.remove(&id).map(FromAgent::Network),
                     Key::Operation(id) => s.operations.get(&id).cloned().map(|r| FromAgent::Operation(Box::new(r))),
                 };
                 if message.is_some() {

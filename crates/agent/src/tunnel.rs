@@ -9,10 +9,11 @@ mod file;
 
 use crate::execution;
 use crate::guest::Reach;
+use crate::networks;
 use crate::uplink::Tunnel;
 use crate::world::World;
 use bytes::Bytes;
-use perigee_agent_api::{Execute, Purpose, TunnelFrame, TunnelId};
+use perigee_agent_api::{DesiredNetwork, Execute, Purpose, TunnelFrame, TunnelId};
 use perigee_hypervisor::{HypervisorError, Session};
 use perigee_model::guest::Problem;
 use perigee_model::limits::{TUNNEL_OPEN_TIMEOUT, TUNNELS_PER_HOST_MAX};
@@ -72,6 +73,9 @@ pub(crate) fn open(world: &Arc<World>, tunnels: &Tunnels, id: TunnelId, purpose:
             Purpose::PlanCard { guest, egress, forwards } => {
                 answer(plan_card(&world, (guest, &egress, &forwards), &tunnel.tx).await, &tunnel.tx).await;
             }
+            Purpose::PlanNetwork(order) => {
+                answer(plan_network(&world, &order, &tunnel.tx).await, &tunnel.tx).await;
+            }
             Purpose::Console { guest, seat } => console::sit(&world, guest, seat, tunnel).await,
         }
     });
@@ -94,6 +98,15 @@ async fn plan_card(
     let rules = rules.map_err(|error| Problem::new(Code::NoCard, crate::chain(&error)))?;
     for piece in rules.as_bytes().chunks(FRAME_BYTES) {
         // Nobody listens any more: nobody is to be told.
+        _ = tx.send(TunnelFrame::Data(piece.to_vec())).await;
+    }
+    Ok(())
+}
+
+async fn plan_network(world: &World, order: &DesiredNetwork, tx: &mpsc::Sender<TunnelFrame>) -> Result<(), Problem> {
+    let planned = networks::preview(world, order).await?;
+    let text = planned.to_bytes().map_err(|error| Problem::new(Code::Bug, error.to_string()))?;
+    for piece in text.chunks(FRAME_BYTES) {
         _ = tx.send(TunnelFrame::Data(piece.to_vec())).await;
     }
     Ok(())
@@ -176,6 +189,7 @@ fn problem_of(error: &HypervisorError) -> Problem {
         | HypervisorError::Channel(_)
         | HypervisorError::Locked(_)
         | HypervisorError::Refused(_)
+        | HypervisorError::InUse(_)
         | HypervisorError::Tampered(_)
         | HypervisorError::NoSnapshot
         | HypervisorError::Os { .. } => (Code::ChannelBroken, error.to_string()),

@@ -8,6 +8,7 @@ use crate::guest::{self, Document, Handle};
 use crate::health::Health;
 use crate::intents::Images;
 use crate::journal::Journal;
+use crate::networks::Networks;
 use crate::nursery::Nursery;
 use crate::outbox::Outbox;
 use crate::parts::Parts;
@@ -51,6 +52,7 @@ pub(crate) struct World {
     pub builds: Builds,
     pub images: Images,
     pub volumes: Volumes,
+    pub networks: Networks,
 }
 
 impl World {

@@ -111,6 +111,9 @@ pub struct AbilitiesView {
     /// Disks that outlive guests can be attached to them.
     #[serde(default)]
     pub volumes: bool,
+    /// Networks of VMs can be made.
+    #[serde(default)]
+    pub networks: bool,
     /// Boots in flight at once.
     pub boots_in_flight_max: u32,
 }

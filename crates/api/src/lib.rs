@@ -14,6 +14,7 @@ pub mod host;
 pub mod image;
 pub mod ingest;
 pub mod live;
+pub mod network;
 pub mod problem;
 pub mod prometheus;
 pub mod sandbox;
@@ -33,6 +34,7 @@ pub use ingest::{
     CommandResultReport, EventReport, EventsReport, IngestTokenRequest, IngestTokenView, MetricSample, MetricsBatch,
     ReceiptView, RegisterRequest, SampleKind, TagValue,
 };
+pub use network::{NetworkPlanView, NetworkRequest, NetworkView};
 pub use problem::{FieldFault, ProblemDocument};
 pub use sandbox::{
     DiskPlanView, ForwardRequest, ForwardView, SandboxPatch, SandboxPlanView, SandboxRequest, SandboxView,

@@ -11,7 +11,8 @@ pub struct TaskView {
     pub id: String,
     /// `vm:create`, `vm:delete`, `vm:execute`, `vm:start` and the other switches, `vm:snapshot-create`,
     /// `vm:snapshot-revert`, `vm:snapshot-delete`, `vm:backup-create`, `image:build`, `image:import`,
-    /// `backup:verify`, `volume:create`, `volume:attach`, `volume:detach`, `volume:resize`, `volume:delete`.
+    /// `backup:verify`, `volume:create`, `volume:attach`, `volume:detach`, `volume:resize`, `volume:delete`,
+    /// `network:create`, `network:delete`.
     pub kind: String,
     /// `pending`, `running`, `succeeded`, `failed`, `cancelled` or `dead`.
     pub state: String,
@@ -30,6 +31,9 @@ pub struct TaskView {
     /// The volume it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_id: Option<String>,
+    /// The network it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_id: Option<String>,
     /// The execution it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub execution_id: Option<String>,

@@ -117,8 +117,11 @@ pub enum Noun {
         #[command(subcommand)]
         verb: image::Verb,
     },
-    /// How guests are reached
-    #[command(after_help = "Example:\n  perigee network forward add web 8080:80")]
+    /// Networks that virtual machines are on, and how sandboxes are reached
+    #[command(
+        visible_alias = "net",
+        after_help = "Example:\n  perigee network create lab --subnet 10.20.0.0/24\n  perigee network forward add web 8080:80"
+    )]
     Network {
         /// What to do.
         #[command(subcommand)]

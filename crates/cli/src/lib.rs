@@ -89,7 +89,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> i32 {
 /// Where the names that a command takes are to be seen.
 fn list_of(noun: &Noun, of_an_agent: bool) -> &'static str {
     match noun {
-        Noun::Sandbox { .. } | Noun::Network { .. } => "perigee sandbox list",
+        Noun::Sandbox { .. } | Noun::Network { verb: network::Verb::Forward { .. } } => "perigee sandbox list",
+        Noun::Network { .. } => "perigee network list",
         Noun::Vm { .. } if of_an_agent => "perigee --agent vm list",
         Noun::Vm { .. } => "perigee vm list",
         Noun::Volume { .. } => failure::VOLUMES,

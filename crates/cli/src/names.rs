@@ -36,6 +36,8 @@ pub enum Kind {
     Execution,
     /// A volume.
     Volume,
+    /// A network.
+    Network,
 }
 
 impl Kind {
@@ -48,6 +50,7 @@ impl Kind {
             Self::Task => "task",
             Self::Execution => "execution",
             Self::Volume => "volume",
+            Self::Network => "network",
         }
     }
 }
@@ -97,6 +100,7 @@ async fn exists(client: &Client, kind: Kind, text: &str) -> Result<(), ClientErr
         Kind::Task => client.task(text, None).await.map(drop),
         Kind::Execution => client.execution(text).await.map(drop),
         Kind::Volume => client.volume(text).await.map(drop),
+        Kind::Network => client.network(text).await.map(drop),
     }
 }
 
@@ -132,6 +136,7 @@ async fn page(client: &Client, kind: Kind, query: &ListQuery) -> Result<Named, C
         Kind::Task => named!(tasks, |t: perigee_api::TaskView| t.kind),
         Kind::Execution => named!(executions, |e: perigee_api::ExecutionView| e.argv.join(" ")),
         Kind::Volume => named!(volumes, |v: perigee_api::VolumeView| v.name),
+        Kind::Network => named!(networks, |n: perigee_api::NetworkView| n.name),
     })
 }
 

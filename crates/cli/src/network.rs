@@ -1,27 +1,55 @@
-//! `perigee network …`: how guests are reached.
+//! `perigee network …`: networks that virtual machines are on, and how sandboxes are reached.
+
+mod forward;
+
+pub use forward::{HOST_WITHIN, add, heard, planned};
 
 use crate::cell::Cell;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::listing;
 use crate::names::{Kind, resolve};
-use crate::rows::words;
+use crate::rows::{moment, words};
 use crate::session::Session;
 use crate::table::{Column, Shown, column, wide};
-use crate::units::show_bytes;
-use clap::Subcommand;
-use perigee_api::{DiskPlanView, ForwardRequest, ForwardView, Page, SandboxPlanView, SandboxView};
-use perigee_client::ListQuery;
-use perigee_model::Forward;
-use serde::Serialize;
-use std::time::Duration;
-
-/// A host that is there has heard of it by then.
-pub const HOST_WITHIN: Duration = Duration::from_secs(15);
+use crate::{listing, progress};
+use clap::{Args, Subcommand, ValueEnum};
+use forward::ForwardVerb;
+use perigee_api::{NetworkPlanView, NetworkRequest, NetworkView, TaskView};
+use perigee_client::{Answer, ListQuery};
 
 /// What to do with networks.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Make a network for virtual machines of one host
+    #[command(
+        after_help = "Example:\n  perigee network create lab\n  perigee network create lab --kind isolated --subnet 10.20.0.0/24\n  perigee network create lan --kind bridged --bridge br0 --host rack-7\n\nA virtual machine on it is made by: perigee vm create NAME --network lab"
+    )]
+    Create(CreateOptions),
+    /// List networks
+    #[command(visible_alias = "ls", after_help = "Example:\n  perigee network list -o wide")]
+    List {
+        /// At most this many
+        #[arg(long)]
+        limit: Option<usize>,
+    },
+    /// Show one network
+    #[command(after_help = "Example:\n  perigee network get lab -o yaml")]
+    Get {
+        /// Name, id or the beginning of an id
+        name: String,
+    },
+    /// Delete a network that no virtual machine is on
+    #[command(visible_alias = "rm", after_help = "Example:\n  perigee network delete lab --yes")]
+    Delete {
+        /// Name, id or the beginning of an id
+        name: String,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+        /// Print the task's id instead of waiting
+        #[arg(long)]
+        no_wait: bool,
+    },
     /// Ports of a host that lead to a guest: a sandbox or a virtual machine
     #[command(after_help = "Example:\n  perigee network forward add web 8080:80\n  perigee network forward list")]
     Forward {
@@ -31,184 +59,155 @@ pub enum Verb {
     },
 }
 
-/// What to do with forwards.
-#[derive(Debug, Subcommand)]
-pub enum ForwardVerb {
-    /// Lead a port of a guest's host to the guest
-    #[command(
-        after_help = "Example:\n  perigee network forward add web 8080:80\n  perigee network forward add names udp/5353:53\n\nThe guest needs a card: create it with --egress, none at least. The port leads there from all of the\nhost's addresses but the loopback ones, until it is removed or the guest is deleted."
-    )]
-    Add {
-        /// Name, id or the beginning of an id
-        guest: String,
-        /// The host's port and the guest's, like 8080:80, 8080 when both are the same, or udp/5353:53
-        #[arg(value_name = "PORTS")]
-        forward: Forward,
-        /// Say which rules its host would have, and do nothing
-        #[arg(long)]
-        dry_run: bool,
-    },
-    /// List forwards
-    #[command(
-        visible_alias = "ls",
-        after_help = "Example:\n  perigee network forward list\n  perigee network forward list web -o json"
-    )]
-    List {
-        /// Only of this guest: its name
-        guest: Option<String>,
-    },
-    /// Let a port lead to a guest no more; connections that came by it end
-    #[command(visible_alias = "rm", after_help = "Example:\n  perigee network forward remove web 8080")]
-    Remove {
-        /// Name, id or the beginning of an id
-        guest: String,
-        /// The host's port, like 8080 or udp/5353
-        #[arg(value_name = "PORT")]
-        forward: Forward,
-    },
+/// Where a network leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum NetworkKind {
+    /// Out through the host's address; nobody outside reaches in
+    Nat,
+    /// To the other machines on it and the host, no further
+    Isolated,
+    /// Onto a bridge that the host has
+    Bridged,
 }
 
-/// A forward, with the guest it leads to.
-#[derive(Debug, Serialize)]
-pub struct ForwardLine {
-    guest: String,
-    guest_id: String,
-    address: Option<String>,
+/// What to make.
+#[derive(Clone, Debug, Args)]
+pub struct CreateOptions {
+    /// What it is called, here and in its host's libvirt
+    name: String,
+    /// Where it leads
+    #[arg(long, value_enum, default_value = "nat")]
+    kind: NetworkKind,
+    /// Its addresses, like 10.20.0.0/24; the host's is the first [default: free ones]
+    #[arg(long, value_name = "BLOCK")]
+    subnet: Option<String>,
+    /// The host's bridge that a bridged one is on
+    #[arg(long, value_name = "BRIDGE")]
+    bridge: Option<String>,
+    /// On this host [default: the only one that can have it]
+    #[arg(long, value_name = "HOST")]
     host: Option<String>,
-    #[serde(flatten)]
-    forward: ForwardView,
-}
-
-impl Shown for ForwardLine {
-    const COLUMNS: &'static [Column] = &[
-        column("PORT"),
-        column("HOST"),
-        column("GUEST"),
-        column("TO"),
-        column("UP"),
-        wide("ADDRESS"),
-        wide("GUEST_ID"),
-    ];
-    fn cells(&self) -> Vec<Cell> {
-        let ForwardView { protocol, host_port, guest_port, up } = &self.forward;
-        vec![
-            words(&format!("{protocol}/{host_port}")),
-            Cell::text(self.host.as_ref()),
-            words(&self.guest),
-            Cell::Number(i64::from(*guest_port)),
-            words(if *up { "yes" } else { "no" }),
-            Cell::text(self.address.as_ref()),
-            words(&self.guest_id),
-        ]
-    }
-    fn name(&self) -> String {
-        format!("{}/{}", self.forward.protocol, self.forward.host_port)
-    }
+    /// What it is for
+    #[arg(long, default_value = "", hide_default_value = true)]
+    description: String,
+    /// Say what its host would make, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the task's id instead of waiting
+    #[arg(long)]
+    no_wait: bool,
 }
 
 /// Does it.
 pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
-    let Verb::Forward { verb } = verb;
     match verb {
-        ForwardVerb::Add { guest, forward, dry_run } => add(session, &guest, forward, dry_run).await,
-        ForwardVerb::List { guest } => list(session, guest).await,
-        ForwardVerb::Remove { guest, forward } => remove(session, &guest, forward).await,
+        Verb::Create(options) => create(session, options).await,
+        Verb::List { limit } => {
+            let client = session.client()?;
+            let hint = "No networks; make one: perigee network create NAME";
+            let page = async |query: &ListQuery| client.networks(query).await;
+            listing::all(session, ListQuery::default(), limit, hint, page).await
+        }
+        Verb::Get { name } => {
+            let id = resolve(session, Kind::Network, &name).await?;
+            session.out.object(&session.client()?.network(&id).await?)?;
+            Ok(Exit::OK)
+        }
+        Verb::Delete { name, yes, no_wait } => delete(session, &name, yes, no_wait).await,
+        Verb::Forward { verb } => forward::run(verb, session).await,
     }
 }
 
-/// Leads a port to a guest, or says what that would be.
-pub async fn add(session: &Session, guest: &str, forward: Forward, dry_run: bool) -> Result<Exit, Failure> {
-    let id = resolve(session, Kind::Vm, guest).await?;
-    let request = ForwardRequest {
-        host_port: forward.host_port.into(),
-        guest_port: Some(forward.guest_port.into()),
-        protocol: Some(forward.protocol.to_string()),
+async fn create(session: &Session, options: CreateOptions) -> Result<Exit, Failure> {
+    let CreateOptions { name, kind, subnet, bridge, host, description, dry_run, no_wait } = options;
+    let kind = match kind {
+        NetworkKind::Nat => "nat",
+        NetworkKind::Isolated => "isolated",
+        NetworkKind::Bridged => "bridged",
     };
-    if dry_run {
-        return planned(session, &session.client()?.plan_forward(&id, &request).await?);
-    }
-    let guest = session.client()?.add_forward(&id, &request, Some(HOST_WITHIN)).await?;
-    heard(session, &guest);
-    let added = |line: &ForwardLine| {
-        (line.forward.protocol.as_str(), line.forward.host_port)
-            == (forward.protocol.to_string().as_str(), forward.host_port)
-    };
-    match lines(guest).find(added) {
-        Some(line) => session.out.object(&line)?,
-        None => return Err(Failure::new(Exit::FAILURE, "the forward was removed at once")),
-    }
-    Ok(Exit::OK)
-}
-
-async fn remove(session: &Session, guest: &str, forward: Forward) -> Result<Exit, Failure> {
-    let id = resolve(session, Kind::Vm, guest).await?;
-    let (protocol, wait) = (forward.protocol.to_string(), Some(HOST_WITHIN));
-    let guest = session.client()?.remove_forward(&id, (&protocol, forward.host_port), wait).await?;
-    heard(session, &guest);
-    Ok(Exit::OK)
-}
-
-async fn list(session: &Session, guest: Option<String>) -> Result<Exit, Failure> {
+    let request = NetworkRequest { name, kind: Some(kind.to_owned()), subnet, bridge, host, description };
     let client = session.client()?;
-    let query = ListQuery::default().filter("name", guest);
-    let hint = "No forwards; make one: perigee network forward add GUEST 8080:80";
-    let page = async |query: &ListQuery| {
-        let page = client.vms(query).await?;
-        let items = page.items.into_iter().flat_map(|vm| lines(vm.guest)).collect();
-        Ok(Page { items, next_page_token: page.next_page_token })
+    if dry_run {
+        session.out.text(&told(&client.plan_network(&request).await?))?;
+        return Ok(Exit::OK);
+    }
+    let network = match client.create_network(&request, None).await? {
+        Answer::Done(network) => network,
+        Answer::Accepted(task) if no_wait => {
+            session.out.text(&format!("{}\n", task.id))?;
+            return Ok(Exit::OK);
+        }
+        Answer::Accepted(task) => of_task(session, *task, &format!("making {}", request.name)).await?,
     };
-    listing::all(session, query, None, hint, page).await
-}
-
-fn lines(guest: SandboxView) -> impl Iterator<Item = ForwardLine> {
-    let SandboxView { name, id, address, host, forwards, .. } = guest;
-    forwards.into_iter().map(move |forward| ForwardLine {
-        guest: name.clone(),
-        guest_id: id.clone(),
-        address: address.clone(),
-        host: host.clone(),
-        forward,
-    })
-}
-
-/// Says so when the guest's host has not done yet what was asked for.
-pub fn heard(session: &Session, guest: &SandboxView) {
-    if !guest.caught_up {
-        session.out.note("perigee: its host has not done this yet: it will, as soon as it can");
-    }
-}
-
-/// What would be done, in words, and the rules as nft reads them.
-pub fn planned(session: &Session, plan: &SandboxPlanView) -> Result<Exit, Failure> {
-    let sandbox = &plan.sandbox;
-    let place = plan.host.as_ref().map_or("wait for room".to_owned(), |host| format!("be on {host}"));
-    let mut lines = vec![
-        format!("{} from {} would {place}", sandbox.name, sandbox.image),
-        format!("  {} CPUs, {} memory", sandbox.cpus, show_bytes(sandbox.memory_bytes)),
-    ];
-    lines.extend(disks(plan));
-    lines.push(match &sandbox.egress {
-        Some(places) => format!("  a card that reaches {}", places.join(" ")),
-        None => "  no card".to_owned(),
-    });
-    lines.extend(
-        sandbox.forwards.iter().map(|one| format!("  {}/{} to its {}", one.protocol, one.host_port, one.guest_port)),
-    );
-    lines.extend(plan.placement.iter().map(|host| format!("  {}: {}", host.host, host.reason)));
-    if let Some(rules) = &plan.rules {
-        lines.push(format!("\n{}", rules.trim_end()));
-    }
-    session.out.text(&(lines.join("\n") + "\n"))?;
+    session.out.object(&network)?;
     Ok(Exit::OK)
 }
 
-/// Its disks in words; a VM's are told when it is made.
-fn disks(plan: &SandboxPlanView) -> Vec<String> {
-    let told = |disk: &DiskPlanView| {
-        format!("  a disk of its own, from its image's of {}, that goes with it", show_bytes(disk.image_bytes))
+/// The plan in words, and as libvirt would be given it.
+fn told(plan: &NetworkPlanView) -> String {
+    let NetworkView { name, kind, host, subnet, bridge, .. } = &plan.network;
+    let with = match (subnet, bridge) {
+        (Some(subnet), _) => format!(" with {subnet}"),
+        (None, Some(bridge)) => format!(" on its bridge {bridge}"),
+        (None, None) => String::new(),
     };
-    match (plan.sandbox.kind.as_str(), plan.disks.is_empty()) {
-        ("sandbox", true) => vec!["  no disk: its files are in its memory".to_owned()],
-        _ => plan.disks.iter().map(told).collect(),
+    format!("{name} ({kind}) would be made on {host}{with}\n\n{}\n", plan.definition.trim_end())
+}
+
+async fn delete(session: &Session, name: &str, yes: bool, no_wait: bool) -> Result<Exit, Failure> {
+    let id = resolve(session, Kind::Network, name).await?;
+    let asking = session.settings.stdin_terminal && session.settings.stderr_terminal;
+    if !(yes || (asking && session.out.confirmed(&format!("Delete {name}?")))) {
+        let hint = format!("perigee network delete {name} --yes");
+        return Err(Failure::usage(format!("{name} was not deleted")).hint(hint));
+    }
+    match session.client()?.delete_network(&id, None).await? {
+        Answer::Done(()) => {}
+        Answer::Accepted(task) if no_wait => session.out.text(&format!("{}\n", task.id))?,
+        Answer::Accepted(task) => drop(progress::succeeded(session, *task, &format!("deleting {name}")).await?),
+    }
+    Ok(Exit::OK)
+}
+
+/// The network that a task is about, when the task is done.
+async fn of_task(session: &Session, task: TaskView, what: &str) -> Result<NetworkView, Failure> {
+    let task = progress::succeeded(session, task, what).await?;
+    let none = || Failure::new(Exit::FAILURE, format!("The task {} does not say which network it is about", task.id));
+    Ok(session.client()?.network(task.network_id.as_deref().ok_or_else(none)?).await?)
+}
+
+impl Shown for NetworkView {
+    const COLUMNS: &'static [Column] = &[
+        column("NAME"),
+        column("STATUS"),
+        column("KIND"),
+        column("SUBNET"),
+        column("HOST"),
+        column("VMS"),
+        column("CREATED"),
+        wide("BRIDGE"),
+        wide("DESCRIPTION"),
+        wide("OWNER"),
+        wide("ID"),
+    ];
+    fn cells(&self) -> Vec<Cell> {
+        let vms = Some(self.vms.join(" ")).filter(|names| !names.is_empty());
+        let description = Some(self.description.lines().collect::<Vec<_>>().join(" ")).filter(|text| !text.is_empty());
+        vec![
+            words(&self.name),
+            words(&self.status),
+            words(&self.kind),
+            Cell::text(self.subnet.as_ref()),
+            words(&self.host),
+            Cell::text(vms.as_ref()),
+            moment(&self.created_at),
+            Cell::text(self.bridge.as_ref()),
+            Cell::text(description.as_ref()),
+            words(&self.owner),
+            words(&self.id),
+        ]
+    }
+    fn name(&self) -> String {
+        self.name.clone()
     }
 }

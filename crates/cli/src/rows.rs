@@ -206,7 +206,7 @@ impl Shown for TaskView {
         wide("PROBLEM"),
     ];
     fn cells(&self) -> Vec<Cell> {
-        let subject = self.execution_id.as_ref().or(self.volume_id.as_ref());
+        let subject = self.execution_id.as_ref().or(self.volume_id.as_ref()).or(self.network_id.as_ref());
         let subject = subject.or(self.sandbox_id.as_ref()).or(self.image_id.as_ref());
         vec![
             words(&self.id),

@@ -21,6 +21,7 @@ mod host;
 mod image;
 mod local;
 mod metrics;
+mod network;
 mod query;
 mod sandbox;
 mod snapshot;

@@ -240,7 +240,9 @@ impl Control {
             | TaskKind::VolumeDelete { .. }
             | TaskKind::VolumeResize { .. }
             | TaskKind::VolumeAttach { .. }
-            | TaskKind::VolumeDetach { .. } => false,
+            | TaskKind::VolumeDetach { .. }
+            | TaskKind::NetworkCreate { .. }
+            | TaskKind::NetworkDelete { .. } => false,
         };
         rows.open_tasks().find(needs).cloned()
     }

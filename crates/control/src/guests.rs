@@ -95,6 +95,8 @@ impl Control {
         check_ready(&image)?;
         check_fits(wanted, &image)?;
         let host = wanted.host.as_deref().map(|h| self.find_host(who, h)).transpose()?.map(|h| h.id);
+        let network = wanted.vm.as_ref().and_then(|vm| vm.spec.network.as_ref());
+        let host = self.host_of_network(who, network, host)?;
         let room = Wanted { resources: wanted.resources, arch: image.arch.clone(), host };
         self.check_room(wanted.kind, &room)?;
         Ok((image, room))

@@ -141,6 +141,7 @@ impl Control {
             FromAgent::Build(report) => self.settle_build(host, report).await,
             FromAgent::Operation(report) => self.settle_operation(host, &report).await,
             FromAgent::Volume(report) => self.settle_volume(host, &report).await,
+            FromAgent::Network(report) => self.settle_network(host, &report).await,
             FromAgent::Intent(intent) => self.settle_intent(host, &intent).await,
         }
     }
@@ -156,6 +157,7 @@ impl Control {
                 .filter(|t| t.host == Some(host) && t.state == perigee_model::TaskState::Running)
                 .flat_map(|t| self.orders_of(&rows, t))
                 .chain(crate::volumes::leftovers(&rows, host))
+                .chain(crate::networks::leftovers(&rows, host))
                 .collect();
             (guests, orders)
         };
@@ -213,6 +215,13 @@ impl Control {
         let volumes = self.view().read().volumes.values().filter(|v| v.host == host.id).count();
         if volumes > 0 {
             return Err(Refusal::new(Code::HostInUse, format!("{volumes} volumes are on the host; delete them first")));
+        }
+        let networks = self.view().read().networks.values().filter(|n| n.host == host.id).count();
+        if networks > 0 {
+            return Err(Refusal::new(
+                Code::HostInUse,
+                format!("{networks} networks are on the host; delete them first"),
+            ));
         }
         let mut gone = host.as_ref().clone();
         gone.revoked = true;

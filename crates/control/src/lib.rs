@@ -24,6 +24,7 @@ pub mod ingest;
 mod intents;
 pub mod keys;
 pub mod links;
+pub mod networks;
 pub mod operations;
 mod own_work;
 mod queue;

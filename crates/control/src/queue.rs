@@ -132,6 +132,9 @@ impl Control {
             TaskKind::VolumeAttach { volume, guest } | TaskKind::VolumeDetach { volume, guest } => {
                 self.claim_plug(task, volume, guest)
             }
+            TaskKind::NetworkCreate { network } | TaskKind::NetworkDelete { network } => {
+                self.claim_network(task, network)
+            }
         }
     }
 
@@ -213,7 +216,9 @@ impl Control {
             | TaskKind::VolumeDelete { .. }
             | TaskKind::VolumeResize { .. }
             | TaskKind::VolumeAttach { .. }
-            | TaskKind::VolumeDetach { .. } => None,
+            | TaskKind::VolumeDetach { .. }
+            | TaskKind::NetworkCreate { .. }
+            | TaskKind::NetworkDelete { .. } => None,
         })
     }
 
@@ -236,7 +241,9 @@ impl Control {
             | TaskKind::VolumeDelete { .. }
             | TaskKind::VolumeResize { .. }
             | TaskKind::VolumeAttach { .. }
-            | TaskKind::VolumeDetach { .. } => false,
+            | TaskKind::VolumeDetach { .. }
+            | TaskKind::NetworkCreate { .. }
+            | TaskKind::NetworkDelete { .. } => false,
         });
         for other in switched {
             if let TaskVerdict::Go(mut next) = other.step(&TaskEvent::CancelDone, self.clock().now()) {
@@ -348,6 +355,7 @@ impl Control {
         }
         self.give_up_operation(task, &mut claim.batch);
         claim.nudge = self.give_up_volume(task, &mut claim.batch).or(claim.nudge);
+        claim.nudge = self.give_up_network(task, &mut claim.batch).or(claim.nudge);
         let about = ("task", task.id.to_string());
         let who = (&task.tenant, "perigee");
         claim.batch.events.push(self.event(who, "task.fail", about, &Cause::default(), task.kind.text()));
@@ -384,6 +392,9 @@ impl Control {
             | TaskKind::VolumeDelete { volume }
             | TaskKind::VolumeResize { volume, .. } => {
                 rows.volumes.get(&volume).map(|v| order_of(v)).into_iter().collect()
+            }
+            TaskKind::NetworkCreate { network } | TaskKind::NetworkDelete { network } => {
+                rows.networks.get(&network).map(|n| crate::networks::order_of(n)).into_iter().collect()
             }
             // The guest's own order names its volumes.
             TaskKind::VolumeAttach { .. } | TaskKind::VolumeDetach { .. } => Vec::new(),

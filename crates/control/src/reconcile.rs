@@ -79,7 +79,9 @@ impl Control {
             | TaskKind::VolumeDelete { .. }
             | TaskKind::VolumeResize { .. }
             | TaskKind::VolumeAttach { .. }
-            | TaskKind::VolumeDetach { .. } => None,
+            | TaskKind::VolumeDetach { .. }
+            | TaskKind::NetworkCreate { .. }
+            | TaskKind::NetworkDelete { .. } => None,
         };
         let mut next = guest.as_ref().map(|g| self.abandon(g));
         self.step_task(&task, &TaskEvent::Tick, None, &mut batch);
@@ -92,6 +94,7 @@ impl Control {
         self.fail_image(&task, &mut batch);
         self.give_up_operation(&task, &mut batch);
         self.give_up_volume(&task, &mut batch);
+        self.give_up_network(&task, &mut batch);
         if let Some(guest) = &next {
             batch.update(Record::Guest(guest.clone()));
         }

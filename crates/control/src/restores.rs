@@ -81,6 +81,11 @@ impl Control {
             identity: before.map_or(backup.guest, |origin| origin.identity),
             image_disk: before.map_or(backup.spec.parts.iter().any(|part| is_disk(part.role)), |o| o.image_disk),
         };
+        // Where its network is, unless somebody knows better.
+        let host_wanted = match host_wanted {
+            Some(host) => Some(host),
+            None => self.host_of_network(who, was.network.as_ref(), None)?,
+        };
         let vm = VmSpec {
             disk_bytes: Some(stored.disk_bytes.next_multiple_of(MIB)),
             mac: self.free_mac(Some(was.mac)).or_else(|_| self.free_mac(None))?,

@@ -301,7 +301,9 @@ fn event_of(task: &Task, guest: &Guest, observed: &Observed) -> Option<TaskEvent
             | TaskKind::VolumeDelete { .. }
             | TaskKind::VolumeResize { .. }
             | TaskKind::VolumeAttach { .. }
-            | TaskKind::VolumeDetach { .. },
+            | TaskKind::VolumeDetach { .. }
+            | TaskKind::NetworkCreate { .. }
+            | TaskKind::NetworkDelete { .. },
             _,
         ) => None,
     }

@@ -154,7 +154,7 @@ impl Control {
             TaskKind::GuestOperate { .. } => {
                 Err(Refusal::new(Code::TaskFinished, "its host has begun with it, and brings it to its end"))
             }
-            TaskKind::VolumeDelete { .. } if task.state != TaskState::Cancelled => {
+            TaskKind::VolumeDelete { .. } | TaskKind::NetworkDelete { .. } if task.state != TaskState::Cancelled => {
                 Err(Refusal::new(Code::TaskFinished, "the delete has begun and cannot be taken back"))
             }
             TaskKind::VolumeCreate { .. }
@@ -163,6 +163,13 @@ impl Control {
             | TaskKind::VolumeAttach { .. }
             | TaskKind::VolumeDetach { .. } => {
                 let nudge = self.give_up_volume(task, batch);
+                if let TaskVerdict::Go(next) = task.step(&TaskEvent::CancelDone, self.clock().now()) {
+                    *task = *next;
+                }
+                Ok(nudge)
+            }
+            TaskKind::NetworkCreate { .. } | TaskKind::NetworkDelete { .. } => {
+                let nudge = self.give_up_network(task, batch);
                 if let TaskVerdict::Go(next) = task.step(&TaskEvent::CancelDone, self.clock().now()) {
                     *task = *next;
                 }

@@ -112,7 +112,8 @@ impl Control {
             | Record::Execution(_)
             | Record::Key(_)
             | Record::Backup(_)
-            | Record::Volume(_) => None,
+            | Record::Volume(_)
+            | Record::Network(_) => None,
         };
         self.0.view.put(record);
         if let Some((id, is_final)) = task {

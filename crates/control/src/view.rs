@@ -4,8 +4,8 @@
 //! `truth`. Readers take a short lock and leave with shared records; nothing is copied.
 
 use perigee_model::{
-    Backup, BackupId, Execution, ExecutionId, Guest, GuestId, Host, HostId, Image, ImageId, Task, TaskId, TaskState,
-    Tenant, Volume, VolumeId,
+    Backup, BackupId, Execution, ExecutionId, Guest, GuestId, Host, HostId, Image, ImageId, Network, NetworkId, Task,
+    TaskId, TaskState, Tenant, Volume, VolumeId,
 };
 use perigee_store::{Key, Noun, Record, Store, StoreError};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -32,6 +32,8 @@ pub struct Rows {
     pub backups: BTreeMap<BackupId, Arc<Backup>>,
     /// Volumes by id.
     pub volumes: BTreeMap<VolumeId, Arc<Volume>>,
+    /// Networks by id.
+    pub networks: BTreeMap<NetworkId, Arc<Network>>,
     keys: HashMap<String, Arc<Key>>,
     living_names: HashMap<(Tenant, String), GuestId>,
     /// Tasks that are not final: pending and running ones.
@@ -89,6 +91,10 @@ impl View {
     pub fn volume(&self, id: VolumeId) -> Option<Arc<Volume>> {
         self.read().volumes.get(&id).cloned()
     }
+    /// One network.
+    pub fn network(&self, id: NetworkId) -> Option<Arc<Network>> {
+        self.read().networks.get(&id).cloned()
+    }
     /// One key by the digest of its token.
     pub(crate) fn key(&self, digest: &str) -> Option<Arc<Key>> {
         self.read().keys.get(digest).cloned()
@@ -105,6 +111,7 @@ impl View {
             Record::Execution(execution) => rows.put_execution(execution),
             Record::Backup(backup) => keep_newer(&mut rows.backups, backup.id, backup, |b| b.revision),
             Record::Volume(volume) => keep_newer(&mut rows.volumes, volume.id, volume, |v| v.revision),
+            Record::Network(network) => keep_newer(&mut rows.networks, network.id, network, |n| n.revision),
             Record::Key(key) => {
                 rows.keys.insert(key.digest.clone(), Arc::new(key));
             }
@@ -139,6 +146,7 @@ impl View {
             Noun::Backup => drop(id.parse().map(|id| rows.backups.remove(&id))),
             Noun::Key => drop(rows.keys.remove(id)),
             Noun::Volume => drop(id.parse().map(|id| rows.volumes.remove(&id))),
+            Noun::Network => drop(id.parse().map(|id| rows.networks.remove(&id))),
         }
     }
 
@@ -166,6 +174,11 @@ impl Rows {
     /// What is being done with one volume.
     pub fn open_task_of_volume(&self, volume: VolumeId) -> Option<&Arc<Task>> {
         self.open_tasks().find(|t| t.kind.volume() == Some(volume))
+    }
+
+    /// What is being done with one network.
+    pub fn open_task_of_network(&self, network: NetworkId) -> Option<&Arc<Task>> {
+        self.open_tasks().find(|t| t.kind.network() == Some(network))
     }
 
     /// Executions that have not ended, oldest first.

@@ -11,6 +11,7 @@ mod cpu;
 pub mod libvirt;
 pub mod microvm;
 mod nbd;
+mod networks;
 mod nic;
 mod qcow2;
 mod room;
@@ -25,6 +26,7 @@ mod workflow;
 use async_trait::async_trait;
 pub use backups::{BackupWish, Backups, DiskBytes, NewDisk, OpenDisk};
 use bytes::Bytes;
+pub use networks::{FoundNetwork, NetworkPlan, Networks};
 pub use nic::Nic;
 pub use perigee_guest::protocol::{ExecEnd, ExecStart, GuestHello};
 pub use perigee_model::Seat;
@@ -151,6 +153,9 @@ pub enum HypervisorError {
     /// The hypervisor was asked for something that it can do, and did not do it.
     #[error("the hypervisor says: {0}")]
     Refused(String),
+    /// It cannot be taken away while somebody uses it.
+    #[error("it is in use: {0}")]
+    InUse(String),
     /// A disk is not as it was made: nothing opens it.
     #[error("{0}")]
     Tampered(String),
@@ -242,6 +247,10 @@ pub trait Hypervisor: Send + Sync {
     }
     /// Disks that outlive guests, where the driver can attach such.
     fn volumes(&self) -> Option<&dyn Volumes> {
+        None
+    }
+    /// Networks that guests are on, where the driver can make such.
+    fn networks(&self) -> Option<&dyn Networks> {
         None
     }
     /// How much room guests' files have, where they have any.
@@ -403,8 +412,8 @@ pub trait Console: Send + Sync {
 /// Telling where guests can be reached.
 #[async_trait]
 pub trait Addresses: Send + Sync {
-    /// All of a guest's addresses that are known: by its lease, by its own agent, by ARP. None when
-    /// nothing is known yet.
+    /// A guest's addresses that are known, the surest first: by its lease, by its own agent; when these say nothing,
+    /// by what the host has heard of it on the wire (ARP). None when nothing is known yet.
     ///
     /// # Errors
     /// `NotRunning`, `Channel`.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// What an event is about.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Subject {
-    /// `host`, `guest`, `image`, `volume`, `task`, `execution`, `token`.
+    /// `host`, `guest`, `image`, `volume`, `network`, `task`, `execution`, `token`.
     pub noun: String,
     /// Its id.
     pub id: String,

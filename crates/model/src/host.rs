@@ -42,6 +42,9 @@ pub struct Abilities {
     /// Disks that outlive guests can be attached to them.
     #[serde(default)]
     pub volumes: bool,
+    /// Networks of VMs can be made.
+    #[serde(default)]
+    pub networks: bool,
     /// Guests survive the agent and are adopted again.
     pub adopt: bool,
     /// Boots that may be in flight at once.

@@ -80,6 +80,10 @@ id!(
     VolumeId
 );
 id!(
+    /// A network that VMs of one host are on.
+    NetworkId
+);
+id!(
     /// One audit event.
     EventId
 );

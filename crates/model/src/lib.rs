@@ -20,6 +20,7 @@ pub mod image;
 pub mod import;
 pub mod limits;
 pub mod name;
+pub mod network;
 pub mod operation;
 pub mod placement;
 pub mod recipe;
@@ -42,11 +43,13 @@ pub use forward::Forward;
 pub use guest::{Desired, Guest, GuestKind, GuestSpec, GuestStatus, Observed, Phase, Power, TakenAct};
 pub use host::{Abilities, Acceleration, Host, Inventory, Reporting};
 pub use id::{
-    BackupId, EventId, ExecutionId, GuestId, HostId, ImageId, InstanceId, RunId, SnapshotId, TaskId, VolumeId,
+    BackupId, EventId, ExecutionId, GuestId, HostId, ImageId, InstanceId, NetworkId, RunId, SnapshotId, TaskId,
+    VolumeId,
 };
 pub use image::{Digest, Image, ImageState, Part, PartRole};
 pub use import::{Checksum, DiskFormat, Import, ImportFrom};
 pub use name::{Labels, Name};
+pub use network::{Network, NetworkKind, NetworkStatus};
 pub use operation::Operation;
 pub use recipe::{PackageName, Recipe};
 pub use refusal::{Code, Kind, Refusal};

@@ -73,6 +73,8 @@ pub const VOLUME_BYTES_MAX: u64 = 64 << 40;
 pub const VOLUMES_PER_GUEST_MAX: usize = 16;
 /// Most volumes on one host.
 pub const VOLUMES_PER_HOST_MAX: usize = 10_000;
+/// Most networks on one host.
+pub const NETWORKS_PER_HOST_MAX: usize = 256;
 
 /// What new disks, volumes and images leave free of a host's file system, at least.
 pub const DISK_RESERVE_BYTES_MIN: u64 = 1 << 30;

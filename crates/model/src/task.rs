@@ -11,8 +11,8 @@
 use crate::guest::{Desired, Power, Problem};
 use crate::limits::{BACKUP_DEADLINE, TASK_AGEING, TASK_DEADLINE};
 use crate::{
-    BackupId, Code, ExecutionId, GuestId, HostId, ImageId, Import, Operation, Recipe, TaskId, Tenant, Timestamp,
-    VolumeId,
+    BackupId, Code, ExecutionId, GuestId, HostId, ImageId, Import, NetworkId, Operation, Recipe, TaskId, Tenant,
+    Timestamp, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -122,6 +122,18 @@ pub enum TaskKind {
         /// Out of which.
         guest: GuestId,
     },
+    /// Make a network on its host.
+    #[serde(rename = "network:create")]
+    NetworkCreate {
+        /// Which.
+        network: NetworkId,
+    },
+    /// Leave nothing of a network.
+    #[serde(rename = "network:delete")]
+    NetworkDelete {
+        /// Which.
+        network: NetworkId,
+    },
 }
 
 impl TaskKind {
@@ -141,6 +153,8 @@ impl TaskKind {
             Self::VolumeResize { .. } => "volume:resize",
             Self::VolumeAttach { .. } => "volume:attach",
             Self::VolumeDetach { .. } => "volume:detach",
+            Self::NetworkCreate { .. } => "network:create",
+            Self::NetworkDelete { .. } => "network:delete",
         }
     }
     /// The guest it is about.
@@ -158,7 +172,9 @@ impl TaskKind {
             | Self::BackupVerify { .. }
             | Self::VolumeCreate { .. }
             | Self::VolumeDelete { .. }
-            | Self::VolumeResize { .. } => None,
+            | Self::VolumeResize { .. }
+            | Self::NetworkCreate { .. }
+            | Self::NetworkDelete { .. } => None,
         }
     }
     /// It makes a backup.
@@ -180,7 +196,9 @@ impl TaskKind {
             | Self::VolumeDelete { .. }
             | Self::VolumeResize { .. }
             | Self::VolumeAttach { .. }
-            | Self::VolumeDetach { .. } => None,
+            | Self::VolumeDetach { .. }
+            | Self::NetworkCreate { .. }
+            | Self::NetworkDelete { .. } => None,
         }
     }
     /// The image it makes.
@@ -192,6 +210,27 @@ impl TaskKind {
             | Self::GuestExecute { .. }
             | Self::GuestPower { .. }
             | Self::GuestOperate { .. }
+            | Self::BackupVerify { .. }
+            | Self::VolumeCreate { .. }
+            | Self::VolumeDelete { .. }
+            | Self::VolumeResize { .. }
+            | Self::VolumeAttach { .. }
+            | Self::VolumeDetach { .. }
+            | Self::NetworkCreate { .. }
+            | Self::NetworkDelete { .. } => None,
+        }
+    }
+    /// The network it is about.
+    pub fn network(&self) -> Option<NetworkId> {
+        match self {
+            Self::NetworkCreate { network } | Self::NetworkDelete { network } => Some(*network),
+            Self::GuestCreate { .. }
+            | Self::GuestDelete { .. }
+            | Self::GuestExecute { .. }
+            | Self::GuestPower { .. }
+            | Self::GuestOperate { .. }
+            | Self::ImageBuild { .. }
+            | Self::ImageImport { .. }
             | Self::BackupVerify { .. }
             | Self::VolumeCreate { .. }
             | Self::VolumeDelete { .. }
@@ -215,7 +254,9 @@ impl TaskKind {
             | Self::GuestOperate { .. }
             | Self::ImageBuild { .. }
             | Self::ImageImport { .. }
-            | Self::BackupVerify { .. } => None,
+            | Self::BackupVerify { .. }
+            | Self::NetworkCreate { .. }
+            | Self::NetworkDelete { .. } => None,
         }
     }
 }
@@ -533,7 +574,9 @@ impl Task {
             | TaskKind::VolumeDelete { .. }
             | TaskKind::VolumeResize { .. }
             | TaskKind::VolumeAttach { .. }
-            | TaskKind::VolumeDetach { .. } => TASK_DEADLINE,
+            | TaskKind::VolumeDetach { .. }
+            | TaskKind::NetworkCreate { .. }
+            | TaskKind::NetworkDelete { .. } => TASK_DEADLINE,
         }
     }
 

@@ -10,6 +10,7 @@ mod recall;
 mod steps;
 mod tap;
 
+pub(crate) use found::name_of;
 pub use found::{Bridge, Found, Tap};
 pub use steps::{Step, steps};
 

@@ -20,6 +20,7 @@ mod plan;
 mod resolver;
 mod ruleset;
 mod subnet;
+mod surroundings;
 
 pub use host::{Bridge, Found, Host, HostError, Step, Tap, steps};
 pub use names::{DeviceName, Names};
@@ -33,3 +34,4 @@ pub use plan::{MEMBERS_MAX, Member, Owner, Plan, PlanFault};
 pub use resolver::{Lasting, upstreams};
 pub use ruleset::{CONNECTIONS_MAX, Held, Resolved, Ruleset};
 pub use subnet::{Subnet, SubnetError, mac_of};
+pub use surroundings::Surroundings;

@@ -145,6 +145,7 @@ fn is_nudge(message: &FromServer) -> bool {
         | FromServer::CancelExecution { .. }
         | FromServer::Operate(_)
         | FromServer::Volume(_)
+        | FromServer::Network(_)
         | FromServer::OpenTunnel { .. } => true,
         FromServer::Welcome { .. }
         | FromServer::Refused { .. }

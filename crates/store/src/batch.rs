@@ -1,6 +1,6 @@
 //! Batches: whole decisions.
 
-use perigee_model::{Backup, Event, Execution, Guest, Host, Image, Role, Task, Tenant, Timestamp, Volume};
+use perigee_model::{Backup, Event, Execution, Guest, Host, Image, Network, Role, Task, Tenant, Timestamp, Volume};
 use serde::{Deserialize, Serialize};
 
 /// The kinds of records.
@@ -22,12 +22,23 @@ pub enum Noun {
     Backup,
     /// Disks that outlive guests.
     Volume,
+    /// What VMs' cards are on.
+    Network,
 }
 
 impl Noun {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Host, Self::Guest, Self::Image, Self::Task, Self::Execution, Self::Key, Self::Backup, Self::Volume];
+    pub const ALL: [Self; 9] = [
+        Self::Host,
+        Self::Guest,
+        Self::Image,
+        Self::Task,
+        Self::Execution,
+        Self::Key,
+        Self::Backup,
+        Self::Volume,
+        Self::Network,
+    ];
 }
 
 /// A secret somebody can show, kept as SHA-256 only.
@@ -69,6 +80,8 @@ pub enum Record {
     Backup(Backup),
     /// A volume.
     Volume(Volume),
+    /// A network.
+    Network(Network),
 }
 
 impl Record {
@@ -83,6 +96,7 @@ impl Record {
             Self::Key(_) => Noun::Key,
             Self::Backup(_) => Noun::Backup,
             Self::Volume(_) => Noun::Volume,
+            Self::Network(_) => Noun::Network,
         }
     }
     /// Its id as text.
@@ -96,6 +110,7 @@ impl Record {
             Self::Key(r) => r.digest.clone(),
             Self::Backup(r) => r.id.to_string(),
             Self::Volume(r) => r.id.to_string(),
+            Self::Network(r) => r.id.to_string(),
         }
     }
     /// Its revision.
@@ -109,10 +124,11 @@ impl Record {
             Self::Key(r) => r.revision,
             Self::Backup(r) => r.revision,
             Self::Volume(r) => r.revision,
+            Self::Network(r) => r.revision,
         }
     }
-    /// The name that must be unique: (tenant, name) among living guests, images, backups and volumes, name among
-    /// hosts.
+    /// The name that must be unique: (tenant, name) among living guests, images, backups, volumes and networks,
+    /// name among hosts.
     pub fn unique_name(&self) -> Option<(String, String)> {
         match self {
             Self::Host(r) => Some((String::new(), r.name.to_string())),
@@ -120,6 +136,7 @@ impl Record {
             Self::Image(r) => Some((r.tenant.to_string(), r.name.to_string())),
             Self::Backup(r) => Some((r.tenant.to_string(), r.name.to_string())),
             Self::Volume(r) => Some((r.tenant.to_string(), r.name.to_string())),
+            Self::Network(r) => Some((r.tenant.to_string(), r.name.to_string())),
             Self::Guest(_) | Self::Task(_) | Self::Execution(_) | Self::Key(_) => None,
         }
     }

@@ -48,9 +48,7 @@ impl Actor {
                 None => Vec::new(),
             }
         });
-        let Some(mut found) = effect.wait().await else { return };
-        found.sort_unstable();
-        found.dedup();
+        let Some(found) = effect.wait().await else { return };
         self.sought.again(&self.world.clock, !found.is_empty(), self.document.observed.since);
         if !found.is_empty() && found != self.document.observed.addresses {
             let note = self.document.observed.note.clone();

@@ -346,6 +346,7 @@ impl Actor {
             HypervisorError::DidNotStart(_)
             | HypervisorError::Locked(_)
             | HypervisorError::Refused(_)
+            | HypervisorError::InUse(_)
             | HypervisorError::Tampered(_)
             | HypervisorError::Silent(_)
             | HypervisorError::UnknownExecution

@@ -104,6 +104,7 @@ impl Hypervisor for Fake {
             console: false,
             snapshots: false,
             volumes: false,
+            networks: false,
             adopt: true,
             boots_in_flight_max: self.slots,
         }

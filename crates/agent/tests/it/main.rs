@@ -13,6 +13,7 @@ mod fake;
 mod frames;
 mod guests;
 mod identity;
+mod networks;
 #[path = "../../../network/tests/it/ns.rs"]
 #[allow(dead_code, reason = "the tests of the network crate use all of it")]
 mod ns;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use perigee_agent::uplink::BlobStream;
 use perigee_agent::{Session, Tunnel, Uplink, UplinkError};
 use perigee_agent_api::*;
-use perigee_model::{Digest, ExecutionId, GuestId, ImageId, Observed, Phase, TaskId, VolumeId};
+use perigee_model::{Digest, ExecutionId, GuestId, ImageId, NetworkId, Observed, Phase, TaskId, VolumeId};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -33,6 +33,8 @@ pub struct State {
     pub operations: BTreeMap<TaskId, Vec<OperationStage>>,
     /// Every report on each volume.
     pub volumes: BTreeMap<VolumeId, Vec<(u64, VolumeStage)>>,
+    /// Every report on each network.
+    pub networks: BTreeMap<NetworkId, Vec<(u64, NetworkStage)>>,
     pub hellos: Vec<Hello>,
     link: Option<mpsc::Sender<FromServer>>,
     tunnels: BTreeMap<TunnelId, Frames>,
@@ -70,6 +72,7 @@ impl Plane {
             builds: BTreeMap::new(),
             operations: BTreeMap::new(),
             volumes: BTreeMap::new(),
+            networks: BTreeMap::new(),
             hellos: vec![],
             link: None,
             tunnels: BTreeMap::new(),
@@ -184,6 +187,9 @@ impl Plane {
             }
             FromAgent::Volume(report) => {
                 self.with(|s| s.volumes.entry(report.volume).or_default().push((report.generation, report.stage)));
+            }
+            FromAgent::Network(report) => {
+                self.with(|s| s.networks.entry(report.network).or_default().push((report.generation, report.stage)));
             }
             FromAgent::Build(report) => {
                 self.with(|s| s.builds.insert(report.image, report.stage.clone()));

@@ -4,8 +4,8 @@ use crate::fake::{Reply, Seen, json, refusal};
 use perigee_api::problem::ProblemView;
 use perigee_api::{
     AbilitiesView, CatalogueEntryView, EventView, ExecutionView, ForeignVmView, HostView, ImageView, InventoryView,
-    JoinTokenView, LoadView, Page, PartView, ReadyPart, ReadyView, SandboxView, TaskView, UploadView, VmPart, VmView,
-    VolumeView,
+    JoinTokenView, LoadView, NetworkView, Page, PartView, ReadyPart, ReadyView, SandboxView, TaskView, UploadView,
+    VmPart, VmView, VolumeView,
 };
 use perigee_model::Code;
 use std::collections::BTreeMap;
@@ -117,6 +117,7 @@ pub fn host() -> HostView {
         pause: true,
         snapshots: false,
         volumes: false,
+        networks: false,
         boots_in_flight_max: 2,
     };
     HostView {
@@ -181,6 +182,7 @@ pub fn task(end: u32, kind: &str, state: &str) -> TaskView {
         sandbox_id: some(&id(0xa1)),
         image_id: None,
         volume_id: None,
+        network_id: None,
         execution_id: None,
         backup_id: None,
         attempts: 1,
@@ -268,6 +270,9 @@ pub fn answers(seen: &Seen) -> Reply {
         ("GET", ["volumes"]) => json(200, &page(vec![volume()])),
         ("GET", ["volumes", "data"]) => json(200, &volume()),
         ("DELETE", ["volumes", "data"]) => refusal(Code::VolumeAttached, 409, "data is attached to db"),
+        ("GET", ["networks"]) => json(200, &page(vec![network()])),
+        ("GET", ["networks", "lab"]) => json(200, &network()),
+        ("DELETE", ["networks", "lab"]) => refusal(Code::NetworkInUse, 409, "db is on lab"),
         ("GET", ["hosts"]) => json(200, &page(vec![host()])),
         ("GET", ["hosts", "host-1"]) => json(200, &host()),
         ("DELETE", ["hosts", "host-1"]) => Reply { status: 204, media: "text/plain", body: Vec::new() },
@@ -318,6 +323,24 @@ fn volume() -> VolumeView {
         vm_id: some(&id(0xa1)),
         serial: "0199c0de000070008000".to_owned(),
         labels: BTreeMap::from([("team".to_owned(), "db".to_owned())]),
+        tenant: "default".to_owned(),
+        owner: "local".to_owned(),
+        created_at: AT.to_owned(),
+    }
+}
+
+fn network() -> NetworkView {
+    NetworkView {
+        id: id(0xf2),
+        name: "lab".to_owned(),
+        status: "ready".to_owned(),
+        kind: "nat".to_owned(),
+        subnet: some("10.20.0.0/24"),
+        bridge: some("virbr1"),
+        host: "host-1".to_owned(),
+        host_id: id(0xb1),
+        vms: vec!["db".to_owned(), "web".to_owned()],
+        description: "for tests".to_owned(),
         tenant: "default".to_owned(),
         owner: "local".to_owned(),
         created_at: AT.to_owned(),

@@ -40,6 +40,11 @@ fn volumes() {
 }
 
 #[test]
+fn networks() {
+    expect_file!["./snapshots/network.txt"].assert_eq(&told(&[&["network", "list"], &["network", "get", "lab"]]));
+}
+
+#[test]
 fn hosts() {
     expect_file!["./snapshots/host.txt"].assert_eq(&told(&[
         &["host", "list"],

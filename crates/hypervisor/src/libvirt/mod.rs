@@ -22,6 +22,7 @@ mod facts;
 mod host;
 mod machine;
 mod mark;
+mod networks;
 mod places;
 mod processes;
 mod quiesce;
@@ -43,9 +44,9 @@ use crate::cpu::{CPU_FLAGS, virtualisation};
 use crate::session::{self, ChannelSession};
 use crate::work::{finish, off_thread, os};
 use crate::{
-    Addresses, Adopt, BackupWish, Backups, Channel, Console, Found, GuestEvent, GuestUsage, Halt, Halted, Hypervisor,
-    HypervisorError, Keep, Kept, Measure, NewDisk, OpenDisk, Pause, Plan, Plugs, Progress, Reserve, Room, Seat,
-    Session, Snapshots, Space, Stream, Volumes,
+    Addresses, Adopt, BackupWish, Backups, Channel, Console, Found, FoundNetwork, GuestEvent, GuestUsage, Halt, Halted,
+    Hypervisor, HypervisorError, Keep, Kept, Measure, NetworkPlan, Networks, NewDisk, OpenDisk, Pause, Plan, Plugs,
+    Progress, Reserve, Room, Seat, Session, Snapshots, Space, Stream, Volumes,
 };
 use async_trait::async_trait;
 use connections::{Ask, Link};
@@ -53,7 +54,9 @@ use host::Host;
 use perigee_clock::Clock;
 use perigee_guest::{ChannelError, ChannelLimits, UnixDial};
 use perigee_libvirt::{AddressSource, Connection, Domain, State, Wish};
-use perigee_model::{Abilities, Acceleration, BackupId, GuestId, GuestKind, InstanceId, SnapshotId, VolumeId};
+use perigee_model::{
+    Abilities, Acceleration, BackupId, GuestId, GuestKind, InstanceId, NetworkId, SnapshotId, VolumeId,
+};
 use places::Places;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -166,6 +169,7 @@ impl Hypervisor for Libvirt {
             console: true,
             snapshots: true,
             volumes: true,
+            networks: !self.host.control.is_far(),
             adopt: true,
             boots_in_flight_max: if acceleration == Acceleration::Kvm { cores.saturating_mul(4) } else { cores },
         }
@@ -221,6 +225,10 @@ impl Hypervisor for Libvirt {
     }
     fn volumes(&self) -> Option<&dyn Volumes> {
         Some(self)
+    }
+    fn networks(&self) -> Option<&dyn Networks> {
+        // What a subnet must leave alone is what this machine says, not another.
+        (!self.host.control.is_far()).then_some(self)
     }
     fn room(&self) -> Option<&dyn Room> {
         Some(self)
@@ -299,10 +307,14 @@ impl Addresses for Libvirt {
     }
 }
 
-/// Each source may have nothing to say, or fail for reasons of its own.
+/// Each source may have nothing to say, or fail for reasons of its own. Whom the host has heard speak on the wire
+/// is asked for only when neither its lease nor its own agent says anything: the host forgets slowly.
 async fn addresses(libvirt: &Connection, domain: &Domain) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for source in [AddressSource::Lease, AddressSource::Agent, AddressSource::Arp] {
+        if source == AddressSource::Arp && !found.is_empty() {
+            break;
+        }
         let cards = match libvirt.interfaces(domain, source).await {
             Ok(cards) => cards,
             Err(error) => {
@@ -310,13 +322,24 @@ async fn addresses(libvirt: &Connection, domain: &Domain) -> Vec<IpAddr> {
                 continue;
             }
         };
-        for address in cards.into_iter().flat_map(|card| card.addresses) {
-            if !address.is_loopback() && !found.contains(&address) {
+        let mut told: Vec<_> = cards.into_iter().flat_map(|card| card.addresses).filter(leads_there).collect();
+        told.sort_unstable();
+        for address in told {
+            if !found.contains(&address) {
                 found.push(address);
             }
         }
     }
     found
+}
+
+/// Whether others can reach a guest by it: not by one of its own, nor by one that holds on its wire alone.
+fn leads_there(address: &IpAddr) -> bool {
+    let local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    !(local || address.is_loopback() || address.is_unspecified() || address.is_multicast())
 }
 
 #[async_trait]
@@ -374,6 +397,23 @@ impl Volumes for Libvirt {
     async fn plug(&self, guest: GuestId, volumes: &[VolumeId]) -> Result<Plugs, HypervisorError> {
         let volumes = volumes.to_vec();
         self.alone(guest, |host| async move { host.plug(guest, &volumes).await }).await
+    }
+}
+
+#[async_trait]
+impl Networks for Libvirt {
+    async fn networks(&self) -> Result<Vec<FoundNetwork>, HypervisorError> {
+        self.host.networks().await
+    }
+    async fn establish(&self, plan: &NetworkPlan) -> Result<FoundNetwork, HypervisorError> {
+        let plan = plan.clone();
+        self.alone(GuestId::new(plan.id.uuid()), |host| async move { host.establish(&plan).await }).await
+    }
+    async fn dismantle(&self, network: NetworkId) -> Result<(), HypervisorError> {
+        self.alone(GuestId::new(network.uuid()), |host| async move { host.dismantle(network).await }).await
+    }
+    fn definition(&self, plan: &NetworkPlan) -> Result<String, HypervisorError> {
+        networks::definition(plan)
     }
 }
 

@@ -6,6 +6,10 @@
 //!
 //! Format: libvirt, formatdomain.html.
 
+mod network;
+
+pub use network::{network, networks_of};
+
 use super::facts::kind;
 use super::machine::{Card, DirectBoot, Machine, Wire};
 use super::mark::PREFIX;

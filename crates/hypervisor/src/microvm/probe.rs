@@ -39,6 +39,7 @@ pub fn probe(config: &MicrovmConfig) -> Result<(Abilities, Machine), HypervisorE
         console: false,
         snapshots: false,
         volumes: false,
+        networks: false,
         adopt: true,
         boots_in_flight_max: if hardware { cores.saturating_mul(4) } else { cores },
     };

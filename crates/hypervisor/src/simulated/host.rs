@@ -6,10 +6,10 @@
 use super::backups::files_of;
 use super::program::Execution;
 use crate::usage::RunState;
-use crate::{Found, GuestEvent, GuestUsage, Kept};
+use crate::{Found, FoundNetwork, GuestEvent, GuestUsage, Kept};
 use bytes::Bytes;
 use perigee_clock::Instant;
-use perigee_model::{BackupId, GuestId, InstanceId, VolumeId};
+use perigee_model::{BackupId, GuestId, InstanceId, Name, VolumeId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,6 +45,10 @@ pub(super) struct World {
     pub volumes: BTreeMap<(u32, VolumeId), u64>,
     /// What each guest has been given.
     pub plugged: BTreeMap<Key, Vec<VolumeId>>,
+    /// All networks, whoever's.
+    pub networks: BTreeMap<Uuid, FoundNetwork>,
+    /// What each guest's card is on.
+    pub cards: BTreeMap<Key, Name>,
     /// The images that guests' disks lie above.
     pub below: BTreeMap<Key, PathBuf>,
     /// What is free of its disk.

@@ -13,6 +13,7 @@ mod backups;
 mod console;
 mod host;
 mod knobs;
+mod networks;
 mod program;
 mod screen;
 mod session;
@@ -20,8 +21,8 @@ mod snapshots;
 mod volumes;
 
 use crate::{
-    Backups, Channel, Console, Found, GuestEvent, GuestUsage, Halt, Halted, Hypervisor, HypervisorError, Measure, Pace,
-    Pause, Plan, Room, Session, Snapshots, Volumes,
+    Backups, Channel, Console, Found, GuestEvent, GuestUsage, Halt, Halted, Hypervisor, HypervisorError, Measure,
+    Networks, Pace, Pause, Plan, Room, Session, Snapshots, Volumes,
 };
 use async_trait::async_trait;
 pub use host::SimulatedHost;
@@ -142,6 +143,7 @@ impl Hypervisor for Simulated {
             console: true,
             snapshots: true,
             volumes: true,
+            networks: true,
             adopt: true,
             boots_in_flight_max: self.config.boots_in_flight_max,
         }
@@ -173,6 +175,7 @@ impl Hypervisor for Simulated {
         let boot = self.boot_time(plan.pace);
         let now = self.config.clock.instant();
         let volumes = plan.vm.as_ref().map(|vm| vm.volumes.clone()).unwrap_or_default();
+        let network = plan.vm.as_ref().and_then(|vm| vm.network.clone());
         let image = plan.parts.iter().find(|(role, _)| *role == PartRole::Disk);
         let image = image.map(|(_, path)| path.clone());
         self.host.change(|world| {
@@ -182,6 +185,7 @@ impl Hypervisor for Simulated {
                 return Err(HypervisorError::BadPlan(format!("its volume {none} is not on this host: detach it")));
             }
             world.plugged.insert(key, volumes);
+            world.cards.extend(network.map(|network| (key, network)));
             world.below.extend(image.map(|image| (key, image)));
             Ok(match world.vmm(&key) {
                 Some(vmm) => found(plan.guest, Some(vmm)),
@@ -201,6 +205,7 @@ impl Hypervisor for Simulated {
             world.disks.remove(&key);
             world.remembered.remove(&key);
             world.plugged.remove(&key);
+            world.cards.remove(&key);
             world.below.remove(&key);
             world.guests.remove(&key)
         });
@@ -232,6 +237,9 @@ impl Hypervisor for Simulated {
         Some(self)
     }
     fn volumes(&self) -> Option<&dyn Volumes> {
+        Some(self)
+    }
+    fn networks(&self) -> Option<&dyn Networks> {
         Some(self)
     }
     fn room(&self) -> Option<&dyn Room> {

@@ -1,6 +1,6 @@
 //! The contract, once for each driver. `real_` tests boot guests.
 
-use crate::{cases, machines, snapshots, volumes};
+use crate::{cases, machines, networks, snapshots, volumes};
 use async_trait::async_trait;
 use perigee_hypervisor::{Found, Hypervisor, Plan};
 use std::path::PathBuf;
@@ -86,4 +86,6 @@ contract! {
     volumes: a_volume_goes_from_guest_to_guest
     volumes: what_cannot_be_plugged_is_told
     volumes: the_image_below_a_disk_is_told_while_the_guest_is_there
+    networks: a_network_comes_and_goes
+    networks: a_network_that_a_guest_is_on_stays
 }

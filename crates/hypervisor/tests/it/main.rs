@@ -11,6 +11,7 @@ mod libvirt;
 mod machines;
 mod microvm;
 mod network;
+mod networks;
 #[path = "../../../network/tests/it/ns.rs"]
 #[allow(dead_code, reason = "shared with the tests of the network")]
 mod ns;

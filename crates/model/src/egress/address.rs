@@ -1,11 +1,13 @@
 //! Blocks of IPv4 addresses, and which of them are not the public internet.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 /// A block of IPv4 addresses (CIDR); the bits behind the prefix are zero.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Block {
     first: u32,
     bits: u8,
@@ -74,6 +76,19 @@ impl Block {
 impl fmt::Display for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.first(), self.bits)
+    }
+}
+
+impl From<Block> for String {
+    fn from(block: Block) -> Self {
+        block.to_string()
+    }
+}
+
+impl TryFrom<String> for Block {
+    type Error = BlockError;
+    fn try_from(text: String) -> Result<Self, BlockError> {
+        text.parse()
     }
 }
 

@@ -130,7 +130,7 @@ pub(super) async fn routes(netlink: &Handle, names: &Names) -> Result<Vec<Block>
     Ok(blocks.into_iter().collect())
 }
 
-pub(super) fn name_of(link: &LinkMessage) -> Option<&str> {
+pub(crate) fn name_of(link: &LinkMessage) -> Option<&str> {
     link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(name.as_str()),
         _ => None,

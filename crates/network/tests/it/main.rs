@@ -10,4 +10,5 @@ mod names;
 mod ns;
 mod policy;
 mod spoof;
+mod surroundings;
 mod world;

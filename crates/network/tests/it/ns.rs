@@ -29,6 +29,12 @@ impl Ns {
         Self(Arc::new(File::open("/proc/thread-self/ns/net").unwrap()))
     }
 
+    /// The one that a process is in.
+    #[allow(dead_code, reason = "of use to those who share this file")]
+    pub fn of_process(pid: u32) -> Self {
+        Self(Arc::new(File::open(format!("/proc/{pid}/ns/net")).unwrap()))
+    }
+
     /// Does something in it: sockets made there stay in it.
     pub fn run<R: Send>(&self, act: impl FnOnce() -> R + Send) -> R {
         std::thread::scope(|scope| {

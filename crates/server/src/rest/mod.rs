@@ -19,6 +19,7 @@ mod ingest_report;
 pub mod layer;
 pub mod live;
 mod metrics;
+mod networks;
 mod once;
 mod page;
 mod pages;
@@ -132,6 +133,8 @@ pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(volumes::attach))
         .routes(routes!(volumes::detach))
         .routes(routes!(volumes::resize))
+        .routes(routes!(networks::list, networks::create))
+        .routes(routes!(networks::get, networks::delete))
         .routes(routes!(foreign_vms::list))
         .routes(routes!(foreign_vms::get))
         .routes(routes!(executions::list))

@@ -80,7 +80,9 @@ pub fn task(task: &Task) -> TaskView {
         | TaskKind::VolumeDelete { .. }
         | TaskKind::VolumeResize { .. }
         | TaskKind::VolumeAttach { .. }
-        | TaskKind::VolumeDetach { .. } => None,
+        | TaskKind::VolumeDetach { .. }
+        | TaskKind::NetworkCreate { .. }
+        | TaskKind::NetworkDelete { .. } => None,
     };
     TaskView {
         id: task.id.to_string(),
@@ -92,6 +94,7 @@ pub fn task(task: &Task) -> TaskView {
         sandbox_id: task.kind.guest().map(|g| g.to_string()),
         image_id: task.kind.image().map(|image| image.to_string()),
         volume_id: task.kind.volume().map(|volume| volume.to_string()),
+        network_id: task.kind.network().map(|network| network.to_string()),
         execution_id,
         backup_id: task.kind.backup().map(|backup| backup.to_string()),
         attempts: task.attempts,
@@ -268,6 +271,7 @@ fn inventory(inventory: &Inventory) -> InventoryView {
         pause: d.pause,
         snapshots: d.snapshots,
         volumes: d.volumes,
+        networks: d.networks,
         boots_in_flight_max: d.boots_in_flight_max,
     };
     InventoryView {

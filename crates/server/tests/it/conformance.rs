@@ -145,7 +145,7 @@ async fn viewers_only_look() {
         let body: &[u8] = match (route.has_json_body(), route.path.rsplit('/').next()) {
             (true, Some("execute")) => br#"{"argv":["true"]}"#,
             (true, Some("forwards")) => br#"{"host_port":80}"#,
-            (true, Some("snapshots")) => br#"{"name":"x"}"#,
+            (true, Some("snapshots" | "networks")) => br#"{"name":"x"}"#,
             (true, Some("backup-schedule")) => br#"{"every_ms":3600000,"keep":1}"#,
             (true, Some("volumes")) => br#"{"name":"x","bytes":1048576}"#,
             (true, Some("attach")) => br#"{"vm":"x"}"#,
@@ -193,6 +193,8 @@ async fn another_tenants_objects_do_not_exist() {
     let backup = asked["backup_id"].as_str().unwrap().to_owned();
     world.post("/api/v1/volumes", &[], json!({ "name": "data", "bytes": 1 << 20 })).await;
     let volume = world.get("/api/v1/volumes/data").await.json()["id"].as_str().unwrap().to_owned();
+    world.post("/api/v1/networks", &[], json!({ "name": "lab" })).await;
+    let network = world.get("/api/v1/networks/lab").await.json()["id"].as_str().unwrap().to_owned();
     let mut tried = 0;
     let objects =
         |r: &&Route| r.path.contains("{id}") && !r.path.contains("/hosts/") && !r.is_ingest() && !r.is_by_ticket();
@@ -205,12 +207,13 @@ async fn another_tenants_objects_do_not_exist() {
             "executions" => &execution,
             "backups" => &backup,
             "volumes" => &volume,
+            "networks" => &network,
             other => panic!("no object of {other} to try {} with", route.label()),
         };
         let body: &[u8] = match (route.has_json_body(), route.path.rsplit('/').next()) {
             (true, Some("execute")) => br#"{"argv":["true"]}"#,
             (true, Some("forwards")) => br#"{"host_port":80}"#,
-            (true, Some("snapshots")) => br#"{"name":"x"}"#,
+            (true, Some("snapshots" | "networks")) => br#"{"name":"x"}"#,
             (true, Some("backup-schedule")) => br#"{"every_ms":3600000,"keep":1}"#,
             (true, Some("volumes")) => br#"{"name":"x","bytes":1048576}"#,
             (true, Some("attach")) => br#"{"vm":"x"}"#,
@@ -225,7 +228,7 @@ async fn another_tenants_objects_do_not_exist() {
         tried += 1;
     }
     assert!(tried >= 12, "{tried}");
-    for list in ["sandboxes", "vms", "tasks", "images", "executions", "backups", "volumes"] {
+    for list in ["sandboxes", "vms", "tasks", "images", "executions", "backups", "volumes", "networks"] {
         let list = format!("/api/v1/{list}");
         let answer = world.send(Method::GET, &list, &world.stranger, &[], b"").await;
         assert_eq!(answer.json()["items"], json!([]), "{list}");

@@ -11,6 +11,7 @@ mod idempotency;
 mod images;
 mod ingest;
 mod link;
+mod networks;
 mod refusals;
 mod snapshots;
 mod stories;

@@ -91,6 +91,7 @@ pub fn inventory() -> Inventory {
             console: false,
             snapshots: false,
             volumes: true,
+            networks: true,
             adopt: true,
             boots_in_flight_max: 2,
         }],

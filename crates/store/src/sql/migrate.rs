@@ -13,11 +13,13 @@ const SQLITE: &[Migration] = &[
     (1, include_str!("../../migrations/sqlite/0001_first.sql")),
     (2, include_str!("../../migrations/sqlite/0002_backups.sql")),
     (3, include_str!("../../migrations/sqlite/0003_volumes.sql")),
+    (4, include_str!("../../migrations/sqlite/0004_networks.sql")),
 ];
 const POSTGRES: &[Migration] = &[
     (1, include_str!("../../migrations/postgres/0001_first.sql")),
     (2, include_str!("../../migrations/postgres/0002_backups.sql")),
     (3, include_str!("../../migrations/postgres/0003_volumes.sql")),
+    (4, include_str!("../../migrations/postgres/0004_networks.sql")),
 ];
 
 /// Brings the database to the newest schema this program knows.

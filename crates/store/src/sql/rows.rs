@@ -12,7 +12,7 @@
 use super::engine::Value;
 use super::fault::engine;
 use crate::{Key, Noun, Record, StoreError};
-use perigee_model::{Backup, Event, Execution, Guest, Host, Image, Task, TaskKind, Timestamp, Volume};
+use perigee_model::{Backup, Event, Execution, Guest, Host, Image, Network, Task, TaskKind, Timestamp, Volume};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -33,6 +33,7 @@ pub(super) fn table(noun: Noun) -> &'static str {
         Noun::Key => "keys",
         Noun::Backup => "backups",
         Noun::Volume => "volumes",
+        Noun::Network => "networks",
     }
 }
 
@@ -48,6 +49,7 @@ pub(super) fn row(record: Record) -> Result<Row, StoreError> {
         Record::Key(r) => key(&r)?,
         Record::Backup(r) => backup(&r)?,
         Record::Volume(r) => volume(&r)?,
+        Record::Network(r) => network(&r)?,
     };
     Ok(Row { table, columns })
 }
@@ -68,6 +70,7 @@ pub(super) fn record(noun: Noun, (id, revision, doc): &Stored) -> Result<Record,
         Noun::Key => Record::Key(parse(noun, id, doc)?),
         Noun::Backup => Record::Backup(parse(noun, id, doc)?),
         Noun::Volume => Record::Volume(parse(noun, id, doc)?),
+        Noun::Network => Record::Network(parse(noun, id, doc)?),
     };
     if record.id() != *id || whole(record.revision()) != *revision {
         let text = format!("the columns and the doc of {id} disagree");
@@ -196,7 +199,9 @@ fn task(r: &Task) -> Columns {
         | TaskKind::VolumeDelete { .. }
         | TaskKind::VolumeResize { .. }
         | TaskKind::VolumeAttach { .. }
-        | TaskKind::VolumeDetach { .. } => None,
+        | TaskKind::VolumeDetach { .. }
+        | TaskKind::NetworkCreate { .. }
+        | TaskKind::NetworkDelete { .. } => None,
     };
     Ok(vec![
         ("id", r.id.to_string().into()),
@@ -207,6 +212,7 @@ fn task(r: &Task) -> Columns {
         ("image_id", r.kind.image().map(|i| i.to_string()).into()),
         ("execution_id", execution.map(|i| i.to_string()).into()),
         ("volume_id", r.kind.volume().map(|i| i.to_string()).into()),
+        ("network_id", r.kind.network().map(|i| i.to_string()).into()),
         ("priority", word(&r.priority)?.into()),
         ("state", word(&r.state)?.into()),
         ("attempts", u64::from(r.attempts).into()),
@@ -309,6 +315,24 @@ fn volume(r: &Volume) -> Columns {
         ("guest_id", r.guest.map(|i| i.to_string()).into()),
         ("bytes", r.bytes.into()),
         ("stored_bytes", r.stored_bytes.into()),
+        ("generation", r.generation.into()),
+        ("created_at", r.created_at.into()),
+        ("revision", r.revision.into()),
+        ("doc", json(r)?.into()),
+    ])
+}
+
+fn network(r: &Network) -> Columns {
+    Ok(vec![
+        ("id", r.id.to_string().into()),
+        ("tenant", r.tenant.as_str().into()),
+        ("owner", r.owner.as_str().into()),
+        ("name", r.name.as_str().into()),
+        ("description", r.description.as_str().into()),
+        ("host_id", r.host.to_string().into()),
+        ("kind", word(&r.kind)?.into()),
+        ("subnet", r.subnet.map(|block| block.to_string()).into()),
+        ("bridge", r.bridge.clone().into()),
         ("generation", r.generation.into()),
         ("created_at", r.created_at.into()),
         ("revision", r.revision.into()),

@@ -54,6 +54,7 @@ pub async fn every_field_survives(store: Shared) {
             Record::Key(r) => (r.revision, r.expires_at) = (1, Some(at(3))),
             Record::Backup(r) => (r.revision, r.verified) = (1, None),
             Record::Volume(r) => (r.revision, r.guest) = (1, None),
+            Record::Network(r) => (r.revision, r.made) = (1, !r.made),
         }
     }
     let mut updates = Batch::default();

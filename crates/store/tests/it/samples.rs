@@ -70,6 +70,7 @@ pub fn host(n: u64) -> Host {
                 console: false,
                 snapshots: true,
                 volumes: true,
+                networks: true,
                 adopt: false,
                 boots_in_flight_max: 3,
             }],
@@ -302,6 +303,25 @@ pub fn volume(n: u64, called: &str) -> Volume {
     }
 }
 
+pub fn network(n: u64, called: &str) -> Network {
+    Network {
+        id: NetworkId::new(uuid(n)),
+        name: name(called),
+        tenant: tenant("default"),
+        owner: "Zoë".into(),
+        description: "für\u{0}alle".into(),
+        host: HostId::new(uuid(8)),
+        kind: NetworkKind::Isolated,
+        subnet: "10.20.0.0/24".parse().ok(),
+        bridge: Some("virbr1".into()),
+        made: true,
+        absent: true,
+        generation: u64::MAX,
+        created_at: at(1),
+        revision: 0,
+    }
+}
+
 /// One of each with every field set, one of each with nothing that can be absent.
 pub fn zoo() -> Vec<Record> {
     let mut bare_host = host(101);
@@ -330,6 +350,11 @@ pub fn zoo() -> Vec<Record> {
     let mut bare_volume = volume(107, "bare");
     (bare_volume.guest, bare_volume.stored_bytes, bare_volume.absent) = (None, None, false);
     bare_volume.labels.clear();
+    let mut bare_network = network(110, "bare");
+    (bare_network.subnet, bare_network.bridge, bare_network.made) = (None, None, false);
+    bare_network.description.clear();
+    let mut network_task = task(111);
+    network_task.kind = TaskKind::NetworkDelete { network: NetworkId::new(uuid(9)) };
     let mut volume_task = task(109);
     let (of, into) = (VolumeId::new(uuid(7)), GuestId::new(uuid(2)));
     volume_task.kind = TaskKind::VolumeAttach { volume: of, guest: into };
@@ -337,6 +362,9 @@ pub fn zoo() -> Vec<Record> {
         Record::Volume(volume(7, "data")),
         Record::Volume(bare_volume),
         Record::Task(volume_task),
+        Record::Network(network(9, "lab")),
+        Record::Network(bare_network),
+        Record::Task(network_task),
         Record::Host(host(1)),
         Record::Host(bare_host),
         Record::Guest(guest(2, "web-1")),

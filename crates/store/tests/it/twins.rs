@@ -16,7 +16,7 @@ enum Op {
 
 fn record() -> impl Strategy<Value = Record> {
     let called = prop::sample::select(vec!["a", "b", "c"]);
-    (0..7_u8, 0..4_u64, called, 0..3_u64, any::<bool>(), any::<bool>()).prop_map(
+    (0..8_u8, 0..4_u64, called, 0..3_u64, any::<bool>(), any::<bool>()).prop_map(
         |(noun, n, called, revision, gone, blue)| {
             let owned = tenant(if blue { "blue" } else { "default" });
             match noun {
@@ -26,6 +26,7 @@ fn record() -> impl Strategy<Value = Record> {
                     Record::Guest(perigee_model::Guest { tenant: owned, gone_at, revision, ..guest(n, called) })
                 }
                 6 => Record::Volume(perigee_model::Volume { tenant: owned, revision, ..volume(n, called) }),
+                7 => Record::Network(perigee_model::Network { tenant: owned, revision, ..network(n, called) }),
                 3 => Record::Image(perigee_model::Image { tenant: owned, revision, ..image(n, called) }),
                 4 => Record::Execution(perigee_model::Execution { revision, ..execution(n) }),
                 _ => Record::Key(perigee_store::Key { revision, ..key(n) }),

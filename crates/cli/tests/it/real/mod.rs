@@ -23,6 +23,7 @@ mod life;
 mod machines;
 mod matrix;
 mod namespace;
+mod networks;
 #[path = "../../../../network/tests/it/ns.rs"]
 #[allow(dead_code, clippy::expect_used, reason = "the tests of the network crate use all of it, where this is allowed")]
 mod ns;
