@@ -56,6 +56,7 @@ pub use health::Health;
 pub use inherit::LOOK_EVERY;
 pub use journal::{DirJournal, Journal, MemoryJournal};
 pub use parts::{Budget, CachedParts, Parts, PartsError, Tally, Uses};
+pub use perigee_network::Surroundings;
 pub use spool::{DirSpool, MemorySpool, Spool};
 pub use uplink::{Session, Tunnel, Uplink, UplinkError};
 pub use world::Describe;

@@ -1,4 +1,4 @@
-//! `perigee network …`: networks that virtual machines are on, and how sandboxes are reached.
+//! `perigee network …`: networks that virtual machines are on, and how guests are reached.
 
 mod forward;
 

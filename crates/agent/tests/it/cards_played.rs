@@ -5,7 +5,6 @@ use crate::vms::{machine, switched, vm};
 use crate::*;
 use perigee_agent::Stage;
 use perigee_hypervisor::Nic;
-use perigee_network::Surroundings;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Mutex;
@@ -73,7 +72,7 @@ impl Cards for Played {
     async fn look(&self) -> Result<String, CardError> {
         Ok(String::new())
     }
-    async fn surroundings(&self) -> Result<Option<Surroundings>, CardError> {
+    async fn surroundings(&self) -> Result<Option<perigee_agent::Surroundings>, CardError> {
         Ok(None)
     }
 }
