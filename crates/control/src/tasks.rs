@@ -146,11 +146,7 @@ impl Control {
                 self.give_up_operation(task, batch);
                 Ok(None)
             }
-            // What of it is kept already goes with the next sweep.
-            TaskKind::GuestOperate { operation: Operation::CreateBackup { .. }, .. } => {
-                let order = Self::order_of_operation(&self.view().read(), task);
-                Ok(task.host.zip(order))
-            }
+            TaskKind::GuestOperate { operation: Operation::CreateBackup { .. }, .. } => Ok(self.cancelled_backup(task)),
             TaskKind::GuestOperate { .. } => {
                 Err(Refusal::new(Code::TaskFinished, "its host has begun with it, and brings it to its end"))
             }
@@ -183,6 +179,12 @@ impl Control {
                 Ok(None)
             }
         }
+    }
+
+    /// What its host is told of a backup that nobody wants any more. What of it is kept already goes with the next
+    /// sweep.
+    fn cancelled_backup(&self, task: &Task) -> Option<(perigee_model::HostId, FromServer)> {
+        task.host.zip(Self::order_of_operation(&self.view().read(), task))
     }
 
     /// A guest that could not be made: nothing of it is left. One that was to be taken over stays as
