@@ -159,7 +159,10 @@ async fn a_vm_has_a_card_by_the_same_words() {
     let forward = json!({ "host_port": 8080, "guest_port": 80 });
     assert_eq!(world.post("/api/v1/sandboxes/bare/forwards", &[], forward.clone()).await.status, 422);
     assert_eq!(world.post("/api/v1/sandboxes/db/forwards", &[], forward).await.status, 200);
-    while done_but(&mut world, 2, &[]).await["forwards"] != json!(["tcp/8080:80"]) {}
+    let mut sequence = 2;
+    while done_but(&mut world, sequence, &[]).await["forwards"] != json!(["tcp/8080:80"]) {
+        sequence += 1;
+    }
     let shown = world.get("/api/v1/vms/db").await.json();
     assert_eq!((&shown["forwards"][0]["up"], &shown["caught_up"]), (&json!(true), &json!(true)));
     let verbs = world.get("/api/v1/events").await.json()["items"].to_string();
