@@ -71,7 +71,7 @@ pub enum Verb {
         #[arg(long)]
         no_wait: bool,
     },
-    /// Look at all bytes of a backup, and whether it boots
+    /// Look at all bytes of a backup; with --boot, also whether it boots
     #[command(
         after_help = "Example:\n  perigee vm backup verify db-20261122-051209\n  perigee vm backup verify db-20261122-051209 --boot\n\nWith --boot a machine without a network is made from it, has to show a sign of life within ten minutes\n(perigee-guest's hello, or a login prompt on its serial port), and is removed again."
     )]
