@@ -154,7 +154,7 @@ async fn one(client: Client, targets: Targets, call: Call, number: u32) -> Resul
         Call::Patch => {
             let id = targets.ids.get(number % targets.ids.len()).context("no sandboxes")?;
             let labels = [("bench".to_owned(), Some(number.to_string()))].into_iter().collect();
-            client.patch_sandbox(id, "*", &SandboxPatch { labels, egress: None }, None).await?;
+            client.patch_sandbox(id, "*", &SandboxPatch { labels, egress: None, egress6: None }, None).await?;
         }
     }
     Ok(())

@@ -213,6 +213,7 @@ fn plan(guests: u32) -> Result<Plan> {
         owner: Owner { uid: 0, gid: 0 },
         up: true,
         egress: egress.clone(),
+        egress6: None,
         host: Vec::new(),
         forwards: Vec::new(),
     };

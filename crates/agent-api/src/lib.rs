@@ -27,8 +27,8 @@ pub use volume::{DesiredVolume, VolumeReport, VolumeStage};
 use perigee_model::execution::Command;
 use perigee_model::guest::Problem;
 use perigee_model::{
-    Desired, Egress, ExecutionId, Forward, GuestId, GuestKind, GuestSpec, HostId, ImageId, Inventory, Labels, Name,
-    Observed, Outcome, Part, Recipe, RunId, Seat, TaskId, Timestamp,
+    Desired, Egress, Egress6, ExecutionId, Forward, GuestId, GuestKind, GuestSpec, HostId, ImageId, Inventory, Labels,
+    Name, Observed, Outcome, Part, Recipe, RunId, Seat, TaskId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -342,6 +342,9 @@ pub enum Purpose {
         guest: GuestId,
         /// What it may reach.
         egress: Egress,
+        /// What it may reach by IPv6; `None`: it has none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        egress6: Option<Egress6>,
         /// What leads to it.
         forwards: Vec<Forward>,
     },

@@ -12,15 +12,15 @@
 //! ```
 
 use async_trait::async_trait;
-use perigee_hypervisor::{HypervisorError, Nic};
-use perigee_model::{Code, Egress, Forward, GuestId, InstanceId};
+use perigee_hypervisor::{HypervisorError, Nic, Nic6};
+use perigee_model::{Code, Forward, GuestId, InstanceId, Reach};
 use perigee_network::{
-    Block, HostError, Lasting, Member, Network, NetworkError, Owner, Plan, PlanFault, Protocol, Resolved, Ruleset,
-    Step, Subnet, SubnetError, Surroundings, upstreams,
+    BITS6, Block, Bridge, HostError, Lasting, Member, Network, NetworkError, Owner, Plan, PlanFault, Protocol,
+    Resolved, Ruleset, Step, Subnet, SubnetError, Surroundings, mac_of, upstreams,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use tokio::sync::Mutex;
 
 /// A card that an earlier life of the agent gave out.
@@ -31,7 +31,7 @@ pub struct Kept {
     /// Its address.
     pub address: Ipv4Addr,
     /// What it may reach.
-    pub egress: Egress,
+    pub reach: Reach,
     /// What leads to it.
     pub forwards: Vec<Forward>,
     /// How far it is.
@@ -86,7 +86,7 @@ impl CardError {
     pub fn code(&self) -> Code {
         match self {
             Self::Nowhere(_) | Self::Subnet(_) | Self::Full(_) => Code::NoCard,
-            Self::Network(NetworkError::Host(HostError::NoNft(_))) => Code::NoCard,
+            Self::Network(NetworkError::Host(HostError::NoNft(_) | HostError::NoSix)) => Code::NoCard,
             Self::Plan(_) | Self::Network(_) => Code::BootFailed,
         }
     }
@@ -104,20 +104,20 @@ pub trait Cards: Send + Sync {
     ///
     /// # Errors
     /// Why it has none; then nothing is left of it.
-    async fn plug(&self, guest: GuestId, egress: &Egress) -> Result<Nic, CardError>;
+    async fn plug(&self, guest: GuestId, reach: &Reach) -> Result<Nic, CardError>;
     /// The guest has taken its address: its card is up, with this policy and these forwards, and no others, when
     /// this returns. Answers the forwards that lead to it: a port that a program of the host listens at, or that
     /// leads to another guest, stays theirs.
     ///
     /// # Errors
     /// What the host says; it is tried again.
-    async fn raise(&self, guest: GuestId, egress: &Egress, forwards: &[Forward]) -> Result<Vec<Forward>, CardError>;
+    async fn raise(&self, guest: GuestId, reach: &Reach, forwards: &[Forward]) -> Result<Vec<Forward>, CardError>;
     /// The rules that a card of this guest would have, as text for `nft`: what is there for others is left out.
     /// Changes nothing.
     ///
     /// # Errors
     /// Why it could have none.
-    async fn plan(&self, guest: GuestId, egress: &Egress, forwards: &[Forward]) -> Result<String, CardError>;
+    async fn plan(&self, guest: GuestId, reach: &Reach, forwards: &[Forward]) -> Result<String, CardError>;
     /// Takes it away, and keeps its address for when the guest is on again. Fine when there is none.
     ///
     /// # Errors
@@ -152,13 +152,13 @@ impl Cards for NoCards {
             false => Err(CardError::Nowhere(self.0)),
         }
     }
-    async fn plug(&self, _: GuestId, _: &Egress) -> Result<Nic, CardError> {
+    async fn plug(&self, _: GuestId, _: &Reach) -> Result<Nic, CardError> {
         Err(CardError::Nowhere(self.0))
     }
-    async fn raise(&self, _: GuestId, _: &Egress, _: &[Forward]) -> Result<Vec<Forward>, CardError> {
+    async fn raise(&self, _: GuestId, _: &Reach, _: &[Forward]) -> Result<Vec<Forward>, CardError> {
         Err(CardError::Nowhere(self.0))
     }
-    async fn plan(&self, _: GuestId, _: &Egress, _: &[Forward]) -> Result<String, CardError> {
+    async fn plan(&self, _: GuestId, _: &Reach, _: &[Forward]) -> Result<String, CardError> {
         Err(CardError::Nowhere(self.0))
     }
     async fn rest(&self, _: GuestId) -> Result<(), CardError> {
@@ -219,17 +219,25 @@ impl State {
         Ok(self.network.insert(opened))
     }
 
-    /// The one that is in use, or a free one.
-    async fn subnet(&mut self, instance: &InstanceId) -> Result<Subnet, CardError> {
-        if let Some(subnet) = self.subnet {
-            return Ok(subnet);
+    /// The one that is in use, or a free one; with one of IPv6 beside it if that is wanted, too.
+    async fn subnet(&mut self, instance: &InstanceId, six: bool) -> Result<Subnet, CardError> {
+        let mut subnet = match self.subnet {
+            Some(subnet) => subnet,
+            None => self.subnet4(instance).await?,
+        };
+        if six && subnet.block6().is_none() {
+            let taken = self.network(instance)?.host().taken6().await?;
+            subnet = subnet.with6(Subnet::choose6(instance, &taken)?);
         }
+        self.subnet = Some(subnet);
+        Ok(subnet)
+    }
+
+    async fn subnet4(&mut self, instance: &InstanceId) -> Result<Subnet, CardError> {
         let taken = self.network(instance)?.host().taken().await?;
         // Where kept addresses are of, unless somebody else is there by now: then they are given anew.
         let known = self.known.and_then(|known| Subnet::choose(Some(known), &taken).ok());
-        let subnet = known.map_or_else(|| Subnet::choose(None, &taken), Ok)?;
-        self.subnet = Some(subnet);
-        Ok(subnet)
+        Ok(known.map_or_else(|| Subnet::choose(None, &taken), Ok)?)
     }
 
     /// The one that the guest has, or the next.
@@ -260,9 +268,10 @@ impl State {
 
     /// Makes the host's network what the members say.
     async fn bring_about(&mut self, instance: &InstanceId) -> Result<Vec<Step>, CardError> {
-        let subnet = self.subnet(instance).await?;
+        let six = self.members.values().any(|member| member.egress6.is_some());
+        let subnet = self.subnet(instance, six).await?;
         let plan = Plan::new(instance, subnet, self.members.values().cloned().collect())?;
-        let asks = self.members.values().any(|member| member.egress.asks_names());
+        let asks = self.members.values().any(Member::asks_names);
         match self.network(instance)?.bring_about(plan).await {
             Ok(steps) => Ok(steps),
             // All is as planned, and nobody here asks for names.
@@ -272,10 +281,26 @@ impl State {
     }
 }
 
-fn member(guest: GuestId, address: Ipv4Addr, egress: Egress, up: bool) -> Member {
+/// The networks that a bridge is on by the addresses that we gave it; others may have added some.
+fn subnet_of(bridge: &Bridge) -> Result<Option<Subnet>, SubnetError> {
+    let own = |(address, bits): &(IpAddr, u8)| match address {
+        IpAddr::V4(four) if bridge.mac == Some(mac_of(*four)) => Some(Block::around(*four, *bits)),
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    };
+    let Some(block) = bridge.addresses.iter().find_map(own) else { return Ok(None) };
+    let subnet = Subnet::new(block)?;
+    let with6 = |(address, _): &(IpAddr, u8)| match address {
+        IpAddr::V6(six) => Some(subnet.with6(Block::around(*six, BITS6))).filter(|with| with.gateway6() == Some(*six)),
+        IpAddr::V4(_) => None,
+    };
+    Ok(Some(bridge.addresses.iter().find_map(with6).unwrap_or(subnet)))
+}
+
+fn member(guest: GuestId, address: Ipv4Addr, reach: &Reach, up: bool) -> Member {
     // The driver opens the TAP, or libvirt does, and hands on what it opened: no VMM needs a right to it.
     let owner = Owner { uid: 0, gid: 0 };
-    Member { guest, address, owner, up, egress, host: Vec::new(), forwards: Vec::new() }
+    let Reach { egress, egress6 } = reach.clone();
+    Member { guest, address, owner, up, egress, egress6, host: Vec::new(), forwards: Vec::new() }
 }
 
 /// Of the forwards that a guest should have those that it can have: what leads to it already stays its own.
@@ -304,24 +329,22 @@ impl Cards for HostCards {
             return Ok(());
         }
         let found = network.host().look().await?;
-        let here = found.bridge.iter().flat_map(|bridge| bridge.addresses.iter().copied()).next();
-        if let Some((gateway, bits)) = here {
-            state.subnet = Some(Subnet::new(Block::around(gateway, bits))?);
-        }
-        let subnet = state.subnet(&self.instance).await?;
+        state.subnet = found.bridge.map(|bridge| subnet_of(&bridge)).transpose()?.flatten();
+        let six = on.iter().any(|kept| kept.reach.egress6.is_some());
+        let subnet = state.subnet(&self.instance, six).await?;
         let again = |kept: Kept| {
             let up = kept.stage == Stage::Up;
-            (kept.guest, Member { forwards: kept.forwards, ..member(kept.guest, kept.address, kept.egress, up) })
+            (kept.guest, Member { forwards: kept.forwards, ..member(kept.guest, kept.address, &kept.reach, up) })
         };
         state.members = on.into_iter().filter(|kept| subnet.may_give(kept.address)).map(again).collect();
         state.bring_about(&self.instance).await.map(drop)
     }
 
-    async fn plug(&self, guest: GuestId, egress: &Egress) -> Result<Nic, CardError> {
+    async fn plug(&self, guest: GuestId, reach: &Reach) -> Result<Nic, CardError> {
         let mut state = self.state.lock().await;
-        let subnet = state.subnet(&self.instance).await?;
+        let subnet = state.subnet(&self.instance, reach.egress6.is_some()).await?;
         let address = state.address_of(guest, subnet)?;
-        let wanted = member(guest, address, egress.clone(), false);
+        let wanted = member(guest, address, reach, false);
         state.members.insert(guest, wanted.clone());
         if let Err(error) = state.bring_about(&self.instance).await {
             // What was made of it goes with the next change.
@@ -331,26 +354,29 @@ impl Cards for HostCards {
         state.resting.remove(&guest);
         state.last = Some(address);
         let plan = Plan::new(&self.instance, subnet, vec![wanted.clone()])?;
+        let six = plan.six(&wanted).zip(plan.gateway6());
         Ok(Nic {
             tap: plan.tap(&wanted).to_string(),
             mac: wanted.mac(),
             address,
             network_bits: subnet.block().bits(),
             gateway: subnet.gateway(),
-            names: egress.asks_names().then(|| subnet.gateway()),
+            names: reach.asks_names().then(|| subnet.gateway()),
+            six: six.map(|(address, gateway)| Nic6 { address, network_bits: BITS6, gateway }),
         })
     }
 
-    async fn raise(&self, guest: GuestId, egress: &Egress, forwards: &[Forward]) -> Result<Vec<Forward>, CardError> {
+    async fn raise(&self, guest: GuestId, reach: &Reach, forwards: &[Forward]) -> Result<Vec<Forward>, CardError> {
         let mut state = self.state.lock().await;
-        let own = state.subnet(&self.instance).await?.block();
+        let own = state.subnet(&self.instance, false).await?.block();
         let busy = match forwards {
             [] => BTreeSet::new(),
             _ => state.network(&self.instance)?.host().listening(own)?,
         };
         let before = state.members.get(&guest).cloned().ok_or(CardError::Nowhere("its card was taken away"))?;
         let forwards = free(forwards, &before, &state, &busy);
-        let wanted = Member { up: true, egress: egress.clone(), forwards: forwards.clone(), ..before.clone() };
+        let Reach { egress, egress6 } = reach.clone();
+        let wanted = Member { up: true, egress, egress6, forwards: forwards.clone(), ..before.clone() };
         if wanted == before {
             return Ok(forwards);
         }
@@ -362,12 +388,12 @@ impl Cards for HostCards {
         raised.map(|_| forwards)
     }
 
-    async fn plan(&self, guest: GuestId, egress: &Egress, forwards: &[Forward]) -> Result<String, CardError> {
+    async fn plan(&self, guest: GuestId, reach: &Reach, forwards: &[Forward]) -> Result<String, CardError> {
         let mut state = self.state.lock().await;
-        let subnet = state.subnet(&self.instance).await?;
+        let subnet = state.subnet(&self.instance, reach.egress6.is_some()).await?;
         let address = state.address_of(guest, subnet)?;
         let forwards = forwards.to_vec();
-        let one = Member { forwards, ..member(guest, address, egress.clone(), true) };
+        let one = Member { forwards, ..member(guest, address, reach, true) };
         let plan = Plan::new(&self.instance, subnet, vec![one])?;
         Ok(Ruleset::tables(&plan, Resolved { held: &[], answered: true }))
     }

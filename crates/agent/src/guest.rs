@@ -30,7 +30,7 @@ use perigee_agent_api::{Act, DesiredGuest, GuestReport, Operate};
 use perigee_hypervisor::{Found, Session};
 use perigee_model::{GuestId, GuestKind, Observed, PartRole, Phase, Power, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
@@ -70,6 +70,9 @@ pub(crate) struct Document {
     /// Of its card: while it has one, and of a VM while it is off, too.
     #[serde(default)]
     pub address: Option<Ipv4Addr>,
+    /// The same of IPv6.
+    #[serde(default)]
+    pub address6: Option<Ipv6Addr>,
     /// Long work on it: the newest there was until its end is taken, and what was before that.
     #[serde(default)]
     pub operations: Operations,
@@ -114,6 +117,7 @@ impl Document {
             acting: false,
             let_go: false,
             address: None,
+            address6: None,
             operations: Operations::default(),
             restored: false,
         }

@@ -150,7 +150,7 @@ async fn restore_cards(world: &World, known: &Known, told: &[Told]) {
 /// The card that a guest has by its document; `alive` where its driver told.
 fn kept(document: &Document, alive: Option<bool>) -> Option<Kept> {
     let (guest, address) = (document.id(), document.address?);
-    let egress = document.order.spec.egress.clone()?;
+    let reach = document.order.spec.reach()?;
     // Those that led to it, and are still wanted; what was asked for since, its actor sees to.
     let wanted = &document.order.spec.forwards;
     let forwards = document.observed.forwards.iter().filter(|one| wanted.contains(one)).copied().collect();
@@ -165,7 +165,7 @@ fn kept(document: &Document, alive: Option<bool>) -> Option<Kept> {
         (true, false) => Stage::Plugged,
         (false, _) => Stage::Rests,
     };
-    Some(Kept { guest, address, egress, forwards, stage })
+    Some(Kept { guest, address, reach, forwards, stage })
 }
 
 fn tell_cards(world: &World, done: Result<(), CardError>) {

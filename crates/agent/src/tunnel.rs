@@ -17,7 +17,7 @@ use perigee_agent_api::{DesiredNetwork, Execute, Purpose, TunnelFrame, TunnelId}
 use perigee_hypervisor::{HypervisorError, Session};
 use perigee_model::guest::Problem;
 use perigee_model::limits::{TUNNEL_OPEN_TIMEOUT, TUNNELS_PER_HOST_MAX};
-use perigee_model::{Code, Egress, ExecutionId, Forward, GuestId};
+use perigee_model::{Code, ExecutionId, Forward, GuestId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
@@ -70,8 +70,9 @@ pub(crate) fn open(world: &Arc<World>, tunnels: &Tunnels, id: TunnelId, purpose:
             Purpose::ReadOutput { execution } => {
                 let _ = execution::read_output(&world, execution, false, &tunnel.tx).await;
             }
-            Purpose::PlanCard { guest, egress, forwards } => {
-                answer(plan_card(&world, (guest, &egress, &forwards), &tunnel.tx).await, &tunnel.tx).await;
+            Purpose::PlanCard { guest, egress, egress6, forwards } => {
+                let reach = perigee_model::Reach { egress, egress6 };
+                answer(plan_card(&world, (guest, &reach, &forwards), &tunnel.tx).await, &tunnel.tx).await;
             }
             Purpose::PlanNetwork(order) => {
                 answer(plan_network(&world, &order, &tunnel.tx).await, &tunnel.tx).await;
@@ -91,10 +92,10 @@ async fn answer(result: Result<(), Problem>, tx: &mpsc::Sender<TunnelFrame>) {
 
 async fn plan_card(
     world: &World,
-    (guest, egress, forwards): (GuestId, &Egress, &[Forward]),
+    (guest, reach, forwards): (GuestId, &perigee_model::Reach, &[Forward]),
     tx: &mpsc::Sender<TunnelFrame>,
 ) -> Result<(), Problem> {
-    let rules = world.cards.plan(guest, egress, forwards).await;
+    let rules = world.cards.plan(guest, reach, forwards).await;
     let rules = rules.map_err(|error| Problem::new(Code::NoCard, crate::chain(&error)))?;
     for piece in rules.as_bytes().chunks(FRAME_BYTES) {
         // Nobody listens any more: nobody is to be told.

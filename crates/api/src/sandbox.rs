@@ -46,6 +46,10 @@ pub struct SandboxRequest {
     /// `example.com:443`, `*.debian.org`, `10.1.0.0/16:5432`. Without: no card.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Vec<String>>,
+    /// With a card: an IPv6 address, too, and what may be reached by it, in the same words; places are like
+    /// `example.com:443`, `2001:db8::/32:443`, `[2001:db8::7]:443`. Without: no IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress6: Option<Vec<String>>,
 }
 
 /// A merge patch (RFC 7396): labels given as `null` are removed.
@@ -58,6 +62,9 @@ pub struct SandboxPatch {
     /// Of a sandbox with a card: what may be reached by it from now on, as in a request to create one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Vec<String>>,
+    /// Of a sandbox with IPv6: what may be reached by that from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress6: Option<Vec<String>>,
 }
 
 /// What a request would do.
@@ -178,9 +185,15 @@ pub struct SandboxView {
     /// What it may reach by its card: `none`, `all`, or places. Absent: it has no card.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Vec<String>>,
+    /// What it may reach by IPv6: `none`, `all`, or places. Absent: it has no IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress6: Option<Vec<String>>,
     /// Its address on its host's own network of guests; a VM that is off keeps it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// Its IPv6 address there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<String>,
     /// Ports of its host that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<ForwardView>,
@@ -215,7 +228,9 @@ impl SandboxView {
             kernel_release: observed.and_then(|o| o.kernel_release.clone()),
             boot_ms: observed.and_then(|o| o.boot_ms),
             egress: guest.spec.egress.as_ref().map(Egress::words),
+            egress6: guest.spec.egress6.as_ref().map(Egress::words),
             address: guest.address().map(|address| address.to_string()),
+            address6: guest.address6().map(|address| address.to_string()),
             forwards: guest.spec.forwards.iter().map(|one| forward(guest, *one)).collect(),
             caught_up: guest.is_caught_up(),
             generation: guest.desired.generation,

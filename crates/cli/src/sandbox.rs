@@ -141,6 +141,9 @@ pub struct UpdateOptions {
     /// What may be reached by its card from now on: none, all, or a place like example.com:443; may be repeated
     #[arg(long, value_name = "PLACE")]
     egress: Vec<String>,
+    /// What may be reached by its IPv6 from now on: none, all, or a place; may be repeated
+    #[arg(long, value_name = "PLACE")]
+    egress6: Vec<String>,
     /// Set a label
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
     label: Vec<(String, String)>,
@@ -174,6 +177,10 @@ pub struct GuestOptions {
     /// [default: no card]
     #[arg(long, value_name = "PLACE")]
     egress: Vec<String>,
+    /// IPv6 on that card, and what may be reached by it: none, all, or a place like example.com:443,
+    /// 2001:db8::/32:443 or [2001:db8::7]:443; may be repeated [default: no IPv6]
+    #[arg(long, value_name = "PLACE", requires = "egress")]
+    egress6: Vec<String>,
     /// A mark
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_pair)]
     label: Vec<(String, String)>,
@@ -250,7 +257,8 @@ async fn create(session: &Session, guest: GuestOptions, no_wait: bool) -> Result
 async fn update(session: &Session, name: &str, change: UpdateOptions) -> Result<Exit, Failure> {
     let id = resolve(session, Kind::Sandbox, name).await?;
     let egress = (!change.egress.is_empty()).then_some(change.egress);
-    let patch = SandboxPatch { labels: merge_patch(change.label, change.remove_label), egress };
+    let egress6 = (!change.egress6.is_empty()).then_some(change.egress6);
+    let patch = SandboxPatch { labels: merge_patch(change.label, change.remove_label), egress, egress6 };
     // Whatever it is now: one that boots would have another tag before it is asked.
     let sandbox = session.client()?.patch_sandbox(&id, "*", &patch, Some(network::HOST_WITHIN)).await?;
     network::heard(session, &sandbox);
@@ -278,6 +286,7 @@ impl GuestOptions {
             host: self.host,
             priority: None,
             egress: (!self.egress.is_empty()).then_some(self.egress),
+            egress6: (!self.egress6.is_empty()).then_some(self.egress6),
         }
     }
 }

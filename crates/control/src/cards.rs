@@ -6,7 +6,7 @@ use crate::{Cause, Control};
 use perigee_agent_api::{FromServer, Purpose, TunnelFrame};
 use perigee_model::forward::{FORWARDS_MAX, ForwardFault, fault};
 use perigee_model::name::labels_fault;
-use perigee_model::{Code, Egress, Forward, Guest, HostId, Phase, Power, Refusal, Verb, Who, change};
+use perigee_model::{Code, Egress, Egress6, Forward, Guest, HostId, Phase, Power, Reach, Refusal, Verb, Who, change};
 use perigee_store::{Batch, Record};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ pub struct SandboxChange {
     pub labels: BTreeMap<String, Option<String>>,
     /// What it may reach by its card, from now on.
     pub egress: Option<Egress>,
+    /// What it may reach by IPv6.
+    pub egress6: Option<Egress6>,
 }
 
 /// The sandbox as the change makes it.
@@ -37,6 +39,13 @@ fn changed_by(guest: &Guest, change: &SandboxChange) -> Result<Guest, Refusal> {
     }
     if let Some(egress) = &change.egress {
         change::reach(&mut next.spec, egress)?;
+    }
+    if let Some(egress6) = &change.egress6 {
+        if next.spec.egress6.is_none() {
+            let text = "it has no IPv6, and gets none later: create it with --egress6, none at least";
+            return Err(Refusal::field("egress6", text));
+        }
+        next.spec.egress6 = Some(egress6.clone());
     }
     Ok(next)
 }
@@ -65,9 +74,8 @@ impl Control {
                 match next.spec == guest.spec {
                     true => self.note(who, &mut next, &mut batch, (cause, "guest.label", String::new())),
                     false => {
-                        let words = next.spec.egress.as_ref().map(|egress| egress.words().join(" "));
                         next.desired.generation += 1;
-                        let words = bounded(&words.unwrap_or_default());
+                        let words = bounded(&next.spec.reach().map(|reach| words(&reach)).unwrap_or_default());
                         self.note(who, &mut next, &mut batch, (cause, "guest.egress", words));
                     }
                 }
@@ -171,10 +179,10 @@ impl Control {
     /// # Errors
     /// `NoCard` with the host's reason, `ChannelBroken`.
     pub async fn preview_card(&self, guest: &Guest, host: HostId) -> Result<Option<String>, Refusal> {
-        let Some(egress) = guest.spec.egress.clone().filter(|_| self.links().is_connected(host)) else {
+        let Some(Reach { egress, egress6 }) = guest.spec.reach().filter(|_| self.links().is_connected(host)) else {
             return Ok(None);
         };
-        let purpose = Purpose::PlanCard { guest: guest.id, egress, forwards: guest.spec.forwards.clone() };
+        let purpose = Purpose::PlanCard { guest: guest.id, egress, egress6, forwards: guest.spec.forwards.clone() };
         let mut tunnel = self.links().open(host, purpose).await?;
         let silent = || Refusal::new(Code::ChannelBroken, "the host did not say which rules it would have");
         let mut text = Vec::new();
@@ -275,6 +283,12 @@ impl Control {
             self.links().send(host, FromServer::Desired(Box::new(desired_of(guest))));
         }
     }
+}
+
+/// A policy as an event tells it.
+fn words(reach: &Reach) -> String {
+    let six = reach.egress6.as_ref().map(|egress6| format!("; IPv6: {}", egress6.words().join(" ")));
+    format!("{}{}", reach.egress.words().join(" "), six.unwrap_or_default())
 }
 
 /// As much of a text as an audit event should have.

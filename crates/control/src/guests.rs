@@ -8,8 +8,8 @@ use perigee_model::limits::{ENV_MAX, SANDBOX_TTL_MAX, SANDBOX_TTL_MIN, TASK_ATTE
 use perigee_model::name::labels_fault;
 use perigee_model::placement::{Candidate, Placement, Wanted, place};
 use perigee_model::{
-    Code, Desired, Egress, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, HostId, Image, ImageState, Labels, Name,
-    PartRole, Priority, Refusal, Resources, Task, TaskId, TaskKind, TaskState, Verb, Who,
+    Code, Desired, Egress, Egress6, Guest, GuestId, GuestKind, GuestSpec, GuestStatus, HostId, Image, ImageState,
+    Labels, Name, PartRole, Priority, Refusal, Resources, Task, TaskId, TaskKind, TaskState, Verb, Who,
 };
 use perigee_store::{Batch, Record};
 use std::collections::BTreeMap;
@@ -41,6 +41,8 @@ pub struct NewGuest {
     pub vm: Option<NewVm>,
     /// A card on its host's own network, and what may be reached by it; `None`: it has none there.
     pub egress: Option<Egress>,
+    /// The same by IPv6; `None`: it has no IPv6.
+    pub egress6: Option<Egress6>,
 }
 
 impl Control {
@@ -251,6 +253,7 @@ impl Control {
             host_wanted,
             vm,
             egress: wanted.egress,
+            egress6: wanted.egress6,
             forwards: Vec::new(),
         };
         Ok(Guest {
@@ -316,6 +319,16 @@ pub(crate) fn changed() -> Refusal {
     Refusal::new(Code::PreconditionFailed, "the object has changed since you read it; read it again")
 }
 
+/// Why it cannot have IPv6, when it asks for it.
+fn six_fault(wanted: &NewGuest) -> Option<&'static str> {
+    wanted.egress6.as_ref()?;
+    match (wanted.kind, &wanted.egress) {
+        (GuestKind::Vm, _) => Some("only sandboxes have IPv6 now: leave egress6 out for a VM"),
+        (GuestKind::Sandbox, None) => Some("it has no card: give egress, too, none at least"),
+        (GuestKind::Sandbox, Some(_)) => None,
+    }
+}
+
 fn check(wanted: &NewGuest) -> Result<(), Refusal> {
     let fits = match wanted.kind {
         GuestKind::Vm => wanted.vm.is_some() && wanted.ttl.is_none() && wanted.env.is_empty(),
@@ -328,6 +341,9 @@ fn check(wanted: &NewGuest) -> Result<(), Refusal> {
     if wanted.egress.is_some() && wanted.vm.as_ref().is_some_and(|vm| vm.spec.network.is_some()) {
         let text = "its one card is on its host's own network (egress) or on one of its libvirt, not on both";
         return Err(Refusal::field("network", text));
+    }
+    if let Some(text) = six_fault(wanted) {
+        return Err(Refusal::field("egress6", text));
     }
     if let Some((field, text)) = wanted.resources.fault() {
         return Err(Refusal::field(field, text));

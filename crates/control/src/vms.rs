@@ -241,6 +241,7 @@ impl Control {
             host_wanted: Some(foreign.host),
             vm: Some(Box::new(vm)),
             egress: None,
+            egress6: None,
             forwards: Vec::new(),
         };
         Ok(Guest {

@@ -56,7 +56,8 @@ pub struct CommandLine {
     pub ends_by_reset: bool,
     /// `perigee.machine=vm`: a full machine, with a power button and a balloon.
     pub is_full_machine: bool,
-    /// `perigee.address=`, `perigee.gateway=`, `perigee.names=`: what its card is given at once.
+    /// `perigee.address=`, `perigee.gateway=`, `perigee.names=`, `perigee.address6=`, `perigee.gateway6=`: what its card
+    /// is given at once.
     pub card: Option<Card>,
     /// `perigee.network=dhcp`: its card gets its address from the network.
     pub asks_for_lease: bool,

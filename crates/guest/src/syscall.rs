@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -121,6 +121,67 @@ pub fn set_default_route(socket: impl AsFd, gateway: Ipv4Addr) -> io::Result<()>
     route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
     // SAFETY: the ioctl reads one rtentry, which lives through the call; its device is null.
     check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCADDRT, &route) })
+}
+
+/// Gives an interface an IPv6 address of a network of this size.
+pub fn set_address6(socket: impl AsFd, name: &str, address: Ipv6Addr, network_bits: u8) -> io::Result<()> {
+    let request = libc::in6_ifreq {
+        ifr6_addr: internet6(address),
+        ifr6_prefixlen: network_bits.into(),
+        ifr6_ifindex: index(&socket, name)?,
+    };
+    // SAFETY: the ioctl of such a socket reads one in6_ifreq, which lives through the call.
+    check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFADDR, &request) })
+}
+
+/// Sends what no other IPv6 route takes to a gateway at an interface.
+pub fn set_default_route6(socket: impl AsFd, name: &str, gateway: Ipv6Addr) -> io::Result<()> {
+    let any = internet6(Ipv6Addr::UNSPECIFIED);
+    let route = Route6 {
+        destination: any,
+        source: any,
+        gateway: internet6(gateway),
+        metric: 1,
+        flags: u32::from(libc::RTF_UP | libc::RTF_GATEWAY),
+        index: index(&socket, name)?,
+        kind: 0,
+        destination_bits: 0,
+        source_bits: 0,
+        info: 0,
+    };
+    // SAFETY: the ioctl of such a socket reads one in6_rtmsg, which lives through the call.
+    check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCADDRT, &route) })
+}
+
+/// `struct in6_rtmsg` (linux/ipv6_route.h), whose fields the crate keeps to itself.
+#[repr(C)]
+#[allow(dead_code, reason = "the kernel reads them")]
+struct Route6 {
+    destination: libc::in6_addr,
+    source: libc::in6_addr,
+    gateway: libc::in6_addr,
+    kind: u32,
+    destination_bits: u16,
+    source_bits: u16,
+    metric: u32,
+    info: libc::c_ulong,
+    flags: u32,
+    index: libc::c_int,
+}
+
+/// The number of an interface.
+fn index(socket: impl AsFd, name: &str) -> io::Result<libc::c_int> {
+    let mut request = request(name);
+    // SAFETY: the ioctl reads and writes one ifreq, which lives through the call; the number is the union's member
+    // for it.
+    unsafe {
+        check(libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGIFINDEX, &mut request))?;
+        Ok(request.ifr_ifru.ifru_ifindex)
+    }
+}
+
+fn internet6(address: Ipv6Addr) -> libc::in6_addr {
+    libc::in6_addr { s6_addr: address.octets() }
 }
 
 /// A request about an interface; a name is cut at its 15 bytes.

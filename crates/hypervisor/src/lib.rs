@@ -27,7 +27,7 @@ use async_trait::async_trait;
 pub use backups::{BackupWish, Backups, DiskBytes, NewDisk, OpenDisk};
 use bytes::Bytes;
 pub use networks::{FoundNetwork, NetworkPlan, Networks};
-pub use nic::Nic;
+pub use nic::{Nic, Nic6};
 pub use perigee_guest::protocol::{ExecEnd, ExecStart, GuestHello};
 pub use perigee_model::Seat;
 use perigee_model::{Abilities, GuestId, Name, PartRole, Resources, VmSpec};

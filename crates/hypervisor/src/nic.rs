@@ -5,7 +5,7 @@
 
 use crate::HypervisorError;
 use perigee_model::Mac;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// One card, on a TAP that somebody made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,13 +22,27 @@ pub struct Nic {
     pub gateway: Ipv4Addr,
     /// Who answers names; `None`: nobody does.
     pub names: Option<Ipv4Addr>,
+    /// What it has of IPv6; `None`: nothing.
+    pub six: Option<Nic6>,
+}
+
+/// What a card has of IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nic6 {
+    /// The guest's address.
+    pub address: Ipv6Addr,
+    /// How many bits of it are the network's, 1 to 128.
+    pub network_bits: u8,
+    /// Where everything goes that is not for that network.
+    pub gateway: Ipv6Addr,
 }
 
 impl Nic {
     /// Refuses a name that is no device's, and a network without a size.
     pub(crate) fn check(&self) -> Result<(), HypervisorError> {
         let plain = (1..=15).contains(&self.tap.len()) && self.tap.bytes().all(|b| b.is_ascii_alphanumeric());
-        if plain && (1..=32).contains(&self.network_bits) {
+        let six = self.six.is_none_or(|six| (1..=128).contains(&six.network_bits));
+        if plain && six && (1..=32).contains(&self.network_bits) {
             return Ok(());
         }
         Err(HypervisorError::BadPlan(format!("no card can be on `{}` with /{}", self.tap, self.network_bits)))
@@ -53,8 +67,13 @@ impl Nic {
     /// What perigee-guest reads from its kernel's command line.
     pub(crate) fn kernel_options(&self) -> String {
         let names = self.names.map(|names| format!(" perigee.names={names}")).unwrap_or_default();
+        let of6 = |six: &Nic6| {
+            let Nic6 { address, network_bits, gateway } = six;
+            format!(" perigee.address6={address}/{network_bits} perigee.gateway6={gateway}")
+        };
+        let six = self.six.as_ref().map(of6).unwrap_or_default();
         let Self { address, network_bits, gateway, .. } = self;
-        format!("perigee.address={address}/{network_bits} perigee.gateway={gateway}{names}")
+        format!("perigee.address={address}/{network_bits} perigee.gateway={gateway}{names}{six}")
     }
 }
 
@@ -64,7 +83,7 @@ mod tests {
 
     fn nic(tap: &str, network_bits: u8, names: Option<Ipv4Addr>) -> Nic {
         let (address, gateway) = (Ipv4Addr::new(172, 16, 0, 2), Ipv4Addr::new(172, 16, 0, 1));
-        Nic { tap: tap.to_owned(), mac: Mac::from_bits(2), address, network_bits, gateway, names }
+        Nic { tap: tap.to_owned(), mac: Mac::from_bits(2), address, network_bits, gateway, names, six: None }
     }
 
     #[test]
@@ -82,5 +101,9 @@ mod tests {
         assert_eq!(nic("tap0", 24, None).kernel_options(), card);
         let names = nic("tap0", 24, Some(Ipv4Addr::new(172, 16, 0, 1))).kernel_options();
         assert_eq!(names, format!("{card} perigee.names=172.16.0.1"));
+        let [address, gateway] = ["fd70::ac10:2", "fd70::ac10:1"].map(|text| text.parse().unwrap());
+        let six = Nic { six: Some(Nic6 { address, network_bits: 64, gateway }), ..nic("tap0", 24, None) };
+        let expected = format!("{card} perigee.address6=fd70::ac10:2/64 perigee.gateway6=fd70::ac10:1");
+        assert_eq!(six.kernel_options(), expected);
     }
 }

@@ -122,6 +122,7 @@ mod tests {
             host_wanted: None,
             vm: None,
             egress: None,
+            egress6: None,
             forwards: Vec::new(),
         };
         change.apply(&mut name, &mut labels, &mut spec).map(|()| (name, labels, spec))

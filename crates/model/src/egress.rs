@@ -3,12 +3,13 @@
 mod address;
 mod domain;
 
-pub use address::{Block, BlockError, NEVER, PRIVATE, is_public};
+pub use address::{Block, BlockError, Family, NEVER, NEVER6, PRIVATE, PRIVATE6, is_public};
 pub use domain::{Domain, DomainError};
 
 use crate::{GuestId, Refusal};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -17,33 +18,45 @@ pub const OPENINGS_MAX: usize = 256;
 /// Most ranges of ports of one place.
 pub const PORTS_MAX: usize = 32;
 
-/// What a guest may reach of the world outside its host.
+/// What a guest may reach of the world outside its host, by one family of addresses.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Egress {
+#[serde(rename_all = "snake_case", bound = "A: Family")]
+pub enum Egress<A = Ipv4Addr> {
     /// Nothing; no name is answered either.
     None,
     /// These places alone, and names only if they are listed.
-    List(Vec<Opening>),
-    /// The public internet: all but [`PRIVATE`] and [`NEVER`].
+    List(Vec<Opening<A>>),
+    /// The public internet: all but [`Family::PRIVATE`] and [`Family::NEVER`].
     All,
+}
+
+/// What a guest may reach by IPv6.
+pub type Egress6 = Egress<Ipv6Addr>;
+
+/// All that a guest with a card may reach.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reach {
+    /// By IPv4.
+    pub egress: Egress,
+    /// By IPv6; `None`: it has none, not even an address.
+    pub egress6: Option<Egress6>,
 }
 
 /// One place that is open.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Opening {
+#[serde(try_from = "String", into = "String", bound = "A: Family")]
+pub struct Opening<A = Ipv4Addr> {
     /// Where.
-    pub place: Place,
+    pub place: Place<A>,
     /// At which of its ports; empty: at all, and by any protocol. Sorted, and no two touch.
     pub ports: Vec<Ports>,
 }
 
 /// Where an opening leads.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Place {
+pub enum Place<A = Ipv4Addr> {
     /// To addresses. A private network is open only to a block that lies inside it.
-    Block(Block),
+    Block(Block<A>),
     /// To what this name means at the time it is asked for, as long as that lasts.
     Domain(Domain),
 }
@@ -70,14 +83,17 @@ pub struct Ports {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum OpeningError {
     /// Neither a block nor a name.
-    #[error("`{0}` is neither addresses (192.0.2.0/24) nor a name (example.com, *.example.com)")]
-    Place(String),
+    #[error("`{0}` is neither addresses ({1}) nor a name (example.com, *.example.com)")]
+    Place(String, &'static str),
     /// No ports.
     #[error("`{0}` are no ports: write 443, 8000-8100 or udp/53, with commas between them, 32 at most")]
     Ports(String),
     /// Closed to every policy.
     #[error("{0} lies in {1}, which no policy opens")]
-    Never(Block, Block),
+    Never(String, String),
+    /// A private network with something in it that is closed to every policy.
+    #[error("{0} holds {1}, which no policy opens: list what you need beside it")]
+    Holds(String, String),
 }
 
 impl Protocol {
@@ -104,13 +120,18 @@ impl Ports {
     }
 }
 
-impl Opening {
-    /// To a place; refuses a block inside of [`NEVER`], and too many ports.
-    pub fn new(place: Place, mut ports: Vec<Ports>) -> Result<Self, OpeningError> {
+impl<A: Family> Opening<A> {
+    /// To a place; refuses a block inside of [`Family::NEVER`], a private one around a part of it, and too many ports.
+    pub fn new(place: Place<A>, mut ports: Vec<Ports>) -> Result<Self, OpeningError> {
         if let Place::Block(block) = place
-            && let Some(never) = NEVER.iter().find(|never| never.covers(block))
+            && let Some(never) = A::NEVER.iter().find(|never| never.overlaps(block))
         {
-            return Err(OpeningError::Never(block, *never));
+            if never.covers(block) {
+                return Err(OpeningError::Never(block.to_string(), never.to_string()));
+            }
+            if is_private(block) {
+                return Err(OpeningError::Holds(block.to_string(), never.to_string()));
+            }
         }
         join(&mut ports);
         if ports.len() > PORTS_MAX {
@@ -121,8 +142,12 @@ impl Opening {
 
     /// It leads into a private network on purpose.
     pub fn is_private(&self) -> bool {
-        matches!(self.place, Place::Block(block) if PRIVATE.iter().any(|private| private.covers(block)))
+        matches!(self.place, Place::Block(block) if is_private(block))
     }
+}
+
+fn is_private<A: Family>(block: Block<A>) -> bool {
+    A::PRIVATE.iter().any(|private| private.covers(block))
 }
 
 /// Sorts them, and makes one range of those that touch.
@@ -137,17 +162,17 @@ pub fn join(ports: &mut Vec<Ports>) {
     });
 }
 
-impl FromStr for Opening {
+impl<A: Family> FromStr for Opening<A> {
     type Err = OpeningError;
-    /// `PLACE` or `PLACE:PORTS`: `example.com`, `*.example.com:443`, `1.1.1.1:udp/53,853`, `10.1.0.0/16:5432`.
+    /// `PLACE` or `PLACE:PORTS`: `example.com`, `*.example.com:443`, `1.1.1.1:udp/53,853`, `10.1.0.0/16:5432`,
+    /// `2001:db8::/32:443`, `[2606:4700::1111]:443`.
     fn from_str(text: &str) -> Result<Self, OpeningError> {
-        let (place, ports) = match text.split_once(':') {
-            Some((place, ports)) => (place, read_ports(ports).ok_or_else(|| OpeningError::Ports(ports.to_owned()))?),
-            None => (text, Vec::new()),
-        };
+        let (place, ports) = A::apart(text);
         let block = place.parse().map(Place::Block);
         let place = block.or_else(|_| place.parse().map(Place::Domain));
-        Self::new(place.map_err(|_| OpeningError::Place(text.to_owned()))?, ports)
+        let place = place.map_err(|_| OpeningError::Place(text.to_owned(), A::SAMPLE))?;
+        let read = |ports: &str| read_ports(ports).ok_or_else(|| OpeningError::Ports(ports.to_owned()));
+        Self::new(place, ports.map(read).transpose()?.unwrap_or_default())
     }
 }
 
@@ -164,7 +189,7 @@ fn read_ports(text: &str) -> Option<Vec<Ports>> {
     text.split(',').map(one).collect()
 }
 
-impl fmt::Display for Opening {
+impl<A: Family> fmt::Display for Opening<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
             Place::Block(block) => block.fmt(f)?,
@@ -191,38 +216,38 @@ impl fmt::Display for Ports {
     }
 }
 
-impl TryFrom<String> for Opening {
+impl<A: Family> TryFrom<String> for Opening<A> {
     type Error = OpeningError;
     fn try_from(text: String) -> Result<Self, OpeningError> {
         text.parse()
     }
 }
-impl From<Opening> for String {
-    fn from(opening: Opening) -> Self {
+impl<A: Family> From<Opening<A>> for String {
+    fn from(opening: Opening<A>) -> Self {
         opening.to_string()
     }
 }
 
-impl Egress {
+impl<A: Family> Egress<A> {
     /// As a user writes it: `none`, `all`, or places.
     ///
     /// # Errors
-    /// `BadField` of `egress`, with what is wrong.
+    /// `BadField` of `egress` or `egress6`, with what is wrong.
     pub fn parse(words: &[String]) -> Result<Self, Refusal> {
         match words {
-            [] => return Err(Refusal::field("egress", "say none, all, or which places")),
+            [] => return Err(Refusal::field(A::FIELD, "say none, all, or which places")),
             [one] if one == "none" => return Ok(Self::None),
             [one] if one == "all" => return Ok(Self::All),
             _ => {}
         }
         if words.iter().any(|word| word == "none" || word == "all") {
-            return Err(Refusal::field("egress", "none and all stand alone"));
+            return Err(Refusal::field(A::FIELD, "none and all stand alone"));
         }
         if words.len() > OPENINGS_MAX {
-            return Err(Refusal::field("egress", format!("{OPENINGS_MAX} places at most, not {}", words.len())));
+            return Err(Refusal::field(A::FIELD, format!("{OPENINGS_MAX} places at most, not {}", words.len())));
         }
         let read =
-            |word: &String| word.parse().map_err(|fault: OpeningError| Refusal::field("egress", fault.to_string()));
+            |word: &String| word.parse().map_err(|fault: OpeningError| Refusal::field(A::FIELD, fault.to_string()));
         words.iter().map(read).collect::<Result<_, _>>().map(Self::List)
     }
 
@@ -279,6 +304,13 @@ impl ListedName<'_> {
     }
 }
 
+impl Reach {
+    /// Whether names are answered to such a guest at all.
+    pub fn asks_names(&self) -> bool {
+        self.egress.asks_names() || self.egress6.as_ref().is_some_and(Egress::asks_names)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,6 +321,14 @@ mod tests {
         assert_eq!(said, expected);
     }
 
+    #[track_caller]
+    fn check6(text: &str, expected: &str) {
+        let read = |text: &str| text.parse::<Opening<Ipv6Addr>>();
+        let said = read(text).map_or_else(|fault| fault.to_string(), |opening| opening.to_string());
+        assert_eq!(said, expected);
+        assert!(read(text).is_err() || read(&said) == read(text), "{said} is read as it was written");
+    }
+
     #[test]
     fn openings_are_read_and_written() {
         check("example.com", "example.com");
@@ -297,6 +337,30 @@ mod tests {
         check("10.1.0.0/16:8000-8100,5432", "10.1.0.0/16:tcp/5432,tcp/8000-8100");
         check("a.com:5-9,1-6,10,12,udp/13,65535", "a.com:tcp/1-10,tcp/12,tcp/65535,udp/13");
         check("0.0.0.0/0", "0.0.0.0/0");
+    }
+
+    #[test]
+    fn openings_of_ipv6_are_read_and_written() {
+        check6("*.Example.com:443,udp/443", "*.example.com:tcp/443,udp/443");
+        check6("2606:4700::/32:443", "2606:4700::/32:tcp/443");
+        check6("[2606:4700::1111]:udp/53,853", "2606:4700::1111/128:tcp/853,udp/53");
+        check6("[2606:4700::/32]:443", "2606:4700::/32:tcp/443");
+        check6("2606:4700::1111", "2606:4700::1111/128");
+        check6("fd12:3456:789a::/48:5432", "fd12:3456:789a::/48:tcp/5432");
+        check6("::/0", "::/0");
+        check6("fe80::1", "fe80::1/128 lies in fe00::/7, which no policy opens");
+        check6("[fd00:ec2::254]:80", "fd00:ec2::254/128 lies in fd00:ec2::/48, which no policy opens");
+        check6("fd00::/8", "fd00::/8 holds fd00:c1::/48, which no policy opens: list what you need beside it");
+        check6("::ffff:10.0.0.1", "::ffff:10.0.0.1/128 lies in ::/3, which no policy opens");
+        let place = "is neither addresses (2001:db8::/32) nor a name (example.com, *.example.com)";
+        for bad in ["1.1.1.1", "10.0.0.0/8:443", "2606:4700::1/32", "[2606:4700::1", "[::1]443", "2606:4700::/32;drop"]
+        {
+            check6(bad, &format!("`{bad}` {place}"));
+        }
+        let ports = "are no ports: write 443, 8000-8100 or udp/53, with commas between them, 32 at most";
+        check6("2606:4700::/32:x", &format!("`x` {ports}"));
+        let place = "is neither addresses (192.0.2.0/24) nor a name (example.com, *.example.com)";
+        check("2606:4700::/32:443", &format!("`2606:4700::/32:443` {place}"));
     }
 
     #[test]
@@ -315,7 +379,8 @@ mod tests {
 
     #[test]
     fn a_policy_is_written_as_it_is_read() {
-        let parse = |words: &str| Egress::parse(&words.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        let parse =
+            |words: &str| Egress::<Ipv4Addr>::parse(&words.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
         for text in ["none", "all", "*.example.com:tcp/443 10.1.0.0/16"] {
             let egress = parse(text).unwrap();
             assert_eq!(egress.words().join(" "), text);
@@ -330,23 +395,27 @@ mod tests {
             serde_json::from_str::<Egress>(r#"{"list":["127.0.0.1"]}"#).is_err(),
             "a document cannot open it either"
         );
+        assert!(serde_json::from_str::<Egress6>(r#"{"list":["::1"]}"#).is_err());
+        assert!(serde_json::from_str::<Egress6>(r#"{"list":["1.1.1.1"]}"#).is_err(), "nor one of another family");
+        let said = Egress6::parse(&["fe80::1".to_owned()]).unwrap_err();
+        assert_eq!(said.pointer.as_deref(), Some("/egress6"));
     }
 
     #[test]
     fn names_are_listed_once_each_at_its_ports() {
         let list = ["a.com:443", "10.0.0.0/8", "b.com", "a.com:443", "a.com:80"].map(|text| text.parse().unwrap());
-        let egress = Egress::List(list.to_vec());
+        let egress = Egress::<Ipv4Addr>::List(list.to_vec());
         let words = |name: &ListedName<'_>| format!("{} {}", name.domain, name.ports.len());
         assert_eq!(egress.listed_names().iter().map(words).collect::<Vec<_>>(), ["a.com 1", "b.com 0", "a.com 1"]);
         assert!(egress.asks_names());
-        assert!(!Egress::List(list[1..2].to_vec()).asks_names());
+        assert!(!Egress::<Ipv4Addr>::List(list[1..2].to_vec()).asks_names());
     }
 
     #[test]
     fn a_name_is_known_by_what_it_says_and_to_whom() {
         let numbers = |openings: &str, guest: u128| {
             let list = openings.split(' ').map(|opening| opening.parse().unwrap()).collect();
-            let egress = Egress::List(list);
+            let egress = Egress::<Ipv4Addr>::List(list);
             let guest = GuestId::new(uuid::Uuid::from_u128(guest));
             egress.listed_names().iter().map(|name| name.number(guest)).collect::<std::collections::BTreeSet<_>>()
         };

@@ -11,12 +11,12 @@
 //! ```
 
 use crate::{
-    BackupSchedule, Code, Egress, Forward, GuestId, HostId, ImageId, Labels, Name, Part, Plugged, Resources, Snapshot,
-    Tenant, Timestamp, VmSpec, VolumeId,
+    BackupSchedule, Code, Egress, Egress6, Forward, GuestId, HostId, ImageId, Labels, Name, Part, Plugged, Reach,
+    Resources, Snapshot, Tenant, Timestamp, VmSpec, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use uuid::Uuid;
 
 /// What kind of guest.
@@ -52,9 +52,20 @@ pub struct GuestSpec {
     /// It has a card on its host's own network of guests, and may reach this. `None`: it has none there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,
+    /// With a card: it has an IPv6 address, too, and may reach this by it. `None`: it has no IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress6: Option<Egress6>,
     /// Ports of its host that lead to it; only with a card.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<Forward>,
+}
+
+impl GuestSpec {
+    /// All that it may reach by its card; `None`: it has none.
+    pub fn reach(&self) -> Option<Reach> {
+        let of = |egress: &Egress| Reach { egress: egress.clone(), egress6: self.egress6.clone() };
+        self.egress.as_ref().map(of)
+    }
 }
 
 /// Which way the power switch points.
@@ -257,9 +268,14 @@ impl Desired {
 impl Guest {
     /// Its address on its host's own network of guests, once it was given one.
     pub fn address(&self) -> Option<Ipv4Addr> {
-        let addresses = self.observed.iter().flat_map(|observed| &observed.addresses);
-        let own = addresses.filter_map(|address| if let IpAddr::V4(own) = address { Some(*own) } else { None });
-        own.take(usize::from(self.spec.egress.is_some())).next()
+        let own = |address: &IpAddr| if let IpAddr::V4(own) = address { Some(*own) } else { None };
+        self.spec.egress.as_ref().and(self.observed.as_ref())?.addresses.iter().find_map(own)
+    }
+
+    /// The same of IPv6.
+    pub fn address6(&self) -> Option<Ipv6Addr> {
+        let own = |address: &IpAddr| if let IpAddr::V6(own) = address { Some(*own) } else { None };
+        self.spec.egress6.as_ref().and(self.observed.as_ref())?.addresses.iter().find_map(own)
     }
 
     /// A new one that is to run: nobody's of the first tenant, without labels, and nothing is known of it yet.
@@ -401,6 +417,7 @@ mod tests {
                 host_wanted: None,
                 vm: None,
                 egress: None,
+                egress6: None,
                 forwards: Vec::new(),
             },
             desired: Desired {

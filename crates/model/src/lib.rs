@@ -36,7 +36,7 @@ pub mod who;
 pub use backup::{Backup, BackupSchedule, BackupState, DiskIndex, Origin, Stored};
 pub use change::VmChange;
 pub use console::Seat;
-pub use egress::Egress;
+pub use egress::{Egress, Egress6, Reach};
 pub use event::{Event, Subject};
 pub use execution::{Execution, ExecutionState, Outcome};
 pub use forward::Forward;

@@ -112,6 +112,7 @@ mod tests {
             host_wanted: None,
             vm: Some(Box::new(vm)),
             egress: None,
+            egress6: None,
             forwards: Vec::new(),
         };
         snapshot_fault(kind, &spec).unwrap_or("")

@@ -7,6 +7,7 @@ mod links;
 mod nft;
 mod ports;
 mod recall;
+mod six;
 mod steps;
 mod tap;
 
@@ -21,6 +22,7 @@ use perigee_model::egress::{Block, Protocol};
 use perigee_model::{InstanceId, Mac};
 use std::collections::BTreeSet;
 use std::io;
+use std::net::Ipv6Addr;
 use std::path::Path;
 
 /// Bridge, TAPs and rules of one instance.
@@ -52,6 +54,9 @@ pub enum HostError {
     /// The ruleset was refused; nothing of it holds.
     #[error("nft refused the rules: {0}")]
     Nft(String),
+    /// Guests cannot have it either.
+    #[error("the kernel of this host speaks no IPv6 (ipv6.disable=1?)")]
+    NoSix,
     /// Somebody took it away in the meantime.
     #[error("the device {0} is gone")]
     Gone(DeviceName),
@@ -69,6 +74,14 @@ impl Host {
         found::routes(&self.netlink, &self.names).await
     }
 
+    /// The same for IPv6, which the kernel must speak.
+    pub async fn taken6(&self) -> Result<Vec<Block<Ipv6Addr>>, HostError> {
+        if !Path::new(six::CONF).exists() {
+            return Err(HostError::NoSix);
+        }
+        found::routes(&self.netlink, &self.names).await
+    }
+
     /// Ports at which programs of this host are reached, and that a forward would take from them; `own`: the
     /// guests' network, whose address is ours.
     pub fn listening(&self, own: Block) -> Result<BTreeSet<(Protocol, u16)>, HostError> {
@@ -79,7 +92,11 @@ impl Host {
         let mut found = found::devices(&self.netlink, &self.names).await?;
         let tables = nft::ask(&["list", "tables"]).await?;
         found.rules = tables.lines().any(|line| line.split(' ').next_back() == Some(self.names.table()));
-        found.forwarding = std::fs::read_to_string(FORWARD).is_ok_and(|text| text.trim() == "1");
+        found.forwarding = is_on(FORWARD);
+        found.forwarding6 = is_on(six::FORWARD);
+        if let Some(bridge) = &mut found.bridge {
+            bridge.six = six::speaks(&self.names.bridge());
+        }
         Ok(found)
     }
 
@@ -128,9 +145,12 @@ impl Host {
             Step::TakeBridge => links::take(netlink, &bridge).await,
             Step::Forget(address) => links::forget(netlink, &bridge, *address).await,
             Step::Forward => switch(FORWARD, "1"),
+            Step::Forward6 => six::forward(),
             Step::MakeBridge(subnet) => links::make_bridge(netlink, &bridge, *subnet).await,
-            Step::Address(subnet) => links::address(netlink, &bridge, *subnet).await,
+            Step::Address(address, bits) => links::address(netlink, &bridge, *address, *bits).await,
             Step::RaiseBridge => self.raise(&bridge).await,
+            Step::Speak6 => six::speak(&bridge),
+            Step::Hush6 => six::hush(&bridge),
             Step::Rules(ruleset) => nft::apply(ruleset.text()).await,
             Step::MakeTap(name, owner) => tap::make(name, *owner).map_err(|error| HostError::Tap(name.clone(), error)),
             Step::Attach(name) => links::port(netlink, name, &bridge).await,
@@ -143,11 +163,7 @@ impl Host {
 
     /// Up, but without any IPv6 of its own.
     async fn raise(&self, name: &DeviceName) -> Result<(), HostError> {
-        let switch_off = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
-        // A kernel without IPv6 has no such switch.
-        if Path::new(&switch_off).exists() {
-            switch(&switch_off, "1")?;
-        }
+        six::hush(name)?;
         links::set_up(&self.netlink, name, true).await
     }
 }
@@ -162,6 +178,10 @@ const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
 fn switch(path: &str, value: &str) -> Result<(), HostError> {
     std::fs::write(path, value).map_err(|error| HostError::Switch(path.to_owned(), error))
+}
+
+fn is_on(path: &str) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
 }
 
 fn bytes_of(mac: Mac) -> [u8; 6] {

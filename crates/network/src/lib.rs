@@ -3,7 +3,8 @@
 //! Owns: choosing a subnet that the host does not use, addresses and hardware addresses, the ruleset that holds
 //! guests to their own address, apart from one another, from the host and from private networks, and lets each
 //! reach what its policy says; the names that a policy lists; taking away whatever a plan does not name.
-//! Refuses: IPv6 (closed), a guest's own DHCP or routing, text of users in a ruleset.
+//! Refuses: a guest's own DHCP, routing or announcements, text of users in a ruleset; IPv6 of a guest that has no
+//! policy for it.
 //! Deliberately absent: who has which policy and address (the caller keeps it), and the guest's side.
 //!
 //! ```text
@@ -26,12 +27,12 @@ pub use host::{Bridge, Found, Host, HostError, Step, Tap, steps};
 pub use names::{DeviceName, Names};
 pub use network::{Network, NetworkError};
 pub use perigee_model::egress::{
-    Block, BlockError, Domain, DomainError, Egress, NEVER, OPENINGS_MAX, Opening, OpeningError, PORTS_MAX, PRIVATE,
-    Place, Ports, Protocol, is_public,
+    Block, BlockError, Domain, DomainError, Egress, Egress6, NEVER, OPENINGS_MAX, Opening, OpeningError, PORTS_MAX,
+    PRIVATE, Place, Ports, Protocol, Reach, is_public,
 };
 pub use perigee_model::forward::{FORWARDS_MAX, Forward};
 pub use plan::{MEMBERS_MAX, Member, Owner, Plan, PlanFault};
 pub use resolver::{Lasting, upstreams};
 pub use ruleset::{CONNECTIONS_MAX, Held, Resolved, Ruleset};
-pub use subnet::{Subnet, SubnetError, mac_of};
+pub use subnet::{BITS6, Subnet, SubnetError, mac_of};
 pub use surroundings::Surroundings;

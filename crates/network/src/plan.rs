@@ -2,11 +2,11 @@
 
 use crate::names::{DeviceName, Names};
 use crate::subnet::{Subnet, mac_of};
-use perigee_model::egress::{Egress, OPENINGS_MAX, Ports, Protocol};
+use perigee_model::egress::{Block, Egress, Egress6, OPENINGS_MAX, Ports, Protocol};
 use perigee_model::forward::{FORWARDS_MAX, Forward};
 use perigee_model::{GuestId, InstanceId, Mac};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Most guests on one bridge: the kernel gives it 1,023 ports.
 pub const MEMBERS_MAX: usize = 1023;
@@ -24,6 +24,8 @@ pub struct Member {
     pub up: bool,
     /// What it may reach of the world.
     pub egress: Egress,
+    /// What it may reach of it by IPv6; `None`: it has no IPv6. Its address follows from the other.
+    pub egress6: Option<Egress6>,
     /// What it may reach of the host, at the gateway's address; names are answered there besides.
     pub host: Vec<Ports>,
     /// Ports of the host that lead to it.
@@ -48,6 +50,25 @@ impl Member {
     /// Numbers of the names that its policy lists, as [`Held`](crate::Held) has them.
     pub fn names(&self) -> impl Iterator<Item = u32> {
         self.egress.listed_names().into_iter().map(|name| name.number(self.guest))
+    }
+
+    /// Numbers of the names that its policy of IPv6 lists.
+    pub fn names6(&self) -> impl Iterator<Item = u32> {
+        let listed = self.egress6.as_ref().map(Egress::listed_names).unwrap_or_default();
+        listed.into_iter().map(|name| name.number(self.guest))
+    }
+
+    /// Whether what this name means may be open to it.
+    pub(crate) fn lists(&self, number: u32, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(_) => self.names().any(|one| one == number),
+            IpAddr::V6(_) => self.names6().any(|one| one == number),
+        }
+    }
+
+    /// Whether it is answered names at all.
+    pub fn asks_names(&self) -> bool {
+        self.egress.asks_names() || self.egress6.as_ref().is_some_and(Egress::asks_names)
     }
 }
 
@@ -89,6 +110,9 @@ pub enum PlanFault {
     /// A forward from or to port 0.
     #[error("a forward of {0} is from or to port 0")]
     Zero(GuestId),
+    /// IPv6 where there is no network for it.
+    #[error("{0} should have IPv6, and there is no network of it")]
+    NoSix(GuestId),
     /// More than a bridge or a ruleset takes.
     #[error("{0} guests on one bridge, {MEMBERS_MAX} at most")]
     Crowded(usize),
@@ -122,7 +146,10 @@ impl Plan {
                     return Err(PlanFault::Forwarded { protocol: forward.protocol, port: forward.host_port });
                 }
             }
-            let openings = if let Egress::List(list) = &member.egress { list.len() } else { 0 };
+            if member.egress6.is_some() && subnet.block6().is_none() {
+                return Err(PlanFault::NoSix(guest));
+            }
+            let openings = count(&member.egress).max(member.egress6.as_ref().map_or(0, count));
             if openings > OPENINGS_MAX || member.host.len() > OPENINGS_MAX || member.forwards.len() > FORWARDS_MAX {
                 return Err(PlanFault::Long(guest));
             }
@@ -143,6 +170,31 @@ impl Plan {
         self.subnet
     }
 
+    /// The network of IPv6 addresses, if any of its guests has one.
+    pub fn block6(&self) -> Option<Block<Ipv6Addr>> {
+        self.subnet.block6().filter(|_| self.members().any(|member| member.egress6.is_some()))
+    }
+
+    /// The host's IPv6 address, if any of its guests has one.
+    pub fn gateway6(&self) -> Option<Ipv6Addr> {
+        self.block6().and_then(|_| self.subnet.gateway6())
+    }
+
+    /// A guest's IPv6 address, if it has one.
+    pub fn six(&self, member: &Member) -> Option<Ipv6Addr> {
+        self.subnet.six_of(member.address).filter(|_| member.egress6.is_some())
+    }
+
+    /// All addresses of a guest.
+    pub(crate) fn addresses_of(&self, member: &Member) -> impl Iterator<Item = IpAddr> {
+        [Some(IpAddr::V4(member.address)), self.six(member).map(IpAddr::V6)].into_iter().flatten()
+    }
+
+    /// All addresses of its guests.
+    pub(crate) fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.members().flat_map(|member| self.addresses_of(member)).collect()
+    }
+
     /// Its guests, by address.
     pub fn members(&self) -> impl ExactSizeIterator<Item = &Member> {
         self.members.values()
@@ -157,6 +209,10 @@ impl Plan {
     pub fn tap(&self, member: &Member) -> DeviceName {
         self.names.tap(member.guest)
     }
+}
+
+fn count<A>(egress: &Egress<A>) -> usize {
+    if let Egress::List(list) = egress { list.len() } else { 0 }
 }
 
 #[cfg(test)]
@@ -177,6 +233,7 @@ pub(crate) mod tests {
             owner: Owner { uid: 1, gid: 1 },
             up: true,
             egress: Egress::None,
+            egress6: None,
             host: vec![],
             forwards: forwards.iter().map(forward).collect(),
         }
@@ -217,6 +274,8 @@ pub(crate) mod tests {
             &[member(1, 2, &many)],
             &format!("{} has too many openings (256 at most) or forwards (256 at most)", id(1)),
         );
+        let six = Member { egress6: Some(Egress::All), ..member(1, 2, &[]) };
+        check(&[six], &format!("{} should have IPv6, and there is no network of it", id(1)));
         check(&vec![member(1, 2, &[]); 1024], "1024 guests on one bridge, 1023 at most");
     }
 }

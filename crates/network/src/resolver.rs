@@ -1,6 +1,7 @@
 //! Names for guests: asked at the gateway's address, answered as far as a guest's policy lists them, and opened in
 //! the kernel before the guest hears of them.
 //!
+//! Guests ask by IPv4 alone; what they may reach by IPv6 they hear of there, too.
 //! Owns: reading questions, asking the world's resolvers, what is open because of answers, and the sockets.
 //! Refuses: names that are not listed, types other than addresses where a list holds, private addresses, and more
 //! questions at a time than [`Turns`](turns::Turns) lets in.
@@ -35,7 +36,7 @@ async fn answer(network: &Inner, from: Ipv4Addr, bytes: &[u8]) -> Option<Message
 
 async fn ask(network: &Inner, member: &Member, asked: &Asked) -> Message {
     let Some(said) = upstream::ask(network.upstreams(), asked).await else { return asked.failed() };
-    if asked.kind != RecordType::A {
+    if !matches!(asked.kind, RecordType::A | RecordType::AAAA) {
         return asked.passed_on(&said);
     }
     let meaning = asked.meaning(&said, member);

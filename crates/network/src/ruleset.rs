@@ -4,23 +4,27 @@
 //! made; nothing that a user wrote comes into it as text.
 //!
 //! ```text
-//!  TAP ─▶ bridge prerouting: the guest's own hardware address and IPv4 address, to the gateway's card alone;
-//!         ARP for the gateway alone; all else ends here (IPv6, VLANs, DHCP, other guests, scans)
+//!  TAP ─▶ bridge prerouting: the guest's own hardware address and addresses, to the gateway's card alone;
+//!         ARP and neighbour discovery for the gateway alone; all else ends here (VLANs, DHCP, announcements of
+//!         routers, other guests, scans; IPv6 of a guest that has no policy for it)
 //!           ├─▶ inet input    to_host    answers, names (port 53 of the gateway), what the plan allows
 //!           └─▶ inet forward  from_…     one chain for each guest: its policy
 //!  world ─▶ inet prerouting   forwards   a port of the host becomes a port of the guest
 //!           inet forward      to_…       answers, and what was forwarded
 //! ```
 //! Every packet that a guest sends is judged anew, also those of connections that are up: a policy that is taken
-//! back ends them. Chains of others on the host (a firewall) still judge what these accept.
+//! back ends them. Chains of others on the host (a firewall) still judge what these accept. Both families of addresses
+//! have the same chains; what is of IPv6 is there only when a guest has it, and is named with a 6.
+
+mod pins;
 
 use crate::names::Names;
 use crate::plan::{MEMBERS_MAX, Member, Plan};
-use crate::subnet::mac_of;
-use perigee_model::egress::{Egress, Opening, Place, Ports, Protocol, join};
-use perigee_model::egress::{NEVER, PRIVATE};
+use perigee_model::Forward;
+use perigee_model::GuestId;
+use perigee_model::egress::{Block, Egress, Family, Opening, Place, Ports, Protocol, join};
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Most connections of one guest to the world at a time: the host's table of connections is everybody's.
 pub const CONNECTIONS_MAX: u32 = 4096;
@@ -33,7 +37,7 @@ pub struct Held {
     /// For which of the names that are listed to it, by its number.
     pub number: u32,
     /// The address that was answered.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// New connections to it are let through for so many seconds more; 0: none.
     pub fresh_secs: u64,
     /// Connections that are up go on for so many seconds more.
@@ -74,7 +78,8 @@ impl Ruleset {
         let mut text = String::new();
         let kinds = held.iter().flat_map(|held| [("fresh", held.fresh_secs, held), ("met", held.met_secs, held)]);
         for (kind, secs, Held { guest, number, address, .. }) in kinds.filter(|(_, secs, _)| *secs > 0) {
-            let set = format!("inet {} {}", names.table(), set_name(kind, *guest, *number));
+            let six = if address.is_ipv6() { Ipv6Addr::SIX } else { Ipv4Addr::SIX };
+            let set = format!("inet {} {}", names.table(), set_name(kind, six, *guest, *number));
             // An element that is there keeps its time: it is taken away first, which needs it to be there.
             _ = writeln!(text, "add element {set} {{ {address} timeout 1s }}");
             _ = writeln!(text, "delete element {set} {{ {address} }}");
@@ -91,7 +96,7 @@ impl Ruleset {
     /// The tables alone, as `nft -s list table` shows them but for white space and times.
     pub fn tables(plan: &Plan, resolved: Resolved<'_>) -> String {
         let mut out = Text::default();
-        bridge_table(&mut out, plan);
+        pins::table(&mut out, plan);
         inet_table(&mut out, plan, resolved);
         out.text
     }
@@ -131,84 +136,116 @@ impl Text {
     }
 }
 
-fn bridge_table(out: &mut Text, plan: &Plan) {
-    let (gateway, prefix) = (plan.subnet().gateway(), plan.names().prefix());
-    let card = mac_of(gateway);
-    let pin = |member: &Member| format!("\"{}\" . {} . {}", plan.tap(member), member.mac(), member.address);
-    let pins: Vec<_> = plan.members().map(pin).collect();
-    out.block(&format!("table bridge {}", plan.names().table()), |out| {
-        out.set("pinned", "type ifname . ether_addr . ipv4_addr", &pins);
-        out.block("chain prerouting", |out| {
-            out.line("type filter hook prerouting priority dstnat; policy accept;");
-            out.line(format!("iifname \"{prefix}*\" goto from_guest"));
-        });
-        // Frames to the bridge's own protocols (IEEE 802.1D, 01:80:c2:00:00:0x) that are never bridged.
-        out.block("chain input", |out| {
-            out.line("type filter hook input priority filter; policy accept;");
-            out.line(format!(
-                "iifname \"{prefix}*\" ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 counter drop"
-            ));
-        });
-        out.block("chain from_guest", |out| {
-            // The kernel takes a VLAN's tag off before it looks at what lies within.
-            out.line("ether type { 8021q, 8021ad } counter drop");
-            out.line(format!("ether daddr {card} iifname . ether saddr . ip saddr @pinned accept"));
-            out.line(format!(
-                "arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp operation {{ request, reply }} \
-                 arp daddr ip {gateway} iifname . ether saddr . arp saddr ip @pinned \
-                 iifname . arp saddr ether . arp saddr ip @pinned accept"
-            ));
-            out.line("counter drop");
-        });
-    });
+/// A family of addresses as rules speak of it.
+trait Words: Family {
+    const IP: &'static str;
+    const KIND: &'static str;
+    const PROTOCOL: &'static str;
+    /// Behind the names of what is this family's.
+    const SIX: &'static str;
+    fn of_family(address: IpAddr) -> Option<Self>;
+}
+impl Words for Ipv4Addr {
+    const IP: &'static str = "ip";
+    const KIND: &'static str = "ipv4_addr";
+    const PROTOCOL: &'static str = "ipv4";
+    const SIX: &'static str = "";
+    fn of_family(address: IpAddr) -> Option<Self> {
+        if let IpAddr::V4(address) = address { Some(address) } else { None }
+    }
+}
+impl Words for Ipv6Addr {
+    const IP: &'static str = "ip6";
+    const KIND: &'static str = "ipv6_addr";
+    const PROTOCOL: &'static str = "ipv6";
+    const SIX: &'static str = "6";
+    fn of_family(address: IpAddr) -> Option<Self> {
+        if let IpAddr::V6(address) = address { Some(address) } else { None }
+    }
+}
+
+/// What a guest is in one family of addresses. Things are named by its IPv4 address in both.
+struct Side<'a, A> {
+    guest: GuestId,
+    tail: String,
+    name: Ipv4Addr,
+    address: A,
+    egress: &'a Egress<A>,
+    forwards: &'a [Forward],
+}
+
+fn side(member: &Member) -> Side<'_, Ipv4Addr> {
+    let (guest, tail, name) = (member.guest, tail(member.address), member.address);
+    Side { guest, tail, name, address: member.address, egress: &member.egress, forwards: &member.forwards }
+}
+
+fn side6<'a>(plan: &Plan, member: &'a Member) -> Option<Side<'a, Ipv6Addr>> {
+    let (guest, tail, name) = (member.guest, tail(member.address), member.address);
+    Some(Side { guest, tail, name, address: plan.six(member)?, egress: member.egress6.as_ref()?, forwards: &[] })
 }
 
 fn inet_table(out: &mut Text, plan: &Plan, resolved: Resolved<'_>) {
-    let closed = PRIVATE.iter().chain(&NEVER);
-    let mut closed: Vec<_> = closed.collect();
-    closed.sort_unstable();
-    let closed: Vec<_> = closed.into_iter().map(ToString::to_string).collect();
-    let askers = plan.members().filter(|member| resolved.answered && member.egress.asks_names());
+    let askers = plan.members().filter(|member| resolved.answered && member.asks_names());
     let askers: Vec<_> = askers.map(|member| member.address.to_string()).collect();
+    let sides: Vec<_> = plan.members().map(side).collect();
+    let sides6: Vec<_> = plan.members().filter_map(|member| side6(plan, member)).collect();
     out.block(&format!("table inet {}", plan.names().table()), |out| {
-        out.block("set closed", |out| {
-            out.line("type ipv4_addr");
-            out.line("flags interval");
-            out.line(format!("elements = {{ {} }}", closed.join(", ")));
-        });
-        out.block("set connections", |out| {
-            out.line("type ipv4_addr");
-            out.line(format!("size {MEMBERS_MAX}"));
-            out.line("flags dynamic");
-        });
-        out.set("askers", "type ipv4_addr", &askers);
-        for member in plan.members() {
-            name_sets(out, member, resolved.held);
+        family_sets::<Ipv4Addr>(out);
+        if !sides6.is_empty() {
+            family_sets::<Ipv6Addr>(out);
         }
+        out.set("askers", "type ipv4_addr", &askers);
+        sides.iter().for_each(|side| name_sets(out, side, resolved.held));
+        sides6.iter().for_each(|side| name_sets(out, side, resolved.held));
         base_chains(out, plan);
         forwards(out, plan);
-        dispatch(out, plan);
+        dispatch(out, plan, &sides, &sides6);
         to_host(out, plan);
-        for member in plan.members() {
-            from_guest(out, member);
-            to_guest(out, member);
+        for side in &sides {
+            from_guest(out, side);
+            to_guest(out, side);
         }
+        for side in &sides6 {
+            from_guest(out, side);
+            to_guest(out, side);
+        }
+    });
+}
+
+fn family_sets<A: Words>(out: &mut Text) {
+    let (kind, six) = (A::KIND, A::SIX);
+    let both = || A::PRIVATE.iter().chain(A::NEVER);
+    // What lies in another is closed by that one, and `nft` wants each address once.
+    let inside = |block: &Block<A>| both().any(|other| other != block && other.covers(*block));
+    let mut closed: Vec<_> = both().filter(|block| !inside(block)).collect();
+    closed.sort_unstable();
+    let closed: Vec<_> = closed.into_iter().map(ToString::to_string).collect();
+    out.block(&format!("set closed{six}"), |out| {
+        out.line(format!("type {kind}"));
+        out.line("flags interval");
+        out.line(format!("elements = {{ {} }}", closed.join(", ")));
+    });
+    out.block(&format!("set connections{six}"), |out| {
+        out.line(format!("type {kind}"));
+        out.line(format!("size {MEMBERS_MAX}"));
+        out.line("flags dynamic");
     });
 }
 
 /// For each name that is listed to a guest: what its new connections may go to, and what those that are up may.
-fn name_sets(out: &mut Text, member: &Member, held: &[Held]) {
-    for number in member.names() {
-        let of_name = || held.iter().filter(|held| held.guest == member.address && held.number == number);
+fn name_sets<A: Words>(out: &mut Text, side: &Side<'_, A>, held: &[Held]) {
+    for name in side.egress.listed_names() {
+        let number = name.number(side.guest);
+        let of_name = || held.iter().filter(|held| held.guest == side.name && held.number == number);
         let elements = |secs: fn(&Held) -> u64| {
             let live = of_name().filter(|held| secs(held) > 0);
-            let mut live: Vec<_> = live.map(|held| (held.address, secs(held))).collect();
+            let mut live: Vec<_> = live.filter_map(|held| Some((A::of_family(held.address)?, secs(held)))).collect();
             live.sort_unstable();
             live.into_iter().map(|(address, secs)| format!("{address} timeout {secs}s")).collect::<Vec<_>>()
         };
-        let kind = "type ipv4_addr\n        flags timeout";
-        out.set(&set_name("fresh", member.address, number), kind, &elements(|held| held.fresh_secs));
-        out.set(&set_name("met", member.address, number), kind, &elements(|held| held.met_secs));
+        let kind = format!("type {}\n        flags timeout", A::KIND);
+        out.set(&set_name("fresh", A::SIX, side.name, number), &kind, &elements(|held| held.fresh_secs));
+        out.set(&set_name("met", A::SIX, side.name, number), &kind, &elements(|held| held.met_secs));
     }
 }
 
@@ -227,7 +264,9 @@ fn base_chains(out: &mut Text, plan: &Plan) {
     chain(out, "prerouting", "nat hook prerouting priority dstnat - 5", &rules);
     let rules = ["fib daddr type local ip daddr != 127.0.0.0/8 goto forwards".to_owned()];
     chain(out, "output", "nat hook output priority -105", &rules);
-    let rules = [format!("oifname != \"{bridge}\" ip saddr {subnet} masquerade")];
+    let masquerade = |ip: &str, block: &str| format!("oifname != \"{bridge}\" {ip} saddr {block} masquerade");
+    let mut rules = vec![masquerade("ip", &subnet.to_string())];
+    rules.extend(plan.block6().map(|block| masquerade("ip6", &block.to_string())));
     chain(out, "postrouting", "nat hook postrouting priority srcnat - 5", &rules);
 }
 
@@ -242,31 +281,39 @@ fn forwards(out: &mut Text, plan: &Plan) {
     });
 }
 
-fn dispatch(out: &mut Text, plan: &Plan) {
+fn dispatch(out: &mut Text, plan: &Plan, sides: &[Side<'_, Ipv4Addr>], sides6: &[Side<'_, Ipv6Addr>]) {
     let (prefix, bridge) = (plan.names().prefix(), plan.names().bridge());
-    let members = plan.members().len();
-    let map = |kind: &str| {
-        let goto = |member: &Member| format!("{} : goto {kind}_{}", member.address, tail(member.address));
-        plan.members().map(goto).collect::<Vec<_>>().join(", ")
-    };
     out.block("chain from_guest", |out| {
         // A TAP that is off its bridge has not been judged there.
         out.line(format!("iifname != \"{bridge}\" counter drop"));
         out.line(format!("oifname \"{prefix}*\" counter drop"));
         out.line("ct state invalid counter drop");
-        let count = format!("ip saddr ct count over {CONNECTIONS_MAX}");
-        out.line(format!("ct state new add @connections {{ {count} }} counter drop"));
-        if members > 0 {
-            out.line(format!("ip saddr vmap {{ {} }}", map("from")));
+        counted::<Ipv4Addr>(out);
+        by_address(out, "from", "saddr", sides);
+        if !sides6.is_empty() {
+            counted::<Ipv6Addr>(out);
         }
+        by_address(out, "from", "saddr", sides6);
         out.line("counter drop");
     });
     out.block("chain to_guest", |out| {
-        if members > 0 {
-            out.line(format!("ip daddr vmap {{ {} }}", map("to")));
-        }
+        by_address(out, "to", "daddr", sides);
+        by_address(out, "to", "daddr", sides6);
         out.line("counter drop");
     });
+}
+
+fn counted<A: Words>(out: &mut Text) {
+    let count = format!("{} saddr ct count over {CONNECTIONS_MAX}", A::IP);
+    out.line(format!("ct state new add @connections{} {{ {count} }} counter drop", A::SIX));
+}
+
+fn by_address<A: Words>(out: &mut Text, kind: &str, which: &str, sides: &[Side<'_, A>]) {
+    let goto = |side: &Side<'_, A>| format!("{} : goto {kind}{}_{}", side.address, A::SIX, side.tail);
+    if !sides.is_empty() {
+        let map: Vec<_> = sides.iter().map(goto).collect();
+        out.line(format!("{} {which} vmap {{ {} }}", A::IP, map.join(", ")));
+    }
 }
 
 fn to_host(out: &mut Text, plan: &Plan) {
@@ -274,6 +321,10 @@ fn to_host(out: &mut Text, plan: &Plan) {
     out.block("chain to_host", |out| {
         out.line(format!("iifname != \"{}\" counter drop", plan.names().bridge()));
         out.line("ct direction reply ct state established accept");
+        if plan.block6().is_some() {
+            // Of those for the gateway alone: others ended at the bridge.
+            out.line("icmpv6 type nd-neighbor-solicit accept");
+        }
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             out.line(format!("ip saddr @askers ip daddr {gateway} {protocol} dport 53 accept"));
         }
@@ -289,27 +340,29 @@ fn to_host(out: &mut Text, plan: &Plan) {
     });
 }
 
-fn from_guest(out: &mut Text, member: &Member) {
-    out.block(&format!("chain from_{}", tail(member.address)), |out| {
-        for at in forwarded(member, "sport") {
+fn from_guest<A: Words>(out: &mut Text, side: &Side<'_, A>) {
+    let (ip, six) = (A::IP, A::SIX);
+    out.block(&format!("chain from{six}_{}", side.tail), |out| {
+        for at in forwarded(side.forwards, "sport") {
             out.line(format!("ct direction reply ct state established {at}accept"));
         }
-        match &member.egress {
+        let closed = format!("{ip} daddr @closed{six} counter drop");
+        match side.egress {
             Egress::None => {}
             Egress::All => {
-                out.line("ip daddr @closed counter drop");
-                out.line("meta nfproto ipv4 accept");
+                out.line(closed);
+                out.line(format!("meta nfproto {} accept", A::PROTOCOL));
             }
             Egress::List(openings) => {
                 let (private, other): (Vec<_>, Vec<_>) = openings.iter().partition(|opening| opening.is_private());
                 private.into_iter().for_each(|opening| block_rules(out, opening));
-                out.line("ip daddr @closed counter drop");
+                out.line(closed);
                 other.into_iter().for_each(|opening| block_rules(out, opening));
-                for name in member.egress.listed_names() {
+                for name in side.egress.listed_names() {
                     for (state, kind) in [("new", "fresh"), ("established", "met")] {
-                        let set = set_name(kind, member.address, name.number(member.guest));
+                        let set = set_name(kind, six, side.name, name.number(side.guest));
                         by_ports(name.ports, "dport")
-                            .for_each(|at| out.line(format!("ct state {state} ip daddr @{set} {at}accept")));
+                            .for_each(|at| out.line(format!("ct state {state} {ip} daddr @{set} {at}accept")));
                     }
                 }
             }
@@ -318,22 +371,22 @@ fn from_guest(out: &mut Text, member: &Member) {
     });
 }
 
-fn block_rules(out: &mut Text, opening: &Opening) {
+fn block_rules<A: Words>(out: &mut Text, opening: &Opening<A>) {
     let Place::Block(block) = opening.place else { return };
     // nft writes one address without its prefix.
-    let to = if block.bits() == 32 { block.first().to_string() } else { block.to_string() };
-    by_ports(&opening.ports, "dport").for_each(|at| out.line(format!("ip daddr {to} {at}accept")));
+    let to = if block.bits() == A::BITS { block.first().to_string() } else { block.to_string() };
+    by_ports(&opening.ports, "dport").for_each(|at| out.line(format!("{} daddr {to} {at}accept", A::IP)));
 }
 
-fn to_guest(out: &mut Text, member: &Member) {
-    out.block(&format!("chain to_{}", tail(member.address)), |out| {
-        if member.egress != Egress::None {
+fn to_guest<A: Words>(out: &mut Text, side: &Side<'_, A>) {
+    out.block(&format!("chain to{}_{}", A::SIX, side.tail), |out| {
+        if *side.egress != Egress::None {
             out.line("ct direction reply ct state established,related accept");
         }
-        if !member.forwards.is_empty() {
+        if !side.forwards.is_empty() {
             out.line("ct state related ct status dnat accept");
         }
-        for at in forwarded(member, "dport") {
+        for at in forwarded(side.forwards, "dport") {
             out.line(format!("ct status dnat ct direction original {at}accept"));
         }
         out.line("counter drop");
@@ -341,9 +394,9 @@ fn to_guest(out: &mut Text, member: &Member) {
 }
 
 /// The ports of a guest that forwards lead to, as matches.
-fn forwarded(member: &Member, side: &'static str) -> impl Iterator<Item = String> {
-    let one = |forward: &crate::Forward| Ports::new(forward.protocol, forward.guest_port..=forward.guest_port);
-    let mut ports: Vec<_> = member.forwards.iter().filter_map(one).collect();
+fn forwarded(forwards: &[Forward], side: &'static str) -> impl Iterator<Item = String> {
+    let one = |forward: &Forward| Ports::new(forward.protocol, forward.guest_port..=forward.guest_port);
+    let mut ports: Vec<_> = forwards.iter().filter_map(one).collect();
     join(&mut ports);
     let matches: Vec<_> = by_ports(&ports, side).filter(|_| !ports.is_empty()).collect();
     matches.into_iter()
@@ -363,20 +416,20 @@ fn by_ports<'a>(ports: &'a [Ports], side: &'static str) -> impl Iterator<Item = 
     [Protocol::Tcp, Protocol::Udp].into_iter().filter_map(of).chain(every)
 }
 
-/// The guest and the number of the name that a set is about, and whether it is for new connections.
+/// The guest and the number of the name that a set is about, and whether it is for new connections; of either family.
 pub(crate) fn set_of(name: &str) -> Option<(Ipv4Addr, u32, bool)> {
     let (kind, rest) = name.split_once('_')?;
     let (guest, number) = rest.rsplit_once('_')?;
     let fresh = match kind {
-        "fresh" => true,
-        "met" => false,
+        "fresh" | "fresh6" => true,
+        "met" | "met6" => false,
         _ => return None,
     };
     Some((guest.replace('_', ".").parse().ok()?, u32::from_str_radix(number, 16).ok()?, fresh))
 }
 
-fn set_name(kind: &str, guest: Ipv4Addr, number: u32) -> String {
-    format!("{kind}_{}_{number:08x}", tail(guest))
+fn set_name(kind: &str, six: &str, guest: Ipv4Addr, number: u32) -> String {
+    format!("{kind}{six}_{}_{number:08x}", tail(guest))
 }
 
 fn tail(address: Ipv4Addr) -> String {

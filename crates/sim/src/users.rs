@@ -105,6 +105,7 @@ impl User {
             priority: PRIORITIES[self.draw.below(4)],
             vm,
             egress: None,
+            egress6: None,
         };
         let is_vm = wanted.vm.is_some();
         let what = format!("create {name}");

@@ -72,6 +72,8 @@ export interface Guest {
   address?: string;
   /** `none`, `all`, or places. */
   egress?: string[];
+  egress6?: string[];
+  address6?: string;
   forwards?: Forward[];
   // Full VMs have some of these.
   description?: string;

@@ -209,7 +209,7 @@ impl Actor {
         self.document.let_go = false;
         let note = self.document.steady.then(|| "once more, with a slower clock".to_owned());
         let (restarts, resources) = (self.document.order.desired.restarts, self.document.order.spec.resources);
-        let own = self.document.own_address();
+        let own = self.document.own_addresses();
         self.observe(Phase::Booting, |o| {
             o.note = note;
             o.restarts = restarts;
@@ -279,7 +279,7 @@ impl Actor {
             Err(e) => return Attempt::Failed(Problem::new(Code::BootFailed, bounded(&crate::chain(&e)))),
         };
         let taken = card::taken(&forwards, &led);
-        let own = self.document.own_address();
+        let own = self.document.own_addresses();
         let kernel = session.as_ref().map(|s| bounded_word(&s.hello().kernel_release));
         let boot_ms = began.map(|b| u64::try_from(b.elapsed().as_millis()).unwrap_or(u64::MAX));
         self.connected(session);

@@ -8,21 +8,22 @@ use perigee_model::{Code, Forward};
 use std::net::IpAddr;
 
 impl Document {
-    /// The address that is its own, as it is told.
-    pub(super) fn own_address(&self) -> Vec<IpAddr> {
-        self.address.map(IpAddr::V4).into_iter().collect()
+    /// The addresses that are its own, as they are told.
+    pub(super) fn own_addresses(&self) -> Vec<IpAddr> {
+        self.address.map(IpAddr::V4).into_iter().chain(self.address6.map(IpAddr::V6)).collect()
     }
 }
 
 impl Actor {
     /// Its card, when it is to have one; not up yet.
     pub(super) async fn plug_card(&mut self) -> Result<Option<Nic>, Problem> {
-        let Some(egress) = self.document.order.spec.egress.clone() else { return Ok(None) };
+        let Some(reach) = self.document.order.spec.reach() else { return Ok(None) };
         let (cards, id) = (self.world.cards.clone(), self.id());
-        let plug = self.effect(async move { cards.plug(id, &egress).await });
+        let plug = self.effect(async move { cards.plug(id, &reach).await });
         match self.during(plug, Stoppable::No).await {
             Waited::Done(Ok(mut nic)) => {
                 self.document.address = Some(nic.address);
+                self.document.address6 = nic.six.map(|six| six.address);
                 // It lives long: a later policy of its may list names.
                 nic.names = nic.names.or_else(|| self.document.order.spec.vm.as_ref().map(|_| nic.gateway));
                 Ok(Some(nic))
@@ -48,9 +49,9 @@ impl Actor {
     /// It has its address: from here on it is on the network, as its newest order says. Answers what leads to it.
     pub(super) async fn raise_card(&mut self) -> Result<Vec<Forward>, HypervisorError> {
         let spec = &self.document.order.spec;
-        let (Some(egress), Some(_)) = (spec.egress.clone(), self.document.address) else { return Ok(Vec::new()) };
+        let (Some(reach), Some(_)) = (spec.reach(), self.document.address) else { return Ok(Vec::new()) };
         let (cards, id, forwards) = (self.world.cards.clone(), self.id(), spec.forwards.clone());
-        let raise = self.effect(async move { cards.raise(id, &egress, &forwards).await });
+        let raise = self.effect(async move { cards.raise(id, &reach, &forwards).await });
         match self.during(raise, Stoppable::No).await {
             Waited::Done(raised) => Ok(raised?),
             Waited::Turned | Waited::Fell => Err(HypervisorError::NotRunning),

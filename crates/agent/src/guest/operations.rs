@@ -257,7 +257,7 @@ impl Actor {
         if found.alive {
             // Whatever its switch was: it goes on where it was. The control plane follows.
             self.document.order.desired.power = Power::Running;
-            let (led, own) = (self.raise_card().await?, self.document.own_address());
+            let (led, own) = (self.raise_card().await?, self.document.own_addresses());
             self.observe(Phase::Running, |o: &mut Observed| {
                 o.booted = booted.or(o.booted);
                 o.forwards = led;

@@ -66,7 +66,7 @@ impl Actor {
             return;
         }
         self.document.falls = 0;
-        let own = self.document.own_address();
+        let own = self.document.own_addresses();
         self.observe(Phase::Stopped, |o| {
             o.addresses = own;
             o.forwards.clear();
@@ -194,7 +194,7 @@ impl Actor {
             self.start_again(&fall).await;
         } else if fall.clean {
             if self.clear(Leave::Disks).await {
-                let own = self.document.own_address();
+                let own = self.document.own_addresses();
                 self.observe(Phase::Stopped, |o| {
                     o.note = Some("it turned itself off".to_owned());
                     o.addresses = own;
@@ -222,7 +222,7 @@ impl Actor {
         let doubled = START_AGAIN_FIRST * 2u32.pow(falls.saturating_sub(1).min(16));
         let wait = if falls == 0 { Duration::ZERO } else { doubled.min(START_AGAIN_MAX) };
         let again = format!("it ended by itself ({}); started again in {} s", fall.text, wait.as_secs());
-        let own = self.document.own_address();
+        let own = self.document.own_addresses();
         self.observe(Phase::Waiting, |o| {
             o.note = Some(bounded(&again));
             o.addresses = own;
@@ -245,7 +245,7 @@ impl Actor {
     pub(super) fn lose(&mut self) {
         let was_up = matches!(self.document.observed.phase, Phase::Running | Phase::Paused);
         if was_up && self.will_start_again() {
-            let own = self.document.own_address();
+            let own = self.document.own_addresses();
             let observed = &mut self.document.observed;
             observed.phase = Phase::Waiting;
             observed.since = self.world.clock.now();
@@ -268,7 +268,7 @@ impl Actor {
     /// Ends what is left of it but for its disks, then reports the failure.
     pub(super) async fn fail(&mut self, problem: Problem) {
         if self.clear(Leave::Disks).await {
-            let own = self.document.own_address();
+            let own = self.document.own_addresses();
             self.observe(Phase::Failed, |o| {
                 o.problem = Some(problem);
                 o.addresses = own;
@@ -313,6 +313,7 @@ impl Actor {
             Waited::Done(Ok(())) => {
                 // A VM that is off keeps it.
                 self.document.address = self.document.address.filter(|_| keep);
+                self.document.address6 = self.document.address6.filter(|_| keep);
                 self.document.observed.forwards.clear();
                 self.ended();
                 true

@@ -190,6 +190,7 @@ mod tests {
             host_wanted: None,
             vm: None,
             egress: None,
+            egress6: None,
             forwards: Vec::new(),
         };
         let expires_at = Some(Timestamp::from_micros(100));

@@ -253,6 +253,7 @@ impl Call {
             host_wanted: Some(self.world.host),
             vm: Some(Box::new(vm)),
             egress: request.egress()?,
+            egress6: None,
             forwards: Vec::new(),
         })
     }

@@ -3,7 +3,7 @@
 use crate::ns::Ns;
 use perigee_agent::{Cards, HostCards, Kept, Stage};
 use perigee_hypervisor::Nic;
-use perigee_model::{Egress, Forward, GuestId, InstanceId};
+use perigee_model::{Egress, Forward, GuestId, InstanceId, Reach};
 use std::net::TcpListener;
 use uuid::Uuid;
 
@@ -14,8 +14,17 @@ fn guest(number: u128) -> GuestId {
     GuestId::new(Uuid::from_u128(number))
 }
 
-fn egress(words: &str) -> Egress {
-    Egress::parse(&words.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).unwrap()
+fn words(words: &str) -> Vec<String> {
+    words.split_whitespace().map(str::to_owned).collect()
+}
+
+fn egress(policy: &str) -> Reach {
+    Reach { egress: Egress::parse(&words(policy)).unwrap(), egress6: None }
+}
+
+/// The same of both families.
+fn both(policy: &str, policy6: &str) -> Reach {
+    Reach { egress6: Some(Egress::parse(&words(policy6)).unwrap()), ..egress(policy) }
 }
 
 fn forwards(words: &str) -> Vec<Forward> {
@@ -33,9 +42,10 @@ fn fifty_come_and_go_and_nothing_stays_behind() {
     host.block_on(|| async {
         let cards = cards();
         let policies = ["none", "all", "a.com:443 10.1.0.0/16 1.1.1.1:udp/53"].map(egress);
+        let policies = [&policies[..], &[both("none", "a.com:443 2606:4700::/32")]].concat();
         // Three are there at a time.
         for number in 1..=CYCLES {
-            let policy = &policies[(number % 3) as usize];
+            let policy = &policies[(number % 4) as usize];
             cards.plug(guest(number), policy).await.unwrap();
             let port = format!("{}:80", 8000 + number);
             assert_eq!(cards.raise(guest(number), policy, &forwards(&port)).await.unwrap(), forwards(&port));
@@ -90,11 +100,48 @@ fn a_new_life_takes_up_what_lives_and_a_plan_changes_nothing() {
         let cards = cards();
         let address = nic.address;
         let kept =
-            Kept { guest: guest(1), address, egress: all.clone(), forwards: forwards("8080:80"), stage: Stage::Up };
+            Kept { guest: guest(1), address, reach: all.clone(), forwards: forwards("8080:80"), stage: Stage::Up };
         cards.restore(vec![kept]).await.unwrap();
         (cards.look().await.unwrap(), cards.plug(guest(1), &all).await.unwrap().address)
     });
     assert_eq!(again, (String::new(), nic.address));
+}
+
+#[test]
+fn ipv6_is_of_who_has_a_policy_of_it_and_outlives_an_agent() {
+    let host = Ns::new();
+    // Somebody else has the first that would be ours.
+    host.ip("link add other type veth peer name end");
+    host.ip("link set other up");
+    host.ip("-6 route add fd70:0:ca4d::/64 dev other");
+    let all = both("none", "all");
+    let nics = host.block_on(|| async {
+        let cards = cards();
+        let none = cards.plug(guest(1), &egress("all")).await.unwrap();
+        (none, cards.plug(guest(2), &all).await.unwrap())
+    });
+    let six = nics.1.six.unwrap();
+    let said = format!("{}/{} {}", six.address, six.network_bits, six.gateway);
+    assert_eq!((nics.0.six, said.as_str()), (None, "fd70:0:ca4d:1::ac10:3/64 fd70:0:ca4d:1::ac10:1"));
+    // Meanwhile the other went: who lives keeps what it has.
+    host.ip("link del other");
+    let again = host.block_on(|| async {
+        let cards = cards();
+        let kept = |number, address, reach: &Reach| Kept {
+            guest: guest(number),
+            address,
+            reach: reach.clone(),
+            forwards: Vec::new(),
+            stage: Stage::Up,
+        };
+        cards.restore(vec![kept(2, nics.1.address, &all)]).await.unwrap();
+        let again = cards.plug(guest(2), &all).await.unwrap().six;
+        let planned = cards.plan(guest(3), &both("none", "[2606:4700::1111]:443"), &[]).await.unwrap();
+        assert!(planned.contains("ip6 daddr 2606:4700::1111 tcp dport 443 accept"), "{planned}");
+        cards.unplug(guest(2)).await.unwrap();
+        again
+    });
+    assert_eq!(again, Some(six));
 }
 
 #[test]
@@ -123,7 +170,7 @@ fn who_is_off_has_no_card_and_keeps_its_address() {
     let kept = |number, nic: &Nic, stage| Kept {
         guest: guest(number),
         address: nic.address,
-        egress: none.clone(),
+        reach: none.clone(),
         forwards: Vec::new(),
         stage,
     };
@@ -173,8 +220,8 @@ fn where_somebody_else_is_by_now_addresses_are_given_anew() {
     host.block_on(|| async {
         let cards = cards();
         let address = "172.16.0.2".parse().unwrap();
-        let (egress, forwards) = (none.clone(), Vec::new());
-        let kept = Kept { guest: guest(1), address, egress, forwards, stage: Stage::Rests };
+        let (reach, forwards) = (none.clone(), Vec::new());
+        let kept = Kept { guest: guest(1), address, reach, forwards, stage: Stage::Rests };
         cards.restore(vec![kept]).await.unwrap();
         assert_eq!(cards.plug(guest(1), &none).await.unwrap().address.to_string(), "172.16.1.2");
         cards.unplug(guest(1)).await.unwrap();

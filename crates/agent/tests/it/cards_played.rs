@@ -39,25 +39,25 @@ impl Cards for Played {
                 Stage::Up => "up",
             };
             self.0.lock().unwrap().given.insert(kept.guest, kept.address);
-            format!("{} {stage} {}", kept.address, kept.egress.words().join(" "))
+            format!("{} {stage} {}", kept.address, kept.reach.egress.words().join(" "))
         };
         let kept: Vec<_> = kept.into_iter().map(one).collect();
         self.tell(format!("restore [{}]", kept.join("; ")));
         Ok(())
     }
-    async fn plug(&self, guest: GuestId, _: &Egress) -> Result<Nic, CardError> {
+    async fn plug(&self, guest: GuestId, _: &Reach) -> Result<Nic, CardError> {
         let mut state = self.0.lock().unwrap();
         let next = Ipv4Addr::new(172, 16, 0, 2 + state.given.len() as u8);
         let address = *state.given.entry(guest).or_insert(next);
         state.told.push("plug".to_owned());
         let (tap, mac, gateway) = ("tap0".to_owned(), Mac::of_address(address), Ipv4Addr::new(172, 16, 0, 1));
-        Ok(Nic { tap, mac, address, network_bits: 24, gateway, names: None })
+        Ok(Nic { tap, mac, address, network_bits: 24, gateway, names: None, six: None })
     }
-    async fn raise(&self, _: GuestId, egress: &Egress, forwards: &[Forward]) -> Result<Vec<Forward>, CardError> {
-        self.tell(format!("raise {}", egress.words().join(" ")));
+    async fn raise(&self, _: GuestId, reach: &Reach, forwards: &[Forward]) -> Result<Vec<Forward>, CardError> {
+        self.tell(format!("raise {}", reach.egress.words().join(" ")));
         Ok(forwards.to_vec())
     }
-    async fn plan(&self, _: GuestId, _: &Egress, _: &[Forward]) -> Result<String, CardError> {
+    async fn plan(&self, _: GuestId, _: &Reach, _: &[Forward]) -> Result<String, CardError> {
         Ok(String::new())
     }
     async fn rest(&self, _: GuestId) -> Result<(), CardError> {

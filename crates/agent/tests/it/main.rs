@@ -192,6 +192,7 @@ fn wanted(id: GuestId, generation: u64, power: Power) -> DesiredGuest {
         host_wanted: None,
         vm: None,
         egress: None,
+        egress6: None,
         forwards: Vec::new(),
     };
     let desired = Desired { generation, host: None, power, expires_at: None, restarts: 0, grace_ms: 0, release: false };

@@ -178,6 +178,7 @@ pub fn planned(session: &Session, plan: &SandboxPlanView) -> Result<Exit, Failur
         Some(places) => format!("  a card that reaches {}", places.join(" ")),
         None => "  no card".to_owned(),
     });
+    lines.extend(sandbox.egress6.as_ref().map(|places| format!("  IPv6 on it, that reaches {}", places.join(" "))));
     lines.extend(
         sandbox.forwards.iter().map(|one| format!("  {}/{} to its {}", one.protocol, one.host_port, one.guest_port)),
     );

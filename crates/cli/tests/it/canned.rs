@@ -42,6 +42,8 @@ pub fn sandbox() -> SandboxView {
         kernel_release: some("6.1.0-40-cloud-amd64"),
         boot_ms: Some(1234),
         egress: None,
+        egress6: None,
+        address6: None,
         address: None,
         forwards: Vec::new(),
         caught_up: true,

@@ -134,7 +134,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (address, gateway) = ([172, 16, 0, 2].into(), [172, 16, 0, 1].into());
         let (tap, mac) = ("tap0".to_owned(), perigee_model::Mac::of_address(address));
-        let nic = Nic { tap, mac, address, network_bits: 24, gateway, names: Some(gateway) };
+        let nic = Nic { tap, mac, address, network_bits: 24, gateway, names: Some(gateway), six: None };
         let path = folder.path().join("seed");
         Seed { card: Some(Card::Given(nic)), ..seed(&[], b"") }.write(&path).unwrap();
         let disk = fs::read(path).unwrap();

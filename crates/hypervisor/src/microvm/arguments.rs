@@ -232,7 +232,7 @@ mod tests {
         let mut plan = plan(Pace::Ordinary);
         let (address, gateway) = ("172.16.0.2".parse().unwrap(), "172.16.0.1".parse().unwrap());
         let (tap, mac) = ("tap0".to_owned(), perigee_model::Mac::from_bits(0x10_0002));
-        plan.nic = Some(crate::Nic { tap, mac, address, network_bits: 24, gateway, names: None });
+        plan.nic = Some(crate::Nic { tap, mac, address, network_bits: 24, gateway, names: None, six: None });
         let machine = Machine { instance: InstanceId::from_bits(1), acceleration: Acceleration::Tcg, tsc_khz: None };
         let fds = Descriptors { kernel: 10, tap: Some(15), ..Descriptors::default() };
         let text = arguments(&plan, &machine, &fds).join(" ");

@@ -54,6 +54,7 @@ fn member(guest: GuestId, address: Ipv4Addr, open: &[&str]) -> Member {
         owner: Owner { uid: 0, gid: 0 },
         up: true,
         egress: Egress::List(open.collect()),
+        egress6: None,
         host: vec![],
         forwards: vec![],
     }
@@ -86,6 +87,7 @@ fn real_sandbox_reaches_what_its_policy_opens() {
             network_bits: subnet.block().bits(),
             gateway: subnet.gateway(),
             names: Some(subnet.gateway()),
+            six: None,
         };
         let plan = Plan { nic: Some(nic), ..plan };
         assert!(matches!(driver.start(&plan).await, Err(HypervisorError::Os { .. })), "its TAP is not there");

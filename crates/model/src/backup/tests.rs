@@ -37,6 +37,7 @@ fn spec(change: fn(&mut VmSpec)) -> GuestSpec {
         host_wanted: None,
         vm: Some(Box::new(vm)),
         egress: None,
+        egress6: None,
         forwards: Vec::new(),
     }
 }

@@ -3,10 +3,10 @@
 use super::{HostError, mac_from};
 use crate::names::{DeviceName, Names};
 use crate::plan::{Owner, Plan};
-use crate::subnet::mac_of;
+use crate::subnet::{BITS6, mac_of};
 use futures::TryStreamExt as _;
 use perigee_model::Mac;
-use perigee_model::egress::Block;
+use perigee_model::egress::{Block, Family};
 use rtnetlink::Handle;
 use rtnetlink::packet_core::Nla as _;
 use rtnetlink::packet_route::AddressFamily;
@@ -17,13 +17,15 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What an instance has in the kernel.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Found {
     /// The kernel passes packets on.
     pub forwarding: bool,
+    /// Those of IPv6, too.
+    pub forwarding6: bool,
     /// A table of ours is there.
     pub rules: bool,
     /// The bridge.
@@ -41,10 +43,12 @@ pub struct Bridge {
     pub mac: Option<Mac>,
     /// It is up.
     pub up: bool,
-    /// Its addresses and the networks they are of.
-    pub addresses: BTreeSet<(Ipv4Addr, u8)>,
+    /// It speaks IPv6.
+    pub six: bool,
+    /// Its addresses and the networks they are of; those that any device gives itself (fe80::/10) left out.
+    pub addresses: BTreeSet<(IpAddr, u8)>,
     /// Who is known behind it for good.
-    pub neighbours: BTreeMap<Ipv4Addr, Mac>,
+    pub neighbours: BTreeMap<IpAddr, Mac>,
 }
 
 /// A TAP as it is.
@@ -67,9 +71,19 @@ pub struct Tap {
 impl Bridge {
     /// It can stay as it is, or wants only what it does not have yet.
     pub(super) fn fits(&self, plan: &Plan) -> bool {
-        let (gateway, bits) = (plan.subnet().gateway(), plan.subnet().block().bits());
-        self.mac == Some(mac_of(gateway)) && self.addresses.iter().all(|address| *address == (gateway, bits))
+        let wanted = wanted(plan);
+        // When it ends to speak IPv6 its addresses of that go.
+        let goes = |address: &IpAddr| address.is_ipv6() && plan.block6().is_none();
+        self.mac == Some(mac_of(plan.subnet().gateway()))
+            && self.addresses.iter().all(|address| wanted.contains(address) || goes(&address.0))
     }
+}
+
+/// The addresses that the bridge of a plan has.
+pub(super) fn wanted(plan: &Plan) -> Vec<(IpAddr, u8)> {
+    let four = (IpAddr::V4(plan.subnet().gateway()), plan.subnet().block().bits());
+    let six = plan.gateway6().map(|gateway| (IpAddr::V6(gateway), BITS6));
+    [four].into_iter().chain(six).collect()
 }
 
 /// Devices of this instance, and what they know.
@@ -88,15 +102,18 @@ pub(super) async fn devices(netlink: &Handle, names: &Names) -> Result<Found, Ho
         let mut addresses = netlink.address().get().set_link_index_filter(bridge.index).execute();
         while let Some(address) = addresses.try_next().await? {
             let one = address.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Address(std::net::IpAddr::V4(one)) => Some(*one),
+                AddressAttribute::Address(IpAddr::V6(one)) if one.is_unicast_link_local() => None,
+                AddressAttribute::Address(one) => Some(*one),
                 _ => None,
             });
             bridge.addresses.extend(one.map(|one| (one, address.header.prefix_len)));
         }
-        let mut neighbours = netlink.neighbours().get().set_address_family(AddressFamily::Inet).execute();
-        while let Some(neighbour) = neighbours.try_next().await? {
-            if neighbour.header.ifindex == bridge.index && is_static(&neighbour) {
-                bridge.neighbours.extend(address_of(&neighbour).zip(lla_of(&neighbour)));
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut neighbours = netlink.neighbours().get().set_address_family(family).execute();
+            while let Some(neighbour) = neighbours.try_next().await? {
+                if neighbour.header.ifindex == bridge.index && is_static(&neighbour) {
+                    bridge.neighbours.extend(address_of(&neighbour).zip(lla_of(&neighbour)));
+                }
             }
         }
         let mut entries = netlink.neighbours().get().set_address_family(AddressFamily::Bridge).execute();
@@ -110,24 +127,42 @@ pub(super) async fn devices(netlink: &Handle, names: &Names) -> Result<Found, Ho
     Ok(found)
 }
 
-/// Networks the host has routes to, other than the default route and what lies behind its own bridge.
-pub(super) async fn routes(netlink: &Handle, names: &Names) -> Result<Vec<Block>, HostError> {
+/// Networks of a family the host has routes to, other than the default route and what lies behind its own bridge.
+pub(super) async fn routes<A: Routed>(netlink: &Handle, names: &Names) -> Result<Vec<Block<A>>, HostError> {
     let own = devices(netlink, names).await?.bridge.map(|bridge| bridge.index);
     let mut query = RouteMessage::default();
-    query.header.address_family = AddressFamily::Inet;
+    query.header.address_family = A::FAMILY;
     let mut routes = netlink.route().get(query).execute();
     let mut blocks = BTreeSet::new();
     while let Some(route) = routes.try_next().await? {
         let out =
             route.attributes.iter().find_map(|a| if let RouteAttribute::Oif(index) = a { Some(*index) } else { None });
         let to = route.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(to)) => Some(*to),
+            RouteAttribute::Destination(to) => A::of_route(to),
             _ => None,
         });
         let block = to.map(|to| Block::around(to, route.header.destination_prefix_length));
         blocks.extend(block.filter(|block| block.bits() > 0 && (out.is_none() || out != own)));
     }
     Ok(blocks.into_iter().collect())
+}
+
+/// A family of addresses in the kernel's words.
+pub(super) trait Routed: Family {
+    const FAMILY: AddressFamily;
+    fn of_route(to: &RouteAddress) -> Option<Self>;
+}
+impl Routed for Ipv4Addr {
+    const FAMILY: AddressFamily = AddressFamily::Inet;
+    fn of_route(to: &RouteAddress) -> Option<Self> {
+        if let RouteAddress::Inet(to) = to { Some(*to) } else { None }
+    }
+}
+impl Routed for Ipv6Addr {
+    const FAMILY: AddressFamily = AddressFamily::Inet6;
+    fn of_route(to: &RouteAddress) -> Option<Self> {
+        if let RouteAddress::Inet6(to) = to { Some(*to) } else { None }
+    }
 }
 
 pub(crate) fn name_of(link: &LinkMessage) -> Option<&str> {
@@ -206,9 +241,10 @@ fn is_remote(entry: &NeighbourMessage) -> bool {
     entry.header.state == NeighbourState::Noarp
 }
 
-fn address_of(neighbour: &NeighbourMessage) -> Option<Ipv4Addr> {
+fn address_of(neighbour: &NeighbourMessage) -> Option<IpAddr> {
     neighbour.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(*address),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
         _ => None,
     })
 }

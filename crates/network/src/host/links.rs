@@ -6,12 +6,15 @@ use crate::subnet::{Subnet, mac_of};
 use futures::TryStreamExt as _;
 use nix::errno::Errno;
 use perigee_model::Mac;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
-use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourMessage, NeighbourState};
-use rtnetlink::packet_route::{AddressFamily, neighbour};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
 use rtnetlink::{Error, Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 /// The number of a device; `None` if there is none of that name.
 async fn index(netlink: &Handle, name: &DeviceName) -> Result<Option<u32>, HostError> {
@@ -75,11 +78,14 @@ pub(super) async fn make_bridge(netlink: &Handle, name: &DeviceName, subnet: Sub
     there_already(netlink.link().add(bridge.build()).execute().await)
 }
 
-/// The gateway's address.
-pub(super) async fn address(netlink: &Handle, name: &DeviceName, subnet: Subnet) -> Result<(), HostError> {
+/// An address of the gateway's, at once: nobody is asked whether somebody else has it.
+pub(super) async fn address(netlink: &Handle, name: &DeviceName, own: IpAddr, bits: u8) -> Result<(), HostError> {
     let index = there(netlink, name).await?;
-    let (gateway, bits) = (IpAddr::V4(subnet.gateway()), subnet.block().bits());
-    there_already(netlink.address().add(index, gateway, bits).execute().await)
+    let mut request = netlink.address().add(index, own, bits);
+    if own.is_ipv6() {
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+    }
+    there_already(request.execute().await)
 }
 
 /// Makes a TAP a port that no other guest's port reaches, on which nothing is learned and nothing is heard but what
@@ -102,18 +108,22 @@ pub(super) async fn know(netlink: &Handle, name: &DeviceName, mac: Mac) -> Resul
 }
 
 /// Who has this address on the bridge.
-pub(super) async fn meet(netlink: &Handle, bridge: &DeviceName, address: Ipv4Addr, mac: Mac) -> Result<(), HostError> {
+pub(super) async fn meet(netlink: &Handle, bridge: &DeviceName, address: IpAddr, mac: Mac) -> Result<(), HostError> {
     let bridge = there(netlink, bridge).await?;
-    let entry = netlink.neighbours().add(bridge, IpAddr::V4(address)).link_layer_address(&bytes_of(mac)).replace();
+    let entry = netlink.neighbours().add(bridge, address).link_layer_address(&bytes_of(mac)).replace();
     Ok(entry.execute().await?)
 }
 
 /// Nobody has it any more.
-pub(super) async fn forget(netlink: &Handle, bridge: &DeviceName, address: Ipv4Addr) -> Result<(), HostError> {
+pub(super) async fn forget(netlink: &Handle, bridge: &DeviceName, address: IpAddr) -> Result<(), HostError> {
     let mut entry = NeighbourMessage::default();
-    entry.header.family = AddressFamily::Inet;
+    let (family, address) = match address {
+        IpAddr::V4(address) => (AddressFamily::Inet, NeighbourAddress::Inet(address)),
+        IpAddr::V6(address) => (AddressFamily::Inet6, NeighbourAddress::Inet6(address)),
+    };
+    entry.header.family = family;
     entry.header.ifindex = there(netlink, bridge).await?;
-    entry.attributes.push(neighbour::NeighbourAttribute::Destination(neighbour::NeighbourAddress::Inet(address)));
+    entry.attributes.push(NeighbourAttribute::Destination(address));
     match netlink.neighbours().del(entry).execute().await {
         Err(error) if !is(&error, Errno::ENOENT) => Err(error.into()),
         _ => Ok(()),

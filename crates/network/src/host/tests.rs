@@ -3,9 +3,9 @@
 use super::found::{Bridge, Found, Tap};
 use super::*;
 use crate::plan::tests::member;
-use crate::{Member, mac_of};
+use crate::{Egress, Member, Subnet, mac_of};
 use expect_test::{Expect, expect};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 fn address(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(172, 16, 0, last)
@@ -13,6 +13,17 @@ fn address(last: u8) -> Ipv4Addr {
 
 fn plan(lasts: &[u8]) -> Plan {
     crate::plan::tests::plan(lasts.iter().map(|last| member((*last).into(), *last, &[])).collect())
+}
+
+/// The same, where those that are listed here have IPv6, too.
+fn plan6(lasts: &[u8], with: &[u8]) -> Plan {
+    let instance = InstanceId::from_bits(7);
+    let subnet = plan(&[]).subnet().with6(Subnet::choose6(&instance, &[]).unwrap());
+    let one = |last: &u8| {
+        let egress6 = with.contains(last).then_some(Egress::None);
+        Member { egress6, ..member((*last).into(), *last, &[]) }
+    };
+    Plan::new(&instance, subnet, lasts.iter().map(one).collect()).unwrap()
 }
 
 /// The kernel as it is when a plan has been brought about.
@@ -30,11 +41,16 @@ fn done(plan: &Plan) -> Found {
         index: 1,
         mac: Some(mac_of(gateway)),
         up: true,
-        addresses: [(gateway, 24)].into(),
-        neighbours: plan.members().map(|member| (member.address, member.mac())).collect(),
+        six: plan.block6().is_some(),
+        addresses: found::wanted(plan).into_iter().collect(),
+        neighbours: plan
+            .members()
+            .flat_map(|member| plan.addresses_of(member).map(|address| (address, member.mac())))
+            .collect(),
     };
     let taps = plan.members().map(|member| (plan.tap(member), tap(member))).collect();
-    Found { forwarding: true, rules: true, bridge: Some(bridge), taps }
+    let forwarding6 = plan.block6().is_some();
+    Found { forwarding: true, forwarding6, rules: true, bridge: Some(bridge), taps }
 }
 
 /// Names of guests' devices as `tap2`.
@@ -45,8 +61,11 @@ fn words(step: &Step) -> String {
         Step::TakeBridge => "take the bridge".to_owned(),
         Step::Forget(address) => format!("forget {address}"),
         Step::Forward => "forward".to_owned(),
+        Step::Forward6 => "forward IPv6".to_owned(),
+        Step::Speak6 => "the bridge speaks IPv6".to_owned(),
+        Step::Hush6 => "the bridge speaks no IPv6".to_owned(),
         Step::MakeBridge(_) => "make the bridge".to_owned(),
-        Step::Address(subnet) => format!("address {}", subnet.gateway()),
+        Step::Address(address, _) => format!("address {address}"),
         Step::RaiseBridge => "raise the bridge".to_owned(),
         Step::Rules(ruleset) if ruleset.text().contains("chain") => "rules".to_owned(),
         Step::Rules(_) => "no rules".to_owned(),
@@ -100,6 +119,67 @@ fn where_all_is_done_only_the_rules_are_said_again() {
 }
 
 #[test]
+fn ipv6_comes_with_the_first_that_has_it_and_goes_with_the_last() {
+    check(
+        Some(&plan6(&[2], &[2])),
+        &Found::default(),
+        expect![[r#"
+            forward
+            forward IPv6
+            make the bridge
+            address 172.16.0.1
+            raise the bridge
+            the bridge speaks IPv6
+            address fd70:0:7::ac10:1
+            rules
+            make tap2 for 1
+            attach tap2
+            52:54:00:10:00:02 is behind tap2
+            172.16.0.2 is 52:54:00:10:00:02
+            fd70:0:7::ac10:2 is 52:54:00:10:00:02
+            raise tap2"#]],
+    );
+    check(Some(&plan6(&[2, 3], &[3])), &done(&plan6(&[2, 3], &[3])), expect!["rules"]);
+    let mut found = done(&plan6(&[2, 3], &[]));
+    found.forwarding6 = true;
+    check(
+        Some(&plan6(&[2, 3], &[3])),
+        &found,
+        expect![[r#"
+            the bridge speaks IPv6
+            address fd70:0:7::ac10:1
+            rules
+            fd70:0:7::ac10:3 is 52:54:00:10:00:03"#]],
+    );
+    check(
+        Some(&plan6(&[2, 3], &[2])),
+        &done(&plan6(&[2, 3], &[2, 3])),
+        expect![[r#"
+            forget fd70:0:7::ac10:3
+            rules"#]],
+    );
+    check(
+        Some(&plan6(&[2, 3], &[])),
+        &done(&plan6(&[2, 3], &[2, 3])),
+        expect![[r#"
+            the bridge speaks no IPv6
+            rules"#]],
+    );
+    let mut found = done(&plan6(&[2], &[2]));
+    found.bridge.as_mut().unwrap().up = false;
+    check(
+        Some(&plan6(&[2], &[2])),
+        &found,
+        expect![[r#"
+            raise the bridge
+            the bridge speaks IPv6
+            address fd70:0:7::ac10:1
+            rules
+            fd70:0:7::ac10:2 is 52:54:00:10:00:02"#]],
+    );
+}
+
+#[test]
 fn one_goes_and_one_comes() {
     check(
         Some(&plan(&[3])),
@@ -121,7 +201,7 @@ fn a_bridge_of_another_subnet_is_made_anew() {
     let mut found = done(&plan(&[2]));
     let bridge = found.bridge.as_mut().unwrap();
     bridge.mac = Some(mac_of(Ipv4Addr::new(172, 16, 1, 1)));
-    bridge.addresses = [(Ipv4Addr::new(172, 16, 1, 1), 24)].into();
+    bridge.addresses = [(IpAddr::from([172, 16, 1, 1]), 24)].into();
     check(
         Some(&plan(&[2])),
         &found,

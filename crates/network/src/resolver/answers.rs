@@ -3,7 +3,7 @@
 use crate::plan::Plan;
 use crate::ruleset::Held;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -39,7 +39,7 @@ impl Default for Lasting {
 pub(crate) struct Wanted {
     pub guest: Ipv4Addr,
     pub number: u32,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -90,9 +90,7 @@ impl Answers {
 
     /// Lets go of whatever this plan does not allow.
     pub fn keep(&mut self, plan: &Plan) {
-        let listed = |held: &Wanted| {
-            plan.at(held.guest).is_some_and(|member| member.names().any(|number| number == held.number))
-        };
+        let listed = |held: &Wanted| plan.at(held.guest).is_some_and(|member| member.lists(held.number, held.address));
         self.held.retain(|held, _| listed(held));
     }
 }
@@ -116,7 +114,7 @@ mod tests {
     };
 
     fn wanted(number: u32, last: u8) -> Wanted {
-        Wanted { guest: Ipv4Addr::new(172, 16, 0, 2), number, address: Ipv4Addr::new(1, 1, 1, last) }
+        Wanted { guest: Ipv4Addr::new(172, 16, 0, 2), number, address: Ipv4Addr::new(1, 1, 1, last).into() }
     }
 
     /// Asks at a second after the beginning; how long it is opened for, or nothing if it is open.
@@ -183,5 +181,25 @@ mod tests {
         assert_eq!(left(vec![one]), numbers.iter().copied().collect());
         assert_eq!(left(vec![with("c.com a.com:443")]), [numbers[0]].into());
         assert_eq!(left(vec![]), [].into());
+    }
+
+    #[test]
+    fn each_family_of_addresses_has_its_own_policy() {
+        let (mut answers, now) = (Answers::default(), Instant::now());
+        let mut one = member(1, 2, &[]);
+        one.egress6 = Some(crate::Egress::List(vec!["a.com:443".parse().unwrap()]));
+        let six = |number| Wanted { address: "2606:4700::1111".parse().unwrap(), ..wanted(number, 1) };
+        let number = one.names6().next().unwrap();
+        let missing = answers.missing(&[wanted(number, 1), six(number)], 60, LASTING, now).unwrap();
+        answers.note(&missing, now);
+        let mut left = |member: &crate::Member| {
+            let block = "fd70::/64".parse().unwrap();
+            let subnet = plan(vec![]).subnet().with6(block);
+            answers.keep(&Plan::new(&perigee_model::InstanceId::from_bits(7), subnet, vec![member.clone()]).unwrap());
+            answers.held(now).iter().map(|held| held.address.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(left(&one), ["2606:4700::1111"], "of IPv4 it lists nothing");
+        (one.egress, one.egress6) = (crate::Egress::List(vec!["a.com:443".parse().unwrap()]), None);
+        assert_eq!(left(&one), [""; 0]);
     }
 }

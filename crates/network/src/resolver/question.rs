@@ -6,11 +6,11 @@
 use super::answers::Wanted;
 use crate::plan::Member;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::rdata::{A, AAAA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use perigee_model::egress::is_public;
-use perigee_model::egress::{Egress, Place};
-use std::net::Ipv4Addr;
+use perigee_model::GuestId;
+use perigee_model::egress::{Egress, Family, Place, is_public};
+use std::net::IpAddr;
 
 /// Most addresses of one answer.
 const ADDRESSES_MAX: usize = 16;
@@ -38,7 +38,7 @@ pub(super) struct Asked {
     heard: Message,
     /// Its name, in lower case.
     pub name: Name,
-    /// A, or with a policy of `all` another type.
+    /// A, AAAA, or with a policy of `all` another type.
     pub kind: RecordType,
     /// Groups of the guest's policy that list the name.
     pub numbers: Vec<u32>,
@@ -47,7 +47,7 @@ pub(super) struct Asked {
 /// What the world said of an address.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Meaning {
-    pub addresses: Vec<Ipv4Addr>,
+    pub addresses: Vec<IpAddr>,
     pub ttl_secs: u32,
 }
 
@@ -67,29 +67,39 @@ pub(super) fn judge(bytes: &[u8], member: &Member) -> Verdict {
         return say(ResponseCode::Refused);
     };
     let kind = query.query_type();
-    let numbers = match &member.egress {
-        Egress::None => return say(ResponseCode::Refused),
-        Egress::All => Vec::new(),
-        egress @ Egress::List(_) => {
-            let names = egress.listed_names();
-            let listed = names.iter().filter(|name| name.domain.matches(&plain));
-            let listed: Vec<_> = listed.map(|name| name.number(member.guest)).collect();
-            if listed.is_empty() {
-                return say(ResponseCode::Refused);
-            }
-            listed
-        }
-    };
-    let all = member.egress == Egress::All;
-    match kind {
-        RecordType::A => {}
-        // There is no IPv6 here, and these would lead there or past the answers of A.
-        RecordType::AAAA | RecordType::HTTPS | RecordType::SVCB => return say(ResponseCode::NoError),
-        RecordType::ANY | RecordType::AXFR | RecordType::IXFR => return say(ResponseCode::NotImp),
-        _ if all => {}
-        _ => return say(ResponseCode::NoError),
+    let four = listing(&member.egress, member.guest, &plain);
+    let six = member.egress6.as_ref().and_then(|egress| listing(egress, member.guest, &plain));
+    if four.is_none() && six.is_none() {
+        return say(ResponseCode::Refused);
     }
-    Verdict::Ask(Asked { name, kind, numbers, heard })
+    let all = member.egress == Egress::All || member.egress6 == Some(Egress::All);
+    let numbers = match kind {
+        RecordType::A => four,
+        RecordType::AAAA => six,
+        // These would lead past the answers of A and AAAA.
+        RecordType::HTTPS | RecordType::SVCB => None,
+        RecordType::ANY | RecordType::AXFR | RecordType::IXFR => return say(ResponseCode::NotImp),
+        _ => all.then(Vec::new),
+    };
+    match numbers {
+        Some(numbers) => Verdict::Ask(Asked { name, kind, numbers, heard }),
+        // It is a name, and nothing that this guest may know.
+        None => say(ResponseCode::NoError),
+    }
+}
+
+/// The groups of a policy that list a name: none of them by name where all is open; `None`: it is not open.
+fn listing<A: Family>(egress: &Egress<A>, guest: GuestId, plain: &str) -> Option<Vec<u32>> {
+    match egress {
+        Egress::None => None,
+        Egress::All => Some(Vec::new()),
+        Egress::List(_) => {
+            let names = egress.listed_names();
+            let listed = names.iter().filter(|name| name.domain.matches(plain));
+            let listed: Vec<_> = listed.map(|name| name.number(guest)).collect();
+            (!listed.is_empty()).then_some(listed)
+        }
+    }
 }
 
 /// A name of letters, digits, hyphens and underscores as text, without the last dot: others are nobody's, and
@@ -141,10 +151,17 @@ impl Asked {
         }
         let mut addresses = Vec::new();
         for record in answer.answers.iter().filter(|record| record.name.to_lowercase() == owner) {
-            if let RData::A(A(address)) = record.data
-                && (is_public(address) || names_itself(member, address))
-                && addresses.len() < ADDRESSES_MAX
-            {
+            let address = match record.data {
+                RData::A(A(four)) if self.kind == RecordType::A && may_know(&member.egress, four) => four.into(),
+                RData::AAAA(AAAA(six))
+                    if self.kind == RecordType::AAAA
+                        && member.egress6.as_ref().is_some_and(|egress| may_know(egress, six)) =>
+                {
+                    six.into()
+                }
+                _ => continue,
+            };
+            if addresses.len() < ADDRESSES_MAX {
                 addresses.push(address);
                 ttl_secs = ttl_secs.min(record.ttl);
             }
@@ -155,7 +172,7 @@ impl Asked {
     /// What is to be open before the guest hears of it.
     pub(super) fn wanted(&self, member: &Member, meaning: &Meaning) -> Vec<Wanted> {
         let one = |number: &u32| {
-            let of = |address: &Ipv4Addr| Wanted { guest: member.address, number: *number, address: *address };
+            let of = |address: &IpAddr| Wanted { guest: member.address, number: *number, address: *address };
             meaning.addresses.iter().map(of).collect::<Vec<_>>()
         };
         self.numbers.iter().flat_map(one).collect()
@@ -164,7 +181,11 @@ impl Asked {
     /// Addresses, for the guest.
     pub(super) fn told(&self, code: ResponseCode, meaning: &Meaning, ttl_secs: u32) -> Message {
         let name = self.heard.queries.first().map_or_else(Name::root, |query| query.name().clone());
-        let record = |address: &Ipv4Addr| Record::from_rdata(name.clone(), ttl_secs, RData::A(A(*address)));
+        let data = |address: &IpAddr| match address {
+            IpAddr::V4(four) => RData::A(A(*four)),
+            IpAddr::V6(six) => RData::AAAA(AAAA(*six)),
+        };
+        let record = |address: &IpAddr| Record::from_rdata(name.clone(), ttl_secs, data(address));
         reply(&self.heard, code, meaning.addresses.iter().map(record).collect())
     }
 
@@ -179,11 +200,11 @@ impl Asked {
     }
 }
 
-/// A private network that the policy names holds this address.
-fn names_itself(member: &Member, address: Ipv4Addr) -> bool {
-    let Egress::List(openings) = &member.egress else { return false };
-    let holds = |place: &Place| matches!(place, Place::Block(block) if block.holds(address));
-    openings.iter().any(|opening| opening.is_private() && holds(&opening.place))
+/// A public address, or one of a private network that the policy names.
+fn may_know<A: Family>(egress: &Egress<A>, address: A) -> bool {
+    let Egress::List(openings) = egress else { return is_public(address) };
+    let holds = |place: &Place<A>| matches!(place, Place::Block(block) if block.holds(address));
+    is_public(address) || openings.iter().any(|opening| opening.is_private() && holds(&opening.place))
 }
 
 fn reply(heard: &Message, code: ResponseCode, answers: Vec<Record>) -> Message {

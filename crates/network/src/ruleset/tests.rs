@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Block, Forward, Owner, Subnet};
+use crate::{Forward, Owner, Subnet};
 use expect_test::{Expect, expect};
 use perigee_model::{GuestId, InstanceId};
 use uuid::Uuid;
@@ -11,6 +11,7 @@ fn member(last: u8, egress: Egress) -> Member {
         owner: Owner { uid: 64_000, gid: 64_000 },
         up: true,
         egress,
+        egress6: None,
         host: vec![],
         forwards: vec![],
     }
@@ -21,7 +22,15 @@ fn list(openings: &str) -> Egress {
 }
 
 fn plan(members: Vec<Member>) -> Plan {
-    Plan::new(&InstanceId::from_bits(0x0a1b_2c3d), Subnet::choose(None, &[]).unwrap(), members).unwrap()
+    let instance = InstanceId::from_bits(0x0a1b_2c3d);
+    let subnet = Subnet::choose(None, &[]).unwrap().with6(Subnet::choose6(&instance, &[]).unwrap());
+    Plan::new(&instance, subnet, members).unwrap()
+}
+
+/// A guest that reaches nothing by IPv4, and this by IPv6.
+fn member6(last: u8, openings: &str) -> Member {
+    let words: Vec<_> = openings.split(' ').map(str::to_owned).collect();
+    Member { egress6: Some(Egress::parse(&words).unwrap()), ..member(last, Egress::None) }
 }
 
 /// The lines of one chain or set.
@@ -45,7 +54,7 @@ fn the_whole_of_a_small_plan() {
     one.forwards = vec![forward(Protocol::Tcp, 8080, 80)];
     let address = Ipv4Addr::new(93, 184, 216, 34);
     let number = one.names().next().unwrap();
-    let held = Held { guest: one.address, number, address, fresh_secs: 60, met_secs: 3600 };
+    let held = Held { guest: one.address, number, address: address.into(), fresh_secs: 60, met_secs: 3600 };
     let plan = plan(vec![one, member(3, Egress::None)]);
     expect_test::expect_file!["small.nft"]
         .assert_eq(Ruleset::of(&plan, Resolved { held: &[held], answered: true }).text());
@@ -146,7 +155,7 @@ fn names_have_a_set_for_each_choice_of_ports() {
     let at = |last: u8, number: usize, fresh_secs| Held {
         guest: Ipv4Addr::new(172, 16, 0, last),
         number: numbers[number],
-        address: Ipv4Addr::new(1, 1, 1, number as u8),
+        address: Ipv4Addr::new(1, 1, 1, number as u8).into(),
         fresh_secs,
         met_secs: 9,
     };
@@ -232,7 +241,7 @@ fn an_answer_is_put_in_its_sets() {
     let held = Held {
         guest: Ipv4Addr::new(172, 16, 0, 2),
         number: 1,
-        address: Ipv4Addr::new(1, 1, 1, 1),
+        address: Ipv4Addr::new(1, 1, 1, 1).into(),
         fresh_secs: 30,
         met_secs: 86_400,
     };
@@ -250,9 +259,11 @@ fn an_answer_is_put_in_its_sets() {
 #[test]
 fn a_set_is_known_by_its_name() {
     let guest = Ipv4Addr::new(172, 16, 0, 2);
-    assert_eq!(set_of(&set_name("fresh", guest, 0x1f)), Some((guest, 0x1f, true)));
-    assert_eq!(set_of(&set_name("met", guest, u32::MAX)), Some((guest, u32::MAX, false)));
-    for other in ["closed", "askers", "fresh", "fresh_1_2_3_4", "old_1_2_3_4_0000001f", "met_1_2_3_4_xyz"] {
+    for six in ["", "6"] {
+        assert_eq!(set_of(&set_name("fresh", six, guest, 0x1f)), Some((guest, 0x1f, true)));
+        assert_eq!(set_of(&set_name("met", six, guest, u32::MAX)), Some((guest, u32::MAX, false)));
+    }
+    for other in ["closed6", "closed", "askers", "fresh", "fresh_1_2_3_4", "old_1_2_3_4_0000001f", "met_1_2_3_4_xyz"] {
         assert_eq!(set_of(other), None, "{other}");
     }
 }
@@ -266,5 +277,57 @@ fn no_order_and_no_twins_matter() {
         Ruleset::of(&plan(members().into()), Resolved::default()),
         Ruleset::of(&plan(turned.into()), Resolved::default())
     );
-    assert_eq!(Block::ALL.to_string(), "0.0.0.0/0");
+}
+
+#[test]
+fn ipv6_is_there_only_for_who_has_a_policy_of_it() {
+    let without = Ruleset::tables(&plan(vec![member(2, Egress::All)]), Resolved { held: &[], answered: true });
+    assert!(!without.contains("ip6") && !without.contains("icmpv6"), "{without}");
+    let mut one = member6(2, "fd12:3456::/32:5432 [2606:4700::1111]:udp/53,853 *.example.com:443 ::/0:80");
+    one.egress = list("*.example.com:443");
+    let number = one.names6().next().unwrap();
+    let held = |address: &str, met_secs| Held {
+        guest: one.address,
+        number,
+        address: address.parse().unwrap(),
+        fresh_secs: 60,
+        met_secs,
+    };
+    let held = [held("93.184.216.34", 3600), held("2606:2800::1", 7200)];
+    let plan = plan(vec![one, member6(3, "all"), member(4, Egress::None)]);
+    let text = Ruleset::of(&plan, Resolved { held: &held, answered: true });
+    expect_test::expect_file!["six.nft"].assert_eq(text.text());
+    expect![[r#"
+        add element inet perigee_0a1b2c3d fresh6_172_16_0_2_0663821b { 2606:2800::1 timeout 1s }
+        delete element inet perigee_0a1b2c3d fresh6_172_16_0_2_0663821b { 2606:2800::1 }
+        add element inet perigee_0a1b2c3d fresh6_172_16_0_2_0663821b { 2606:2800::1 timeout 60s }
+        add element inet perigee_0a1b2c3d met6_172_16_0_2_0663821b { 2606:2800::1 timeout 1s }
+        delete element inet perigee_0a1b2c3d met6_172_16_0_2_0663821b { 2606:2800::1 }
+        add element inet perigee_0a1b2c3d met6_172_16_0_2_0663821b { 2606:2800::1 timeout 7200s }
+    "#]]
+    .assert_eq(Ruleset::opened(plan.names(), &held[1..]).text());
+}
+
+#[test]
+fn a_private_network_of_ipv6_is_open_only_to_who_names_it() {
+    check(
+        vec![member6(2, "::/0:443 fd12:3456::/32 fc00::/6")],
+        &[],
+        "chain from6_172_16_0_2",
+        expect![[r#"
+        ip6 daddr fd12:3456::/32 accept
+        ip6 daddr @closed6 counter drop
+        ip6 daddr ::/0 tcp dport 443 accept
+        ip6 daddr fc00::/6 accept
+        counter drop
+    "#]],
+    );
+    check(
+        vec![member6(2, "none")],
+        &[],
+        "chain to6_172_16_0_2",
+        expect![[r#"
+        counter drop
+    "#]],
+    );
 }

@@ -6,7 +6,7 @@ use nix::libc::{self, c_ulong, ifreq};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
@@ -89,7 +89,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn start(host: &Ns, tap: &str, address: Ipv4Addr, gateway: Ipv4Addr) -> Self {
+    pub fn start(host: &Ns, tap: &str, address: Ipv4Addr, gateway: Ipv4Addr, six: Option<[Ipv6Addr; 2]>) -> Self {
         let ns = Ns::new();
         let (outer, inner) = (Card::open(host, tap), Card::open(&ns, "eth0"));
         let mac = crate::frames::mac(address).map(|byte| format!("{byte:02x}")).join(":");
@@ -97,6 +97,10 @@ impl Machine {
         ns.ip(&format!("addr add {address}/24 dev eth0"));
         ns.ip("link set dev eth0 up");
         ns.ip(&format!("route add default via {gateway}"));
+        if let Some([address, gateway]) = six {
+            ns.ip(&format!("addr add {address}/64 dev eth0 nodad"));
+            ns.ip(&format!("-6 route add default via {gateway}"));
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let pump = std::thread::spawn({
             let stop = stop.clone();

@@ -3,7 +3,7 @@
 use crate::world::{GATEWAY, HOST, PATIENCE, WORLD, World, call, guest, member, until};
 use perigee_network::{Egress, Forward, Member, Protocol};
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 fn served(forwards: &[(Protocol, u16, u16)]) -> Member {
     let forward = |(protocol, host_port, guest_port): &(Protocol, u16, u16)| Forward {
@@ -58,7 +58,7 @@ fn nothing_but_the_forward_reaches_a_guest() {
     let caller = world.out.run(|| UdpSocket::bind((WORLD, 0)).unwrap());
     caller.send_to(b"probe", (guest(2), 80)).unwrap();
     until("it is dropped", || dropped() == 1);
-    assert!(call(&world.out, SocketAddrV4::new(guest(2), 80), dropped).is_none());
+    assert!(call(&world.out, SocketAddr::from((guest(2), 80)), dropped).is_none());
     assert!(web.accept().is_err());
     // A port that is no forward is the host's own.
     assert_eq!(

@@ -1,6 +1,6 @@
 //! Ethernet frames, byte by byte.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub type MacBytes = [u8; 6];
 pub const BROADCAST: MacBytes = [0xff; 6];
@@ -52,6 +52,42 @@ pub fn ping(text: &[u8]) -> Vec<u8> {
     let sum = checksum(&body);
     body[2..4].copy_from_slice(&sum.to_be_bytes());
     body
+}
+
+/// A packet (RFC 8200) without extensions.
+pub fn ipv6(from: Ipv6Addr, to: Ipv6Addr, next: u8, body: &[u8]) -> Vec<u8> {
+    let length = (body.len() as u16).to_be_bytes();
+    [&[0x60, 0, 0, 0][..], &length, &[next, 255], &from.octets(), &to.octets(), body].concat()
+}
+
+/// With the checksum that IPv6 wants, at this place of the body.
+fn summed(from: Ipv6Addr, to: Ipv6Addr, next: u8, mut body: Vec<u8>, at: usize) -> Vec<u8> {
+    let length = (body.len() as u32).to_be_bytes();
+    let sum = checksum(&[&from.octets()[..], &to.octets(), &length, &[0, 0, 0, next], &body].concat());
+    body[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    ipv6(from, to, next, &body)
+}
+
+/// A packet with a datagram.
+pub fn udp6(from: (Ipv6Addr, u16), to: (Ipv6Addr, u16), text: &[u8]) -> Vec<u8> {
+    summed(from.0, to.0, 17, udp(from.1, to.1, text), 6)
+}
+
+/// A packet of ICMPv6 (RFC 4443).
+pub fn icmp6(from: Ipv6Addr, to: Ipv6Addr, kind: u8, rest: &[u8]) -> Vec<u8> {
+    summed(from, to, 58, [&[kind, 0, 0, 0], rest].concat(), 2)
+}
+
+/// What a solicitation or an announcement of a neighbour (RFC 4861) says: of whom, with one option.
+pub fn neighbour(flags: u8, target: Ipv6Addr, option: u8, mac: MacBytes) -> Vec<u8> {
+    [&[flags, 0, 0, 0][..], &target.octets(), &[option, 1], &mac].concat()
+}
+
+/// Who is asked for an address (RFC 4291), and at which card.
+pub fn solicited(target: Ipv6Addr) -> (MacBytes, Ipv6Addr) {
+    let [.., a, b, c] = target.octets();
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
+    ([0x33, 0x33, 0xff, a, b, c], group)
 }
 
 fn checksum(bytes: &[u8]) -> u16 {

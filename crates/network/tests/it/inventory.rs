@@ -1,12 +1,13 @@
 //! What is made, and that nothing of it is left.
 
 use crate::card::Card;
-use crate::world::{WORLD, World, guest, list, member};
+use crate::world::{HOST6, WORLD, WORLD6, World, guest, list, list6, member, member6};
 use perigee_network::{
     Block, Egress, Forward, Held, Member, Opening, Place, Plan, Ports, Protocol, Resolved, Ruleset, Subnet,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 
 fn two_hundred() -> Vec<Member> {
@@ -42,6 +43,9 @@ fn what_is_listed_is_what_was_said() {
     let mut some =
         vec![member(2, Egress::All), member(3, Egress::None), member(9, list("1.1.1.1:443 a.com:80,443 0.0.0.0/0"))];
     some[0].host = vec![Ports::new(Protocol::Tcp, 3128..=3130).unwrap()];
+    some[0].egress6 = Some(Egress::All);
+    some[1].egress6 = Some(Egress::None);
+    some[2].egress6 = Some(list6("fd12::/16:5432 [2606:4700::1111]:udp/53 a.com:80,443 ::/0"));
     some[1].forwards = vec![Forward { protocol: Protocol::Tcp, host_port: 8080, guest_port: 80 }];
     let plan = world.plan(some);
     world.bring_about(&plan);
@@ -81,6 +85,47 @@ fn there_is_no_ipv6() {
 }
 
 #[test]
+fn ipv6_comes_with_who_has_it_and_goes_with_the_last() {
+    let world = World::new();
+    let [with, without] = [Some(Egress::All), None]
+        .map(|egress6| world.plan(vec![Member { egress6, ..member(2, Egress::All) }, member(3, Egress::All)]));
+    let bridge = with.names().bridge();
+    let addresses = |device: &str| {
+        let shown = world.host.ip(&format!("-6 -o addr show dev {device}"));
+        let words = shown.lines().map(|line| line.split_whitespace().nth(3).unwrap().to_owned());
+        words.collect::<Vec<_>>()
+    };
+    let switch = |device: &str, what: &str| {
+        let path = format!("/proc/sys/net/ipv6/conf/{device}/{what}");
+        world.host.run(|| std::fs::read_to_string(path).unwrap().trim().to_owned())
+    };
+    assert_eq!((switch("all", "forwarding"), switch("uplink", "accept_ra")), ("0".into(), "1".into()));
+    for _ in 0..2 {
+        world.bring_about(&with);
+        assert_eq!(addresses(bridge.as_str()), ["fd70:a1b:2c3d::ac10:1/64"], "and none that it made itself");
+        for member in with.members() {
+            assert_eq!(addresses(with.tap(member).as_str()), [""; 0]);
+        }
+        world.bring_about(&without);
+        assert_eq!(addresses(bridge.as_str()), [""; 0]);
+        assert!(!world.host.tool("nft", "list ruleset").contains("ip6 "));
+    }
+    // The host goes on to hear of its own routers.
+    assert_eq!((switch("all", "forwarding"), switch("uplink", "accept_ra")), ("1".into(), "2".into()));
+    assert!(addresses("uplink").contains(&format!("{HOST6}/64")));
+    // Somebody's hand in it is made good.
+    world.bring_about(&with);
+    world.host.ip(&format!("link set dev {bridge} down"));
+    let again = with.clone();
+    let steps = world.with(|host| async move { host.bring_about(&again, Resolved::default()).await }).unwrap();
+    assert!(steps.iter().any(|step| step.to_string() == "the bridge spoke no IPv6"), "{steps:?}");
+    assert_eq!(addresses(bridge.as_str()), ["fd70:a1b:2c3d::ac10:1/64"]);
+    let again = with.clone();
+    let steps = world.with(|host| async move { host.bring_about(&again, Resolved::default()).await }).unwrap();
+    assert_eq!(steps.len(), 1, "only the rules are said again: {steps:?}");
+}
+
+#[test]
 fn a_subnet_is_chosen_beside_what_the_host_has() {
     let world = World::new();
     world.host.ip("addr add 172.16.0.77/30 dev uplink");
@@ -95,6 +140,15 @@ fn a_subnet_is_chosen_beside_what_the_host_has() {
     let mut other = World::of(world.host.clone());
     other.instance = perigee_model::InstanceId::from_bits(9);
     assert_eq!(free(&other).block().to_string(), "172.16.3.0/24", "but in another's");
+    let free6 = || {
+        let taken = world.with(|host| async move { host.taken6().await.unwrap() });
+        Subnet::choose6(&world.instance, &taken).unwrap().to_string()
+    };
+    assert_eq!(free6(), "fd70:a1b:2c3d::/64");
+    world.host.ip("-6 addr add fd70:a1b:2c3d::7/127 dev uplink nodad");
+    assert_eq!(free6(), "fd70:a1b:2c3d:1::/64");
+    world.bring_about(&world.plan(vec![member6(2, Egress::None, Egress::None)]));
+    assert_eq!(free6(), "fd70:a1b:2c3d:1::/64", "what is our own is not in our way, what is another's is");
 }
 
 /// Whatever a policy may say, `nft` takes it.
@@ -103,7 +157,8 @@ fn every_plan_is_a_ruleset() {
     let place = prop_oneof![
         "[a-c]\\.(com|org)",
         "\\*\\.[a-c]\\.com",
-        any::<(u32, u8)>().prop_map(|(first, bits)| { Block::around(first.into(), bits % 33).to_string() })
+        any::<(u32, u8)>()
+            .prop_map(|(first, bits)| { Block::around(Ipv4Addr::from_bits(first), bits % 33).to_string() })
     ];
     let ports = prop::collection::vec((any::<bool>(), 1u16..2000, 0u16..100), 0..4);
     let opening = (place, ports).prop_filter_map("closed to all", |(place, ports)| {
@@ -112,23 +167,37 @@ fn every_plan_is_a_ruleset() {
         let place = place.parse().map(Place::Block).or_else(|_| place.parse().map(Place::Domain)).unwrap();
         Opening::new(place, ports.into_iter().filter_map(range).collect()).ok()
     });
-    let guest = (prop::collection::vec(opening, 0..6), prop::collection::vec(1u16..100, 0..3));
+    let place6 = prop_oneof![
+        "[a-c]\\.com(:443)?",
+        any::<(u128, u8)>().prop_map(|(first, bits)| Block::around(Ipv6Addr::from_bits(first), bits % 129).to_string()),
+        any::<(u128, u8)>().prop_map(|(first, bits)| {
+            let global = first >> 3 | 1 << 125;
+            format!("{}:1-9,udp/53", Block::around(Ipv6Addr::from_bits(global), bits % 129))
+        }),
+    ];
+    let opening6 = place6.prop_filter_map("closed to all", |text| text.parse::<Opening<Ipv6Addr>>().ok());
+    let six = prop::option::of(prop::collection::vec(opening6, 0..6));
+    let guest = (prop::collection::vec(opening, 0..6), six, prop::collection::vec(1u16..100, 0..3));
     let world = World::new();
     let mut runner =
         TestRunner::new_with_rng(ProptestConfig::with_cases(64), TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let taken = runner.run(&prop::collection::vec(guest, 1..4), |guests| {
-        let one = |(index, (list, ports)): (usize, (Vec<Opening>, Vec<u16>))| {
+        let one = |(index, (list, six, ports)): (usize, (Vec<Opening>, Option<Vec<Opening<Ipv6Addr>>>, Vec<u16>))| {
             let host: Vec<_> = ports.iter().filter_map(|port| Ports::new(Protocol::Tcp, *port..=port + 50)).collect();
             let host_port = |at: usize| 8000 + (index * 10 + at) as u16;
             let forward = |(at, port)| Forward { protocol: Protocol::Udp, host_port: host_port(at), guest_port: port };
             let forwards = ports.into_iter().enumerate().map(forward).collect();
-            Member { host, forwards, ..member(2 + index as u8, Egress::List(list)) }
+            let egress6 = six.map(Egress::List);
+            Member { host, forwards, egress6, ..member(2 + index as u8, Egress::List(list)) }
         };
         let plan = world.plan(guests.into_iter().enumerate().map(one).collect());
-        let listed =
-            plan.members().flat_map(|member| member.names().map(|number| (member.address, number)).collect::<Vec<_>>());
-        let held: Vec<_> =
-            listed.map(|(guest, number)| Held { guest, number, address: WORLD, fresh_secs: 9, met_secs: 99 }).collect();
+        let names = |member: &Member| {
+            let four = member.names().map(|number| (number, IpAddr::V4(WORLD)));
+            four.chain(member.names6().map(|number| (number, IpAddr::V6(WORLD6)))).collect::<Vec<_>>()
+        };
+        let one = |guest, (number, address)| Held { guest, number, address, fresh_secs: 9, met_secs: 99 };
+        let of = |member: &Member| names(member).into_iter().map(|name| one(member.address, name)).collect::<Vec<_>>();
+        let held: Vec<_> = plan.members().flat_map(of).collect();
         let judged = world.with(|host| async {
             let host = host;
             host.judge(&plan, Resolved { held: &held, answered: true }).await

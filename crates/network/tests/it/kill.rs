@@ -1,7 +1,7 @@
 //! Killed anywhere, the next one goes on, or leaves nothing.
 
 use crate::ns::Ns;
-use crate::world::{World, list, member};
+use crate::world::{World, list, list6, member};
 use perigee_model::InstanceId;
 use perigee_network::{Egress, Forward, Member, Plan, Protocol, Resolved, Step, Subnet, steps};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -11,7 +11,12 @@ const OPEN: Resolved<'_> = Resolved { held: &[], answered: true };
 
 fn some(lasts: std::ops::Range<u8>) -> Vec<Member> {
     let forward = |last: u8| Forward { protocol: Protocol::Tcp, host_port: 8000 + u16::from(last), guest_port: 80 };
-    let one = |last| Member { forwards: vec![forward(last)], ..member(last, list("1.1.1.1:443 a.com:443")) };
+    let six = |last: u8| (last % 3 == 0).then(|| list6("2606:4700::/32:443 a.com:443"));
+    let one = |last| Member {
+        forwards: vec![forward(last)],
+        egress6: six(last),
+        ..member(last, list("1.1.1.1:443 a.com:443"))
+    };
     lasts.map(one).collect()
 }
 

@@ -9,6 +9,7 @@ mod kill;
 mod names;
 mod ns;
 mod policy;
+mod six;
 mod spoof;
 mod surroundings;
 mod world;

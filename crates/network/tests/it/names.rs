@@ -2,14 +2,14 @@
 
 use crate::card::Machine;
 use crate::ns::Ns;
-use crate::world::{GATEWAY, HOST, PATIENCE, WORLD, World, call, list, member, until};
+use crate::world::{GATEWAY, HOST, PATIENCE, WORLD, WORLD6, World, call, list, list6, member, member6, until};
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use perigee_network::{Egress, Lasting, Network, Plan};
 use std::future::Future;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -70,13 +70,15 @@ const SHORT: Lasting = Lasting {
 struct Upstream {
     asked: Arc<AtomicUsize>,
     addresses: Arc<Mutex<Vec<Ipv4Addr>>>,
+    addresses6: Arc<Mutex<Vec<Ipv6Addr>>>,
     ttl_secs: u32,
 }
 
 impl Upstream {
     /// Answers every name with these addresses; `long.…` only by TCP.
     fn start(ns: &Ns, addresses: &[Ipv4Addr], ttl_secs: u32) -> Self {
-        let upstream = Self { asked: Arc::default(), addresses: Arc::new(Mutex::new(addresses.to_vec())), ttl_secs };
+        let addresses = Arc::new(Mutex::new(addresses.to_vec()));
+        let upstream = Self { asked: Arc::default(), addresses, addresses6: Arc::default(), ttl_secs };
         let (udp, tcp) = ns.run(|| (UdpSocket::bind((WORLD, 53)).unwrap(), TcpListener::bind((WORLD, 53)).unwrap()));
         let by_udp = upstream.clone();
         std::thread::spawn(move || {
@@ -111,6 +113,7 @@ impl Upstream {
         let (name, kind) = (heard.queries[0].name().clone(), heard.queries[0].query_type());
         let records = match kind {
             RecordType::A => self.addresses.lock().unwrap().iter().map(|address| RData::A(A(*address))).collect(),
+            RecordType::AAAA => self.addresses6.lock().unwrap().iter().map(|six| RData::AAAA(AAAA(*six))).collect(),
             _ => vec![RData::TXT(TXT::new(vec!["a way out".to_owned()]))],
         };
         reply.add_answers(records.into_iter().map(|data| Record::from_rdata(name.clone(), self.ttl_secs, data)));
@@ -153,7 +156,7 @@ fn addresses(reply: &Message) -> Vec<Ipv4Addr> {
 }
 
 fn reaches(world: &World, plan: &Plan, machine: &Machine, to: (Ipv4Addr, u16)) -> Option<TcpStream> {
-    call(&machine.ns, SocketAddrV4::new(to.0, to.1), || world.drops(plan, ME))
+    call(&machine.ns, SocketAddr::from(to), || world.drops(plan, ME))
 }
 
 #[test]
@@ -188,6 +191,41 @@ fn a_listed_name_opens_what_it_means_and_nothing_else() {
     until("it is dropped", || world.drops(&plan, ME) > before);
     assert_eq!(upstream.asked(), 1);
     drop(listeners);
+}
+
+#[test]
+fn a_name_that_is_listed_for_ipv6_opens_its_addresses_of_that_alone() {
+    let world = World::new();
+    let upstream = Upstream::start(&world.out, &[WORLD], 300);
+    let inside: [Ipv6Addr; 4] =
+        ["fd12::9", "fd00:ec2::254", "64:ff9b::a09:909", "::ffff:10.9.9.9"].map(|text| text.parse().unwrap());
+    upstream.addresses6.lock().unwrap().extend(inside.into_iter().chain([WORLD6]));
+    let listener = world.out.run(|| TcpListener::bind("[::]:443").unwrap());
+    let keeper = Keeper::start(&world, Lasting::default());
+    let plan = world.plan(vec![member6(ME, list("example.org:443"), list6("*.example.com:443"))]);
+    keeper.bring_about(&plan);
+    let machine = world.machine(&plan, ME);
+    let reaches = |to: Ipv6Addr, port| call(&machine.ns, SocketAddr::from((to, port)), || world.drops6(&plan, ME));
+    assert!(reaches(WORLD6, 443).is_none(), "before its name was asked for");
+    assert_eq!(ask(&machine, "example.org.", RecordType::AAAA).answers, [], "listed for IPv4 alone");
+    assert_eq!(ask(&machine, "www.example.com.", RecordType::A).answers, [], "listed for IPv6 alone");
+    assert_eq!(upstream.asked(), 0);
+    let told = ask(&machine, "www.example.com.", RecordType::AAAA);
+    let told: Vec<_> = told.answers.iter().map(|record| record.data.clone()).collect();
+    assert_eq!(told, [RData::AAAA(AAAA(WORLD6))], "what is private is not told");
+    drop(reaches(WORLD6, 443).expect("a connection"));
+    assert!(reaches(WORLD6, 80).is_none(), "another port");
+    assert!(reaches("2606:4700::1111".parse().unwrap(), 443).is_none(), "another address");
+    assert!(reaches(inside[0], 443).is_none());
+    // What was open outlives its keeper, and goes with its policy.
+    drop(keeper);
+    let next = Keeper::start(&world, Lasting::default());
+    next.bring_about(&plan);
+    drop(reaches(WORLD6, 443).expect("without being asked again"));
+    assert_eq!(upstream.asked(), 1);
+    next.bring_about(&world.plan(vec![member6(ME, list("example.org:443"), list6("other.example.com:443"))]));
+    assert!(reaches(WORLD6, 443).is_none());
+    drop(listener);
 }
 
 #[test]

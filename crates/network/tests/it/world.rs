@@ -12,16 +12,18 @@ use crate::ns::Ns;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use perigee_model::{GuestId, InstanceId};
-use perigee_network::{Egress, Host, Member, Owner, Plan, Resolved, Subnet};
+use perigee_network::{Egress, Egress6, Host, Member, Owner, Plan, Resolved, Subnet};
 use std::fs::File;
 use std::io::Read as _;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 pub const WORLD: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 34);
 pub const HOST: Ipv4Addr = Ipv4Addr::new(93, 184, 216, 1);
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
+pub const WORLD6: Ipv6Addr = Ipv6Addr::new(0x2606, 0x2800, 0, 0, 0, 0, 0, 0x34);
+pub const HOST6: Ipv6Addr = Ipv6Addr::new(0x2606, 0x2800, 0, 0, 0, 0, 0, 1);
 /// What comes at all comes in this time.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -42,7 +44,12 @@ impl World {
             out.ip(&format!("addr add {address} dev out"));
         }
         host.ip(&format!("route add default via {WORLD}"));
-        let listeners = [7, 9, 67].map(|port| out.run(|| UdpSocket::bind(("0.0.0.0", port)).unwrap()));
+        host.ip(&format!("addr add {HOST6}/64 dev uplink nodad"));
+        for address in ["2606:2800::34/64", "2606:4700::1111", "fd12::9", "fd00:ec2::254", "64:ff9b::a09:909"] {
+            out.ip(&format!("addr add {address} dev out nodad"));
+        }
+        host.ip(&format!("-6 route add default via {WORLD6}"));
+        let listeners = [7, 9, 67].map(|port| out.run(|| UdpSocket::bind(("::", port)).unwrap()));
         Self { _listeners: listeners.into(), out, ..Self::of(host) }
     }
 
@@ -53,7 +60,8 @@ impl World {
 
     /// A plan of these guests, on the default subnet.
     pub fn plan(&self, members: Vec<Member>) -> Plan {
-        Plan::new(&self.instance, Subnet::choose(None, &[]).unwrap(), members).unwrap()
+        let six = Subnet::choose6(&self.instance, &[]).unwrap();
+        Plan::new(&self.instance, Subnet::choose(None, &[]).unwrap().with6(six), members).unwrap()
     }
 
     /// Does something with the host's network.
@@ -68,7 +76,16 @@ impl World {
 
     /// Frames of a guest that its policy ended, so far.
     pub fn drops(&self, plan: &Plan, last: u8) -> u64 {
-        let chain = format!("from_{}", guest(last).to_string().replace('.', "_"));
+        self.drops_of("from", plan, last)
+    }
+
+    /// The same of those of IPv6.
+    pub fn drops6(&self, plan: &Plan, last: u8) -> u64 {
+        self.drops_of("from6", plan, last)
+    }
+
+    fn drops_of(&self, kind: &str, plan: &Plan, last: u8) -> u64 {
+        let chain = format!("{kind}_{}", guest(last).to_string().replace('.', "_"));
         self.counted(&format!("list chain inet {} {chain}", plan.names().table()))
     }
 
@@ -80,8 +97,10 @@ impl World {
     }
 
     pub fn machine(&self, plan: &Plan, last: u8) -> Machine {
-        let tap = plan.tap(plan.at(guest(last)).unwrap());
-        let machine = Machine::start(&self.host, tap.as_str(), guest(last), plan.subnet().gateway());
+        let member = plan.at(guest(last)).unwrap();
+        let tap = plan.tap(member);
+        let six = plan.six(member).zip(plan.gateway6()).map(|(address, gateway)| [address, gateway]);
+        let machine = Machine::start(&self.host, tap.as_str(), guest(last), plan.subnet().gateway(), six);
         self.is_forwarding(tap.as_str());
         machine
     }
@@ -108,6 +127,7 @@ pub fn member(last: u8, egress: Egress) -> Member {
         owner: Owner { uid: 64_000, gid: 64_000 },
         up: true,
         egress,
+        egress6: None,
         host: vec![],
         forwards: vec![],
     }
@@ -115,6 +135,15 @@ pub fn member(last: u8, egress: Egress) -> Member {
 
 pub fn guest(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(172, 16, 0, last)
+}
+
+/// The same, with this policy of IPv6.
+pub fn member6(last: u8, egress: Egress, egress6: Egress6) -> Member {
+    Member { egress6: Some(egress6), ..member(last, egress) }
+}
+
+pub fn list6(openings: &str) -> Egress6 {
+    Egress::List(openings.split_whitespace().map(|opening| opening.parse().unwrap()).collect())
 }
 
 pub fn list(openings: &str) -> Egress {
@@ -137,13 +166,14 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Calls, and sees what becomes of the call: it is taken, or it is dropped, which is counted.
-pub fn call(from: &Ns, to: SocketAddrV4, dropped: impl Fn() -> u64) -> Option<TcpStream> {
-    use nix::sys::socket::{SockaddrIn, connect};
+pub fn call(from: &Ns, to: SocketAddr, dropped: impl Fn() -> u64) -> Option<TcpStream> {
+    use nix::sys::socket::{SockaddrStorage, connect};
     use std::os::fd::{AsFd as _, AsRawFd as _};
     let before = dropped();
     let kind = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let caller = from.run(|| socket(AddressFamily::Inet, SockType::Stream, kind, None).unwrap());
-    assert_eq!(connect(caller.as_raw_fd(), &SockaddrIn::from(to)), Err(nix::errno::Errno::EINPROGRESS));
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let caller = from.run(|| socket(family, SockType::Stream, kind, None).unwrap());
+    assert_eq!(connect(caller.as_raw_fd(), &SockaddrStorage::from(to)), Err(nix::errno::Errno::EINPROGRESS));
     let taken = || {
         let mut polled = [PollFd::new(caller.as_fd(), PollFlags::POLLOUT)];
         poll(&mut polled, PollTimeout::ZERO).unwrap() > 0

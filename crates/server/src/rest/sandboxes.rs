@@ -15,7 +15,9 @@ use perigee_api::{
 use perigee_control::cards::SandboxChange;
 use perigee_control::guests::NewGuest;
 use perigee_model::limits::{SANDBOX_MEMORY_BYTES_DEFAULT, SANDBOX_TTL_DEFAULT};
-use perigee_model::{Code, Egress, Guest, GuestKind, HostId, Name, Priority, Refusal, Resources, Task, TaskState};
+use perigee_model::{
+    Code, Egress, Egress6, Guest, GuestKind, HostId, Name, Priority, Refusal, Resources, Task, TaskState,
+};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -190,7 +192,8 @@ pub async fn update(
 ) -> Answer {
     let revision = caller.require_match()?;
     let egress = body.value.egress.as_deref().map(Egress::parse).transpose()?;
-    let change = SandboxChange { labels: body.value.labels, egress };
+    let egress6 = body.value.egress6.as_deref().map(Egress6::parse).transpose()?;
+    let change = SandboxChange { labels: body.value.labels, egress, egress6 };
     let guest = server.control.update_sandbox(&caller.who, &id, &change, revision, &caller.cause()).await?;
     let guest = settled(&server, &caller, guest).await;
     Ok(object(&server, &guest, StatusCode::OK))
@@ -266,6 +269,7 @@ pub fn wanted(request: SandboxRequest) -> Result<NewGuest, Refusal> {
         priority: priority(request.priority.as_deref())?,
         vm: None,
         egress: request.egress.as_deref().map(Egress::parse).transpose()?,
+        egress6: request.egress6.as_deref().map(Egress6::parse).transpose()?,
     })
 }
 

@@ -289,6 +289,7 @@ fn wanted(request: VmRequest) -> Result<NewGuest, Refusal> {
         priority: sandboxes::priority(request.priority.as_deref())?,
         vm: Some(vm),
         egress,
+        egress6: None,
     })
 }
 
@@ -323,5 +324,6 @@ fn sandbox(request: VmRequest) -> Result<NewGuest, Refusal> {
         host: request.host,
         priority: request.priority,
         egress: request.egress,
+        egress6: None,
     })
 }

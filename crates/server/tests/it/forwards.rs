@@ -168,3 +168,30 @@ async fn a_vm_has_a_card_by_the_same_words() {
     let verbs = world.get("/api/v1/events").await.json()["items"].to_string();
     assert!(verbs.contains("guest.egress") && verbs.contains("guest.forward"), "{verbs}");
 }
+
+#[tokio::test]
+async fn ipv6_is_given_at_creation_to_who_has_a_card() {
+    let mut world = World::new().await;
+    with_card(&mut world, "web").await;
+    let patch = async |sandbox: &str, body: Value| {
+        let path = format!("/api/v1/sandboxes/{sandbox}");
+        world.send(Method::PATCH, &path, &world.admin, &[("if-match", "*")], body.to_string().as_bytes()).await
+    };
+    let late = patch("web", json!({ "egress6": ["all"] })).await;
+    assert_eq!((late.status.as_u16(), late.json()["errors"][0]["pointer"].clone()), (422, json!("/egress6")));
+    for body in [
+        json!({ "egress6": ["all"] }),
+        json!({ "egress": ["none"], "egress6": ["1.1.1.1"] }),
+        json!({ "egress": ["none"], "egress6": ["::ffff:1.1.1.1"] }),
+    ] {
+        let answer = world.post("/api/v1/sandboxes", &[], body).await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (422, "PRG-1002"), "{}", answer.json());
+        assert_eq!(answer.json()["errors"][0]["pointer"], "/egress6");
+    }
+    let vm = world.post("/api/v1/vms", &[], json!({ "egress": ["none"], "egress6": ["none"] })).await;
+    assert_eq!((vm.status.as_u16(), vm.code().as_str()), (422, "PRG-1003"), "{}", vm.json());
+    let with = json!({ "name": "six", "egress": ["none"], "egress6": ["[2606:4700::1111]:443"] });
+    assert_eq!(world.post("/api/v1/sandboxes", &[], with).await.status.as_u16(), 202);
+    let changed = patch("six", json!({ "egress6": ["2606:4700::/32"] })).await.json();
+    assert_eq!((&changed["egress"], &changed["egress6"]), (&json!(["none"]), &json!(["2606:4700::/32"])));
+}

@@ -100,6 +100,7 @@ pub fn guest(n: u64, called: &str) -> Guest {
             host_wanted: Some(HostId::new(uuid(8))),
             vm: Some(Box::new(vm())),
             egress: None,
+            egress6: None,
             forwards: vec!["8080:80".parse().unwrap()],
         },
         desired: Desired {

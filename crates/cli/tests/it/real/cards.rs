@@ -43,7 +43,7 @@ impl<'a> Host<'a> {
         space.ip(&format!("route add default via {WORLD}"));
         world.ip(&format!("addr add {WORLD}/24 dev out"));
         world.ip(&format!("addr add {PRIVATE}/32 dev out"));
-        let listener = world.run(|| TcpListener::bind("0.0.0.0:80").unwrap());
+        let listener = world.run(|| TcpListener::bind("[::]:80").unwrap());
         std::thread::spawn(move || {
             // A caller that is gone hears nothing.
             listener.incoming().flatten().for_each(|mut caller| _ = caller.write_all(b"hello\n"));
@@ -170,6 +170,96 @@ fn others_meddle(host: &Host<'_>) {
         let shown = host.space.ip(&format!("-o link show {tap}"));
         shown.contains(",UP").then_some(())
     });
+}
+
+const WORLD6: &str = "2606:2800::34";
+const OTHER6: &str = "2606:2800::35";
+const UPLINK6: &str = "2606:2800::1";
+
+#[test]
+fn real_a_sandbox_reaches_what_its_owner_opens_by_ipv6() {
+    let instance = Instance::empty();
+    let mut host = Host::join(&instance);
+    host.space.ip(&format!("addr add {UPLINK6}/64 dev uplink nodad"));
+    for address in [WORLD6, OTHER6, "fd12::9"] {
+        host.world.ip(&format!("addr add {address}/64 dev out nodad"));
+    }
+    host.space.ip(&format!("-6 route add default via {WORLD6}"));
+    // What the host itself would answer there.
+    let own = host.space.run(|| TcpListener::bind("[::]:80").unwrap());
+    std::thread::spawn(move || own.incoming().flatten().for_each(|mut caller| _ = caller.write_all(b"host\n")));
+    let before = host.space.inventory();
+    let name = host.name();
+    let create = |sandbox: &str, words: &[&str]| {
+        let fixed = ["sandbox", "create", "--name", sandbox, "--image", "base", "--host", &name, "-q"];
+        instance.perigee(&[&fixed[..], words].concat())
+    };
+    for bad in ["1.1.1.1", "fe80::1", "[fd00:ec2::254]:80", "all;drop"] {
+        let refused = create("bad", &["--egress", "none", "--egress6", bad]);
+        assert!(refused.code == 2 && refused.err.contains("PRG-1002"), "{bad}: {}", refused.err);
+    }
+    let place = format!("[{WORLD6}]:80");
+    let planned = create("six", &["--egress", "none", "--egress6", &place, "--dry-run"]).fine();
+    assert!(planned.contains(&format!("ip6 daddr {WORLD6} tcp dport 80 accept")), "{planned}");
+    create("six", &["--egress", "none", "--egress6", &place]).fine();
+    create("all", &["--egress", "all", "--egress6", "all"]).fine();
+    create("four", &["--egress", "all"]).fine();
+    let address6 = |sandbox: &str| instance.json(&["sandbox", "get", sandbox])["address6"].as_str().unwrap().to_owned();
+    let (mine, theirs) = (address6("six"), address6("all"));
+
+    assert_eq!(host.heard("six", WORLD6), "hello\n");
+    assert_eq!((host.heard("six", OTHER6), host.heard("six", WORLD)), (String::new(), String::new()));
+    assert_eq!((host.heard("all", OTHER6).as_str(), host.heard("all", "fd12::9").as_str()), ("hello\n", ""));
+    let gateway = host.space.ip("-6 -o addr show scope global").lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let device = words.next()?;
+        device.starts_with("pg").then(|| words.nth(1).unwrap().split('/').next().unwrap().to_owned())
+    });
+    for own in [UPLINK6, &gateway.unwrap()] {
+        assert_eq!(host.heard("all", own), "", "{own} is the host's");
+    }
+    neighbours(&host, &mine, &theirs);
+    let cards = instance.exec("four", &["sh", "-c", "busybox ip -o -6 addr show dev eth0"]).fine();
+    assert_eq!((cards.as_str(), host.heard("four", WORLD6).as_str()), ("", ""), "it has no IPv6 at all");
+    let late = instance.perigee(&["sandbox", "update", "four", "--egress6", "all"]);
+    assert!(late.code == 2 && late.err.contains("it has no IPv6"), "{}", late.err);
+
+    // A new life of the agent changes nothing; another policy holds at once.
+    host.restart();
+    host.name();
+    instance.until("a word of it", || (instance.sandbox("six")?["status"] == "running").then_some(()));
+    assert_eq!((host.heard("six", WORLD6), address6("six")), ("hello\n".to_owned(), mine));
+    instance.perigee(&["sandbox", "update", "six", "--egress6", OTHER6]).fine();
+    assert_eq!((host.heard("six", WORLD6).as_str(), host.heard("six", OTHER6).as_str()), ("", "hello\n"));
+    instance.perigee(&["sandbox", "update", "six", "--egress6", "none"]).fine();
+    assert_eq!((host.heard("six", WORLD6).as_str(), host.heard("six", OTHER6).as_str()), ("", ""));
+    for sandbox in ["six", "all", "four"] {
+        instance.perigee(&["sandbox", "delete", sandbox]).fine();
+    }
+    assert_eq!(host.space.inventory(), before, "nothing stays behind");
+}
+
+/// Two on one network: neither reaches the other, nor speaks in its name.
+fn neighbours(host: &Host<'_>, mine: &str, theirs: &str) {
+    let serve = "mkdir /www; echo hello >/www/index.html; busybox httpd -p 80 -h /www";
+    host.instance.exec("six", &["sh", "-c", serve]).fine();
+    let page = |sandbox: &str| {
+        let call = format!("echo 'GET /index.html' | busybox nc -w 3 {mine} 80 2>/dev/null; true");
+        host.instance.exec(sandbox, &["sh", "-c", &call]).fine()
+    };
+    assert!(page("six").contains("hello"), "negative control: {}", page("six"));
+    assert_eq!(page("all"), "", "a neighbour is not reached");
+    let gateway = format!("{}:1", theirs.rsplit_once(':').unwrap().0);
+    let call = |from: &str| {
+        let route = format!("busybox ip -6 route replace {WORLD6}/128 via {gateway} dev eth0 src {from}");
+        let call = format!("{route} && busybox nc -w 3 {WORLD6} 80 </dev/null 2>/dev/null; true");
+        host.instance.exec("all", &["sh", "-c", &call]).fine()
+    };
+    assert_eq!(call(theirs), "hello\n", "negative control");
+    for spoofed in [mine, "2606:4700::1111"] {
+        host.instance.exec("all", &["sh", "-c", &format!("busybox ip addr add {spoofed}/128 dev eth0")]).fine();
+        assert_eq!(call(spoofed), "", "{spoofed} is not its own");
+    }
 }
 
 /// Five hundred come and go, with a card and a forward each.

@@ -129,8 +129,10 @@ fn real_a_host_that_was_switched_off_brings_its_vms_up() {
 
     ground.daemon.restart();
     ground.up();
+    // What was last told of it is listed until its agent has looked.
+    let answers = || ground.instance.perigee(&["vm", "exec", "db", "--", "true"]).code == 0;
+    ground.instance.until("db, brought up again", || answers().then_some(()));
     ground.until("db", "running");
-    ground.echo("again");
     ground.until("off", "stopped");
     assert!(journal.join(format!("{off}.damaged")).exists(), "what could not be read is kept");
     assert!(document.exists(), "and made again");

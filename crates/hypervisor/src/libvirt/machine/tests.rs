@@ -101,7 +101,7 @@ fn a_card_is_on_a_network_or_on_a_tap() {
     let of = |plan: &Plan| made(plan, folder.path(), &facts(true, true));
     let (address, gateway) = ([172, 16, 0, 2].into(), [172, 16, 0, 1].into());
     let (tap, mac) = ("tap0".to_owned(), Mac::of_address(address));
-    let nic = crate::Nic { tap, mac, address, network_bits: 24, gateway, names: None };
+    let nic = crate::Nic { tap, mac, address, network_bits: 24, gateway, names: None, six: None };
     let mut plan = Plan { nic: Some(nic), ..plan(folder.path(), &[PartRole::Kernel]) };
     assert!(refused(of(&plan)).contains("not on both"));
     plan.vm.as_mut().unwrap().network = None;

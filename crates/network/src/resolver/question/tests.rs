@@ -1,14 +1,17 @@
 use super::*;
 use crate::plan::tests::member;
 use expect_test::{Expect, expect};
+use std::net::Ipv4Addr;
 
+fn egress<A: Family>(policy: &str) -> Egress<A> {
+    Egress::parse(&policy.split(' ').map(str::to_owned).collect::<Vec<_>>()).unwrap()
+}
+
+/// With a policy; behind `|` that of IPv6.
 fn asking(policy: &str) -> Member {
     let mut one = member(1, 2, &[]);
-    one.egress = match policy {
-        "none" => Egress::None,
-        "all" => Egress::All,
-        list => Egress::List(list.split(' ').map(|opening| opening.parse().unwrap()).collect()),
-    };
+    let (four, six) = policy.split_once(" | ").map_or((policy, None), |(four, six)| (four, Some(six)));
+    (one.egress, one.egress6) = (egress(four), six.map(egress));
     one
 }
 
@@ -65,6 +68,22 @@ fn a_list_opens_addresses_and_nothing_else() {
 }
 
 #[test]
+fn each_family_is_asked_for_as_its_own_policy_says() {
+    let both = "a.com:443 | b.com c.com [2606:4700::/32]:443";
+    check(both, "a.com.", RecordType::A, expect!["ask a.com. A in 1 names"]);
+    check(both, "a.com.", RecordType::AAAA, expect!["NoError"]);
+    check(both, "b.com.", RecordType::A, expect!["NoError"]);
+    check(both, "b.com.", RecordType::AAAA, expect!["ask b.com. AAAA in 1 names"]);
+    check(both, "b.com.", RecordType::HTTPS, expect!["NoError"]);
+    check(both, "b.com.", RecordType::TXT, expect!["NoError"]);
+    check(both, "d.com.", RecordType::AAAA, expect!["Refused"]);
+    check("none | all", "d.com.", RecordType::AAAA, expect!["ask d.com. AAAA in 0 names"]);
+    check("none | all", "d.com.", RecordType::A, expect!["NoError"]);
+    check("none | none", "d.com.", RecordType::AAAA, expect!["Refused"]);
+    check("all | none", "d.com.", RecordType::AAAA, expect!["NoError"]);
+}
+
+#[test]
 fn a_name_that_looks_like_a_listed_one_as_text_is_not_it() {
     let odd = Name::from_labels([&b"x.b"[..], b"com"]).unwrap();
     let mut message = Message::query();
@@ -109,14 +128,16 @@ proptest::proptest! {
 }
 
 fn asked(policy: &str, name: &str) -> (Member, Asked) {
+    asked_for(policy, name, RecordType::A)
+}
+
+fn asked_for(policy: &str, name: &str, kind: RecordType) -> (Member, Asked) {
     let member = asking(policy);
-    let Verdict::Ask(asked) = judge(&question(name, RecordType::A).to_vec().unwrap(), &member) else {
-        panic!("{name}")
-    };
+    let Verdict::Ask(asked) = judge(&question(name, kind).to_vec().unwrap(), &member) else { panic!("{name}") };
     (member, asked)
 }
 
-/// `owner ttl A address` or `owner ttl CNAME name`.
+/// `owner ttl A address`, the same with AAAA, or `owner ttl CNAME name`.
 fn answer(records: &[&str]) -> Message {
     let mut message = Message::response(1, OpCode::Query);
     for record in records {
@@ -124,6 +145,7 @@ fn answer(records: &[&str]) -> Message {
         let [owner, ttl, kind, data] = words.as_slice() else { panic!("{record}") };
         let data = match *kind {
             "A" => RData::A(A(data.parse().unwrap())),
+            "AAAA" => RData::AAAA(AAAA(data.parse().unwrap())),
             _ => RData::CNAME(hickory_proto::rr::rdata::CNAME(Name::from_ascii(data).unwrap())),
         };
         message.add_answer(Record::from_rdata(Name::from_ascii(owner).unwrap(), ttl.parse().unwrap(), data));
@@ -133,7 +155,12 @@ fn answer(records: &[&str]) -> Message {
 
 #[track_caller]
 fn means(policy: &str, records: &[&str], expected: &str) {
-    let (member, asked) = asked(policy, "a.com.");
+    means_as(RecordType::A, policy, records, expected);
+}
+
+#[track_caller]
+fn means_as(kind: RecordType, policy: &str, records: &[&str], expected: &str) {
+    let (member, asked) = asked_for(policy, "a.com.", kind);
     let meaning = asked.meaning(&answer(records), &member);
     let addresses: Vec<_> = meaning.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(format!("{} for {}", addresses.join(" "), meaning.ttl_secs), expected);
@@ -158,6 +185,24 @@ fn a_name_does_not_lead_inside() {
     means("all", &inside, "1.1.1.1 for 9");
     means("a.com 0.0.0.0/0", &inside, "1.1.1.1 for 9");
     means("a.com 10.1.0.0/16", &inside, "10.1.2.3 1.1.1.1 for 9");
+    let inside = [
+        "a.com. 9 AAAA fd12::1",
+        "a.com. 9 AAAA ::1",
+        "a.com. 9 AAAA fe80::1",
+        "a.com. 9 AAAA fd00:ec2::254",
+        "a.com. 9 AAAA ::ffff:10.1.2.3",
+        "a.com. 9 AAAA 64:ff9b::a01:203",
+        "a.com. 9 A 1.1.1.1",
+        "a.com. 9 AAAA 2606:4700::1111",
+    ];
+    for (policy, expected) in [
+        ("none | all", "2606:4700::1111 for 9"),
+        ("10.0.0.0/8 fake.com | a.com ::/0", "2606:4700::1111 for 9"),
+        ("none | a.com fd12::/16", "fd12::1 2606:4700::1111 for 9"),
+    ] {
+        means_as(RecordType::AAAA, policy, &inside, expected);
+    }
+    means("all | all", &inside, "1.1.1.1 for 9");
 }
 
 #[test]
