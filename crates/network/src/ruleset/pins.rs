@@ -28,6 +28,12 @@ pub(super) fn table(out: &mut Text, plan: &Plan) {
                 "iifname \"{prefix}*\" ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 counter drop"
             ));
         });
+        // The host knows whose address is whose, and asks nobody; what it tells groups of IPv6 (MLD; to cards
+        // 33:33:…, RFC 2464) is for none of them.
+        out.block("chain output", |out| {
+            out.line("type filter hook output priority filter; policy accept;");
+            out.line(format!("oifname \"{prefix}*\" ether daddr & ff:ff:00:00:00:00 == 33:33:00:00:00:00 drop"));
+        });
         out.block("chain from_guest", |out| {
             // The kernel takes a VLAN's tag off before it looks at what lies within.
             out.line("ether type { 8021q, 8021ad } counter drop");

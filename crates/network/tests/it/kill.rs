@@ -49,14 +49,16 @@ fn between_any_two_steps_the_next_one_goes_on_or_leaves_nothing() {
         for killed_after in 0..count {
             // Leaves nothing.
             reach(from);
-            perform(&world, &to_do(&world, to)[..killed_after]);
+            // A switch of the kernel that was set stays: the second time there may be less to do.
+            let first = |todo: &[Step]| perform(&world, &todo[..killed_after.min(todo.len())]);
+            first(&to_do(&world, to));
             reach(None);
             assert_eq!(world.host.inventory(), before, "{killed_after}");
             // Goes on; what is done twice does no harm.
             reach(from);
             let todo = to_do(&world, to);
-            perform(&world, &todo[..killed_after]);
-            perform(&world, &todo[..killed_after]);
+            first(&todo);
+            first(&todo);
             reach(to);
             assert!(to_do(&world, to).len() <= 1, "{:?}", to_do(&world, to));
         }

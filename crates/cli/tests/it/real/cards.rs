@@ -6,7 +6,7 @@ use super::ns::Ns;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::Write as _;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -14,8 +14,11 @@ pub const WORLD: &str = "93.184.216.34";
 /// Where the world reaches the host.
 pub const UPLINK: &str = "93.184.216.1";
 const PRIVATE: &str = "10.9.9.9";
-/// Here, where the control plane is, and there.
-const LINK: [&str; 2] = ["10.77.10.1", "10.77.10.2"];
+/// Here, where the control plane is, and there: of each test its own, since they run beside each other.
+fn link() -> [Ipv4Addr; 2] {
+    let place = (std::process::id() % (1 << 14)) << 2;
+    [1, 2].map(|last| Ipv4Addr::from_bits(Ipv4Addr::new(10, 78, 0, 0).to_bits() + place + last))
+}
 
 /// The host, its agent, and the world behind it, which says hello at port 80.
 pub struct Host<'a> {
@@ -34,10 +37,10 @@ impl<'a> Host<'a> {
 
     /// The same, with these settings of the agent, made in the host.
     pub fn join_with(instance: &'a Instance, settings: impl FnOnce(&Ns) -> Vec<(&'static str, PathBuf)>) -> Self {
-        let (space, world) = (Ns::new(), Ns::new());
+        let ([here, there], space, world) = (link(), Ns::new(), Ns::new());
         Ns::of_this_thread().cable(&format!("pgc{}", std::process::id()), &space, "control");
-        Ns::of_this_thread().ip(&format!("addr add {}/24 dev pgc{}", LINK[0], std::process::id()));
-        space.ip(&format!("addr add {}/24 dev control", LINK[1]));
+        Ns::of_this_thread().ip(&format!("addr add {here}/30 dev pgc{}", std::process::id()));
+        space.ip(&format!("addr add {there}/30 dev control"));
         space.cable("uplink", &world, "out");
         space.ip(&format!("addr add {UPLINK}/24 dev uplink"));
         space.ip(&format!("route add default via {WORLD}"));
@@ -48,7 +51,7 @@ impl<'a> Host<'a> {
             // A caller that is gone hears nothing.
             listener.incoming().flatten().for_each(|mut caller| _ = caller.write_all(b"hello\n"));
         });
-        instance.perigee(&["up", "--detach", "--agents", &format!("{}:0", LINK[0])]).fine();
+        instance.perigee(&["up", "--detach", "--agents", &format!("{here}:0")]).fine();
         instance.perigee(&["image", "build", "base"]).fine();
         instance.perigee(&["host", "token", "--file", instance.path().join("join.token").to_str().unwrap()]).fine();
         let settings = settings(&space);
@@ -244,7 +247,8 @@ fn neighbours(host: &Host<'_>, mine: &str, theirs: &str) {
     let serve = "mkdir /www; echo hello >/www/index.html; busybox httpd -p 80 -h /www";
     host.instance.exec("six", &["sh", "-c", serve]).fine();
     let page = |sandbox: &str| {
-        let call = format!("echo 'GET /index.html' | busybox nc -w 3 {mine} 80 2>/dev/null; true");
+        let call =
+            format!("printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | busybox nc -w 3 {mine} 80 2>/dev/null; true");
         host.instance.exec(sandbox, &["sh", "-c", &call]).fine()
     };
     assert!(page("six").contains("hello"), "negative control: {}", page("six"));

@@ -114,7 +114,9 @@ impl Instance {
 
     /// Processes of this instance whose program has this name.
     pub fn pids(&self, program: &str) -> Vec<i32> {
-        let marks = [self.path().to_str().unwrap().to_owned(), format!("guest=perigee-{}-", self.agent_instance())];
+        let agents = ["agent", "second"].map(|agent| self.instance_of(agent));
+        let guests = agents.into_iter().flatten().map(|instance| format!("guest=perigee-{instance}-"));
+        let marks: Vec<_> = guests.chain([self.path().to_str().unwrap().to_owned()]).collect();
         processes()
             .into_iter()
             .filter(|(_, line)| Path::new(&line[0]).file_name().is_some_and(|f| f == program))
@@ -132,8 +134,13 @@ impl Instance {
     }
 
     pub fn agent_instance(&self) -> String {
-        let text = std::fs::read_to_string(self.path().join("agent/instance"));
-        text.map(|t| t.trim().to_owned()).unwrap_or_else(|_| "none".to_owned())
+        self.instance_of("agent").unwrap_or_else(|| "none".to_owned())
+    }
+
+    /// By which guests of an agent are known, once it has begun; in its folder.
+    fn instance_of(&self, agent: &str) -> Option<String> {
+        let text = std::fs::read_to_string(self.path().join(agent).join("instance")).ok()?;
+        Some(text.trim().to_owned())
     }
 
     fn logs(&self) -> String {
@@ -142,7 +149,8 @@ impl Instance {
             let lines: Vec<&str> = text.lines().rev().take(15).collect();
             lines.into_iter().rev().collect::<Vec<_>>().join("\n")
         };
-        format!("perigeed: {}\nagent: {}", tail("perigeed.log"), tail("agent/agent.log"))
+        let [server, agent, second] = ["perigeed.log", "agent/agent.log", "second.log"].map(tail);
+        format!("perigeed: {server}\nagent: {agent}\nanother host's agent: {second}")
     }
 }
 
