@@ -52,7 +52,7 @@ impl<'a> Host<'a> {
             listener.incoming().flatten().for_each(|mut caller| _ = caller.write_all(b"hello\n"));
         });
         instance.perigee(&["up", "--detach", "--agents", &format!("{here}:0")]).fine();
-        instance.perigee(&["image", "build", "base"]).fine();
+        instance.base();
         instance.perigee(&["host", "token", "--file", instance.path().join("join.token").to_str().unwrap()]).fine();
         let settings = settings(&space);
         let agent = start(&space, instance, &settings);

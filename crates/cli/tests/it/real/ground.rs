@@ -20,7 +20,7 @@ impl Ground {
     pub fn beside(daemon: Daemon) -> Self {
         let ground = Self { daemon, instance: Instance::empty() };
         ground.up();
-        ground.fine(&["image", "build", "base"]);
+        ground.instance.base();
         ground
     }
     /// Starts what of the instance does not run.

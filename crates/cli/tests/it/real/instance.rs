@@ -39,6 +39,28 @@ impl From<Output> for Said {
     }
 }
 
+/// What building `base` leaves, of an earlier test.
+const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/test-build");
+
+fn kernel_package() -> Option<PathBuf> {
+    let fetched = std::fs::read_dir(Path::new(KEPT).join("downloads")).ok()?;
+    fetched.flatten().map(|file| file.path()).find(|path| path.extension().is_some_and(|e| e == "deb"))
+}
+
+/// The same files in another folder: what is built is never written to again.
+fn link(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    let parts = ["downloads", "kernels", "base"].map(|part| from.join(part));
+    for how in ["-al", "-a"] {
+        let done = Command::new("cp").arg(how).args(&parts).arg(to).stderr(Stdio::null()).status().unwrap();
+        if done.success() {
+            return;
+        }
+        // Another file system has no links to this one's files.
+    }
+    panic!("{} could not be copied to {}", from.display(), to.display());
+}
+
 /// The folder with our programs.
 pub fn programs() -> PathBuf {
     let dir = Path::new(env!("CARGO_BIN_EXE_perigee")).parent().unwrap().to_owned();
@@ -53,7 +75,7 @@ impl Instance {
     pub fn new() -> Self {
         let instance = Self::empty();
         instance.up();
-        instance.perigee(&["image", "build", "base"]).fine();
+        instance.base();
         instance
     }
 
@@ -73,7 +95,25 @@ impl Instance {
         let mut command = Command::new(env!("CARGO_BIN_EXE_perigee"));
         command.args(arguments).env("PERIGEE_DATA_DIR", self.path());
         command.stdin(Stdio::null());
+        command.envs(kernel_package().map(|package| ("PERIGEE_KERNEL_DEB", package)));
         command
+    }
+
+    /// Makes the image `base`. Its kernel is fetched and unpacked by the first test of all that needs it.
+    pub fn base(&self) {
+        let build = self.path().join("agent/build");
+        if Path::new(KEPT).exists() {
+            link(Path::new(KEPT), &build);
+        }
+        self.perigee(&["image", "build", "base"]).fine();
+        if !Path::new(KEPT).exists() {
+            let fresh = PathBuf::from(format!("{KEPT}.{}", std::process::id()));
+            link(&build, &fresh);
+            // Another test may have been first.
+            if std::fs::rename(&fresh, KEPT).is_err() {
+                std::fs::remove_dir_all(&fresh).unwrap();
+            }
+        }
     }
 
     pub fn perigee(&self, arguments: &[&str]) -> Said {

@@ -14,7 +14,7 @@ fn real_the_link_may_be_a_websocket() {
     let instance = Instance::empty();
     let up = instance.command(&["up", "--detach"]).env("PERIGEE_STREAM_MODE", "ws").output();
     super::instance::Said::from(up.unwrap()).fine();
-    instance.perigee(&["image", "build", "base"]).fine();
+    instance.base();
     let run = instance.perigee(&["sandbox", "run", "--image", "base", "--", "sh", "-c", "uname -r; exit 7"]);
     assert_eq!(run.code, 7, "{} {}", run.out, run.err);
     assert_ne!(run.out.trim(), own_kernel());

@@ -63,7 +63,7 @@ fn real_a_second_host_joins_and_survives_a_cut() {
     let space = Namespace::new();
     let instance = Instance::empty();
     instance.perigee(&["up", "--detach", "--agents", "10.77.9.1:0"]).fine();
-    instance.perigee(&["image", "build", "base"]).fine();
+    instance.base();
     let token = instance.path().join("join.token");
     instance.perigee(&["host", "token", "--file", token.to_str().unwrap()]).fine();
     let endpoints = std::fs::read_to_string(instance.path().join("endpoints.json")).unwrap();

@@ -140,7 +140,7 @@ fn on_a_small_disk(size: &str, reserve: &str) -> (Ground, PathBuf) {
     mount(Some("tmpfs"), &vms, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).unwrap();
     let ground = Ground { daemon: Daemon::start(), instance };
     ground.up_with(&[("PERIGEE_DISK_RESERVE", reserve)]);
-    ground.fine(&["image", "build", "base"]);
+    ground.instance.base();
     (ground, vms)
 }
 
