@@ -161,8 +161,7 @@ async fn listen(
 /// The guest's session, now or within a moment.
 async fn session_of(world: &World, guest: GuestId) -> Result<Arc<dyn Session>, Problem> {
     let not_running = || Problem::new(Code::GuestNotRunning, "the guest is not running");
-    let handle = world.guests.get(guest).ok_or_else(not_running)?;
-    let mut reach = handle.reach();
+    let mut reach = world.guest(guest).await?.reach();
     let settled = reach.wait_for(|r| matches!(r, Reach::Up(_) | Reach::Down));
     match tokio::time::timeout(SESSION_WITHIN, settled).await {
         Ok(Ok(reach)) => match &*reach {

@@ -19,11 +19,16 @@ use crate::watch::SharedSheet;
 use perigee_agent_api::DesiredGuest;
 use perigee_clock::Clock;
 use perigee_hypervisor::{Found, Hypervisor};
-use perigee_model::{GuestId, GuestKind, HostId, Inventory, RunId, Timestamp};
+use perigee_model::guest::Problem;
+use perigee_model::{Code, GuestId, GuestKind, HostId, Inventory, RunId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::watch;
 use tracing::warn;
+
+/// A driver that has not told yet what lives here is waited for this long by who asks for a guest.
+const TOLD_WITHIN: Duration = Duration::from_secs(15);
 
 /// Reads the machine's inventory.
 pub type Describe = dyn Fn() -> Inventory + Send + Sync;
@@ -74,6 +79,19 @@ impl World {
         }
     }
 
+    /// The task of a guest that something is wanted of. As long as a driver has not told what lives here, one that is
+    /// not known yet may.
+    pub async fn guest(&self, id: GuestId) -> Result<Arc<Handle>, Problem> {
+        if let Some(handle) = self.guests.get(id) {
+            return Ok(handle);
+        }
+        if tokio::time::timeout(TOLD_WITHIN, self.held.told()).await.is_err() {
+            let text = "the host cannot tell yet which guests run: its libvirt has not answered";
+            return Err(Problem::new(Code::ChannelBroken, text));
+        }
+        self.guests.get(id).ok_or_else(|| Problem::new(Code::GuestNotRunning, "the guest is not running"))
+    }
+
     /// Hands an order to its guest's task, which is started if there is none.
     pub fn order(self: &Arc<Self>, order: DesiredGuest, epoch: u64) {
         if order.desired.host.is_some_and(|host| host != self.host) {
@@ -113,11 +131,18 @@ type Orders = BTreeMap<GuestId, (u64, DesiredGuest)>;
 
 /// Orders for guests of drivers that have not told yet what lives here: nothing is done to those.
 #[derive(Default)]
-pub(crate) struct Held(Mutex<BTreeMap<usize, Orders>>);
+pub(crate) struct Held {
+    orders: Mutex<BTreeMap<usize, Orders>>,
+    /// How many drivers have not told.
+    silent: watch::Sender<usize>,
+}
 
 impl Held {
     fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<usize, Orders>) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = f(&mut orders);
+        self.silent.send_replace(orders.len());
+        done
     }
     /// From now on orders for this driver's guests are held.
     pub fn close(&self, driver: usize) {
@@ -126,6 +151,11 @@ impl Held {
     /// What was held; from now on orders pass.
     pub fn open(&self, driver: usize) -> Vec<(u64, DesiredGuest)> {
         self.with(|held| held.remove(&driver).unwrap_or_default().into_values().collect())
+    }
+    /// Until every driver has told what lives here.
+    async fn told(&self) {
+        // The sender is ours.
+        _ = self.silent.subscribe().wait_for(|silent| *silent == 0).await;
     }
     /// The order back, unless it is held; of several the newest is.
     fn pass(&self, driver: usize, order: DesiredGuest, epoch: u64) -> Option<DesiredGuest> {

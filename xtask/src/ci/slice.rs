@@ -1,6 +1,6 @@
-//! What `make test` plays on real guests: of the drivers' contract a third, and of the tests that kill, fill and cut
-//! off a third, drawn from the commit. The contract is played whole on the simulated driver each time, and what
-//! faults do to the agent by the simulation; on real guests all of it is in `make soak`.
+//! What `make test` plays on real guests: of the drivers' contract a third, and a third of the long tests and of those
+//! that kill, fill and cut off, drawn from the commit. The contract is played whole on the simulated driver each time,
+//! and what faults do to the agent by the simulation; on real guests all of it is in `make soak`.
 
 use crate::shell::root;
 use anyhow::{Context, Result};
@@ -10,19 +10,26 @@ const CONTRACT: &str = "crates/hypervisor/tests/it/contract.rs";
 /// One of so many is played.
 const OF: u32 = 3;
 
-/// Tests of faults on real guests, each some ten to fifty seconds of emulated machines: file, and names that end
-/// their paths. Neighbours are of different kinds: a commit plays every third one.
-const FAULTS: &[(&str, &[&str])] = &[
+/// Tests on real guests of some ten seconds to four minutes of emulated machines: file, and names that end their
+/// paths. Neighbours take about as long: a commit plays every third one.
+const DRAWN: &[(&str, &[&str])] = &[
+    ("crates/cli/tests/it/real/debian.rs", &["real_debian_is_built_booted_and_logged_in_to"]),
+    ("crates/cli/tests/it/real/matrix/mod.rs", &["real_vms_survive_a_kill_in_each_verb"]),
+    ("crates/cli/tests/it/real/vm_cards.rs", &["real_a_vm_reaches_what_its_owner_opens"]),
+    ("crates/cli/tests/it/real/volumes.rs", &["real_a_backup_needs_room_on_its_host_and_loses_nothing_without"]),
+    ("crates/cli/tests/it/real/debian.rs", &["real_sandboxes_have_debian_for_their_root"]),
+    ("crates/cli/tests/it/real/hostile.rs", &["real_nothing_that_a_hostile_disk_names_is_opened"]),
+    ("crates/cli/tests/it/real/networks.rs", &["real_a_vm_on_a_bridge_is_found_by_arp"]),
+    ("crates/cli/tests/it/real/cards.rs", &["real_a_sandbox_reaches_what_its_owner_opens_by_ipv6"]),
+    ("crates/cli/tests/it/real/backups.rs", &["real_what_is_remembered_of_a_disk_is_never_wrong"]),
     ("crates/cli/tests/it/real/kills.rs", &["real_kill_in_the_middle_of_exec", "real_kill_in_the_middle_of_create"]),
     ("crates/cli/tests/it/real/backups.rs", &["real_a_backup_that_was_cut_short_is_whole_or_gone"]),
-    ("crates/cli/tests/it/real/snapshots.rs", &["real_a_snapshot_that_was_cut_short_is_whole_or_gone"]),
-    ("crates/cli/tests/it/real/hostile.rs", &["real_nothing_that_a_hostile_disk_names_is_opened"]),
-    ("crates/cli/tests/it/real/volumes.rs", &["real_volumes_come_through_kills"]),
-    ("crates/cli/tests/it/real/networks.rs", &["real_a_vm_on_a_bridge_is_found_by_arp"]),
-    ("crates/cli/tests/it/real/volumes.rs", &["real_a_backup_needs_room_on_its_host_and_loses_nothing_without"]),
     ("crates/cli/tests/it/real/forwards.rs", &["real_a_policy_changes_while_its_guest_runs"]),
-    ("crates/cli/tests/it/real/life.rs", &["real_twenty_runs_at_once_all_answer"]),
+    ("crates/cli/tests/it/real/backups.rs", &["real_a_backup_is_booted_to_see_whether_it_does"]),
+    ("crates/cli/tests/it/real/snapshots.rs", &["real_a_snapshot_that_was_cut_short_is_whole_or_gone"]),
     ("crates/cli/tests/it/real/forwards.rs", &["real_a_port_of_the_host_leads_to_a_sandbox"]),
+    ("crates/cli/tests/it/real/volumes.rs", &["real_volumes_come_through_kills"]),
+    ("crates/cli/tests/it/real/life.rs", &["real_twenty_runs_at_once_all_answer"]),
     (
         "crates/hypervisor/tests/it/libvirt/faults.rs",
         &[
@@ -57,7 +64,7 @@ const FAULTS: &[(&str, &[&str])] = &[
 pub fn filter(seed: u32) -> Result<String> {
     let source = std::fs::read_to_string(root().join(CONTRACT)).with_context(|| CONTRACT.to_owned())?;
     let drawn = drawn(&source, seed).join("|");
-    let left_out = faults().zip(0..).filter(|(_, place)| !(seed % OF + place).is_multiple_of(OF));
+    let left_out = drawn_by_name().zip(0..).filter(|(_, place)| !(seed % OF + place).is_multiple_of(OF));
     let left_out: Vec<_> = left_out.map(|((_, name), _)| name).collect();
     let left_out = left_out.join("|");
     Ok(format!(
@@ -67,12 +74,12 @@ pub fn filter(seed: u32) -> Result<String> {
 
 /// All of them, on real guests: for nextest.
 pub fn whole() -> String {
-    let faults: Vec<_> = faults().map(|(_, name)| name).collect();
-    format!(r"test(/^contract::real_/) | test(/(^|::)({})$/)", faults.join("|"))
+    let names: Vec<_> = drawn_by_name().map(|(_, name)| name).collect();
+    format!(r"test(/^contract::real_/) | test(/(^|::)({})$/)", names.join("|"))
 }
 
-fn faults() -> impl Iterator<Item = (&'static str, &'static str)> {
-    FAULTS.iter().flat_map(|(file, names)| names.iter().map(|name| (*file, *name)))
+fn drawn_by_name() -> impl Iterator<Item = (&'static str, &'static str)> {
+    DRAWN.iter().flat_map(|(file, names)| names.iter().map(|name| (*file, *name)))
 }
 
 /// The cases in the macro's call, one to a line: `room: case`.
@@ -98,8 +105,8 @@ mod tests {
     }
 
     #[test]
-    fn tests_of_faults_are_found_and_three_commits_play_each_once() {
-        for (file, name) in faults() {
+    fn tests_by_name_are_found_and_three_commits_play_each_once() {
+        for (file, name) in drawn_by_name() {
             let source = std::fs::read_to_string(root().join(file)).unwrap();
             assert!(source.contains(&format!("fn {name}()")), "{name} is not in {file}");
             let plays = (6..9).filter(|seed| !filter(*seed).unwrap().contains(name)).count();

@@ -92,7 +92,15 @@ impl Run {
 
     /// Attaches again and again until it ended.
     async fn follow_guest(&mut self) -> Ending {
-        let Some(guest) = self.world.guests.get(self.live.guest) else { return self.no_guest() };
+        let guest = loop {
+            match self.world.guest(self.live.guest).await {
+                Ok(guest) => break guest,
+                Err(problem) if !self.document.sent => return Ending::NotStarted(problem),
+                // It may run on all the same.
+                Err(problem) if problem.code == Code::ChannelBroken.number() => {}
+                Err(_) => return self.no_guest(),
+            }
+        };
         let mut reach = guest.reach();
         loop {
             let session = match self.session(&mut reach).await {

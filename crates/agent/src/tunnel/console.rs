@@ -7,11 +7,10 @@ use super::problem_of;
 use crate::uplink::Tunnel;
 use crate::world::World;
 use perigee_agent_api::TunnelFrame;
-use perigee_hypervisor::{Hypervisor, HypervisorError, Seat, Stream};
+use perigee_hypervisor::{HypervisorError, Seat, Stream};
 use perigee_model::guest::Problem;
 use perigee_model::limits::CONSOLE_OPEN_TIMEOUT;
 use perigee_model::{Code, GuestId};
-use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 
@@ -41,18 +40,12 @@ pub(super) async fn sit(world: &World, guest: GuestId, seat: Seat, tunnel: Tunne
 
 async fn open(world: &World, guest: GuestId, seat: Seat) -> Result<Box<dyn Stream>, Problem> {
     let none = || Problem::new(Code::NoSuchSeat, format!("the guest has no {} console", seat.text()));
-    let driver = driver_of(world, guest)?;
+    let driver = world.drivers[world.guest(guest).await?.driver].clone();
     match driver.console().ok_or_else(none)?.sit(guest, seat).await {
         Ok(stream) => Ok(stream),
         Err(HypervisorError::BadPlan(text)) => Err(Problem::new(Code::NoSuchSeat, text)),
         Err(error) => Err(problem_of(&error)),
     }
-}
-
-fn driver_of(world: &World, guest: GuestId) -> Result<Arc<dyn Hypervisor>, Problem> {
-    let handle = world.guests.get(guest);
-    let handle = handle.ok_or_else(|| Problem::new(Code::GuestNotRunning, "the guest is not running"))?;
-    Ok(world.drivers[handle.driver].clone())
 }
 
 /// What the guest says, to its end.

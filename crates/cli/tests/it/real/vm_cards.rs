@@ -167,7 +167,10 @@ fn killed(place: &mut Place<'_>) {
     place.host.restart();
     place.host.name();
     assert_eq!(page(&place.host, 8080).as_deref(), Some("I am web\n"), "nobody tells what lives here");
+    let asked = place.instance.start(&["vm", "exec", "web", "--", "echo", "waited for"]);
     place.daemon.signal(Signal::SIGCONT);
+    let said = asked.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "waited for\n", "{}", String::from_utf8_lossy(&said.stderr));
     place.until("web", "running");
     let Place { host, daemon, .. } = place;
     host.space.run(|| daemon.restart());
