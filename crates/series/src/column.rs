@@ -12,6 +12,7 @@
 //! Small numbers and long repetitions are what makes the compressor behind this quick and strong.
 
 use perigee_model::frame::Form;
+use std::ops::Range;
 
 const ABSENT: u8 = 0;
 const CONSTANT: u8 = 1;
@@ -66,30 +67,52 @@ pub fn decode(bytes: &mut &[u8], moments: usize) -> Result<Vec<Option<i64>>, Mal
         DELTA | DELTA_OF_DELTA | BITS => {}
         _ => return Err(Malformed),
     }
+    let stretches = present(bytes, moments)?;
     let mut values = vec![None; moments];
-    let mut present = Vec::new();
-    let mut at = 0usize;
+    let (mut value, mut step) = (0i64, 0i64);
+    match mode {
+        BITS => fill(&mut values, &stretches, || {
+            value ^= read_varint(bytes)?.reverse_bits().cast_signed();
+            Ok(value)
+        }),
+        DELTA => fill(&mut values, &stretches, || {
+            value = value.wrapping_add(read_zigzag(bytes)?);
+            Ok(value)
+        }),
+        _ => fill(&mut values, &stretches, || {
+            step = step.wrapping_add(read_zigzag(bytes)?);
+            value = value.wrapping_add(step);
+            Ok(value)
+        }),
+    }?;
+    Ok(values)
+}
+
+/// Which moments have a value.
+fn present(bytes: &mut &[u8], moments: usize) -> Result<Vec<Range<usize>>, Malformed> {
+    let (mut stretches, mut at) = (Vec::new(), 0usize);
     for turn in 0..read_varint(bytes)? {
         let length = usize::try_from(read_varint(bytes)?).map_err(|_| Malformed)?;
         let end = at.checked_add(length).filter(|end| *end <= moments).ok_or(Malformed)?;
         if turn % 2 == 1 {
-            present.extend(at..end);
+            stretches.push(at..end);
         }
         at = end;
     }
-    let (mut value, mut step) = (0i64, 0i64);
-    for place in present {
-        value = match mode {
-            BITS => (value.cast_unsigned() ^ read_varint(bytes)?.reverse_bits()).cast_signed(),
-            DELTA => value.wrapping_add(read_zigzag(bytes)?),
-            _ => {
-                step = step.wrapping_add(read_zigzag(bytes)?);
-                value.wrapping_add(step)
-            }
-        };
-        values[place] = Some(value);
+    Ok(stretches)
+}
+
+fn fill(
+    values: &mut [Option<i64>],
+    stretches: &[Range<usize>],
+    mut next: impl FnMut() -> Result<i64, Malformed>,
+) -> Result<(), Malformed> {
+    for stretch in stretches {
+        for value in &mut values[stretch.clone()] {
+            *value = Some(next()?);
+        }
     }
-    Ok(values)
+    Ok(())
 }
 
 /// Steps over a column of so many moments.
@@ -103,12 +126,7 @@ pub fn skip(bytes: &mut &[u8], moments: usize) -> Result<(), Malformed> {
         DELTA | DELTA_OF_DELTA | BITS => {}
         _ => return Err(Malformed),
     }
-    let (mut at, mut present) = (0usize, 0usize);
-    for turn in 0..read_varint(bytes)? {
-        let length = usize::try_from(read_varint(bytes)?).map_err(|_| Malformed)?;
-        at = at.checked_add(length).filter(|end| *end <= moments).ok_or(Malformed)?;
-        present += if turn % 2 == 1 { length } else { 0 };
-    }
+    let present: usize = present(bytes, moments)?.iter().map(Range::len).sum();
     // A varint ends with its first byte that has no high bit.
     for _ in 0..present {
         let end = bytes.iter().position(|byte| *byte < 0x80).ok_or(Malformed)?;
@@ -170,7 +188,17 @@ fn byte(bytes: &mut &[u8]) -> Result<u8, Malformed> {
 ///
 /// # Errors
 /// `Malformed`.
+#[inline]
 pub fn read_varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
+    // Most are small.
+    if let [first @ ..0x80, rest @ ..] = *bytes {
+        *bytes = rest;
+        return Ok(u64::from(*first));
+    }
+    read_long_varint(bytes)
+}
+
+fn read_long_varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let byte = byte(bytes)?;
@@ -189,6 +217,7 @@ pub fn read_varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
 ///
 /// # Errors
 /// `Malformed`.
+#[inline]
 pub fn read_zigzag(bytes: &mut &[u8]) -> Result<i64, Malformed> {
     let value = read_varint(bytes)?;
     Ok((value >> 1).cast_signed() ^ -((value & 1).cast_signed()))

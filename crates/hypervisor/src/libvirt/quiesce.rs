@@ -7,10 +7,11 @@
 use super::host::{Host, Ours};
 use std::time::Duration;
 
-/// libvirt waits so many seconds for the agent of a guest.
-const AGENT_SECONDS: i32 = 10;
+/// libvirt waits so many seconds for the agent of a guest: what its file systems have not written yet goes to the disk
+/// first, which a slow guest with much of it takes long for.
+const AGENT_SECONDS: i32 = 30;
 /// Both of libvirt's questions to it have their time, the one whether it is there, too.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+const ANSWER_WITHIN: Duration = Duration::from_secs(65);
 
 impl Host {
     /// `true`: they are at rest. Whatever it answers, [`Host::thaw`] follows.

@@ -88,7 +88,7 @@ fn point(out: &mut String, sample: Sample) {
     out.push('[');
     seconds(out, sample.t_ms);
     out.push_str(",\"");
-    out.push_str(&api_number(sample.v));
+    api_number(out, sample.v);
     out.push_str("\"]");
 }
 
@@ -104,25 +104,41 @@ fn seconds(out: &mut String, t_ms: i64) {
 /// The shortest decimals that read back as the same double, never with an exponent: Go's
 /// `FormatFloat(v, 'f', -1, 64)`, which `count_values` writes into labels.
 pub(super) fn plain_number(v: f64) -> String {
+    let mut text = String::new();
+    write_plain(&mut text, v);
+    text
+}
+
+fn write_plain(out: &mut String, v: f64) {
     if v.is_nan() {
-        "NaN".to_owned()
+        out.push_str("NaN");
     } else if v.is_infinite() {
-        if v > 0.0 { "+Inf" } else { "-Inf" }.to_owned()
+        out.push_str(if v > 0.0 { "+Inf" } else { "-Inf" });
     } else {
-        v.to_string()
+        _ = match whole(v) {
+            Some(whole) => write!(out, "{whole}"),
+            None => write!(out, "{v}"),
+        };
     }
 }
 
+/// The number as an integer, which is quicker to write, where it is a small one; zero has a sign that none has.
+#[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "compared with what it came from")]
+fn whole(v: f64) -> Option<i64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    (v != 0.0 && v.abs() < EXACT && v as i64 as f64 == v).then_some(v as i64)
+}
+
 /// As the API has it: with an exponent where the plain form would be long (below 1e-6, from 1e21).
-fn api_number(v: f64) -> String {
+fn api_number(out: &mut String, v: f64) {
     if v == 0.0 || !v.is_finite() || (1e-6..1e21).contains(&v.abs()) {
-        return plain_number(v);
+        return write_plain(out, v);
     }
     // Go writes the exponent's sign always, and at least two digits.
     let text = format!("{v:e}");
     let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
     let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |digits| ('-', digits));
-    format!("{mantissa}e{sign}{digits:0>2}")
+    _ = write!(out, "{mantissa}e{sign}{digits:0>2}");
 }
 
 #[cfg(test)]
@@ -145,12 +161,16 @@ mod tests {
             (1e21, "1000000000000000000000", "1e+21"),
             (-2.5e-7, "-0.00000025", "-2.5e-07"),
             (1e-6, "0.000001", "0.000001"),
+            (-9_007_199_254_740_991.0, "-9007199254740991", "-9007199254740991"),
+            (9_007_199_254_740_993.0, "9007199254740992", "9007199254740992"),
             (f64::INFINITY, "+Inf", "+Inf"),
             (f64::NEG_INFINITY, "-Inf", "-Inf"),
             (f64::NAN, "NaN", "NaN"),
         ];
         for (v, plain, api) in cases {
-            assert_eq!((plain_number(v).as_str(), api_number(v).as_str()), (plain, api));
+            let mut written = String::new();
+            api_number(&mut written, v);
+            assert_eq!((plain_number(v).as_str(), written.as_str()), (plain, api));
         }
     }
 

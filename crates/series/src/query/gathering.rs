@@ -103,13 +103,11 @@ impl<'a> Gathering<'a> {
         row.stretch = self.stretch;
         let form = row.series.form;
         let (times, values) = (times.get(begin..end).unwrap_or(&[]), values.get(begin..end).unwrap_or(&[]));
-        row.samples.reserve(values.len());
-        for (at, value) in times.iter().zip(values) {
-            let t_ms = at / 1000;
-            match value {
-                Some(_) if selection.reading == Reading::Count => row.samples.push(Sample { t_ms, v: 1.0 }),
-                Some(raw) => row.samples.push(Sample { t_ms, v: form.value(*raw) }),
-                None => row.lacks(t_ms),
+        let moments = times.iter().map(|at| at / 1000).zip(values);
+        match selection.reading {
+            Reading::Count => row.extend(moments, |_| 1.0),
+            Reading::Value | Reading::Low | Reading::High | Reading::Sum => {
+                row.extend(moments, |raw| form.value(raw));
             }
         }
     }
@@ -136,6 +134,19 @@ impl<'a> Gathering<'a> {
 }
 
 impl Row {
+    fn extend<'v>(
+        &mut self,
+        moments: impl ExactSizeIterator<Item = (i64, &'v Option<i64>)>,
+        read: impl Fn(i64) -> f64,
+    ) {
+        self.samples.reserve(moments.len());
+        for (t_ms, value) in moments {
+            match value {
+                Some(raw) => self.samples.push(Sample { t_ms, v: read(*raw) }),
+                None => self.lacks(t_ms),
+            }
+        }
+    }
     fn lacks(&mut self, t_ms: i64) {
         if self.samples.last().is_some_and(|last| !last.is_gap()) {
             self.samples.push(Sample::gap(t_ms));

@@ -105,6 +105,8 @@ pub fn router(server: Server) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(sandboxes::get, sandboxes::update, sandboxes::delete))
         .routes(routes!(forwards::add))
         .routes(routes!(forwards::remove))
+        .routes(routes!(forwards::add_to_vm))
+        .routes(routes!(forwards::remove_of_vm))
         .routes(routes!(executions::execute))
         .routes(routes!(exec_stream::exec))
         .routes(routes!(files::put, files::get))

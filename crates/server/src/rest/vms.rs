@@ -11,13 +11,13 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode};
 use perigee_api::{
-    AdoptRequest, ExecuteRequest, ExecutionView, Page, ProblemDocument, SandboxRequest, StopRequest, TaskView, VmPatch,
-    VmPlanView, VmRequest, VmView,
+    AdoptRequest, ExecuteRequest, ExecutionView, HostReason, Page, ProblemDocument, SandboxRequest, StopRequest,
+    TaskView, VmPatch, VmPlanView, VmRequest, VmView,
 };
 use perigee_control::guests::NewGuest;
 use perigee_control::vms::NewVm;
 use perigee_model::limits::{USER_DATA_BYTES_MAX, VM_STOP_GRACE};
-use perigee_model::{Code, Guest, GuestKind, Mac, Name, Part, PartRole, Refusal, Switch, TaskState, Verb};
+use perigee_model::{Code, Guest, GuestKind, HostId, Mac, Name, Part, PartRole, Refusal, Switch, TaskState, Verb};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -233,13 +233,18 @@ pub fn object(server: &Server, guest: &Guest, status: StatusCode) -> Response {
 
 async fn plan(server: &Server, caller: &Caller, wanted: NewGuest) -> Answer {
     let (guest, placement) = server.control.preview_guest(&caller.who, wanted)?;
-    let rules = match placement.host {
-        Some(host) => server.control.preview_card(&guest, host).await?,
+    let reasons = placement.reasons.iter().map(views::host_reason).collect();
+    planned(server, &guest, (placement.host, reasons)).await
+}
+
+/// What would be done, with the rules that the host would have.
+pub async fn planned(server: &Server, guest: &Guest, (host, placement): (Option<HostId>, Vec<HostReason>)) -> Answer {
+    let rules = match host {
+        Some(host) => server.control.preview_card(guest, host).await?,
         None => None,
     };
-    let host = placement.host.and_then(|id| server.control.view().host(id));
-    let placement = placement.reasons.iter().map(views::host_reason).collect();
-    let vm = views::Vms::of(server).view(&guest);
+    let host = host.and_then(|id| server.control.view().host(id));
+    let vm = views::Vms::of(server).view(guest);
     let plan = VmPlanView { vm, host: host.map(|h| h.name.to_string()), placement, rules };
     Ok(Json(plan).into_response())
 }

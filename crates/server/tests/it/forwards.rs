@@ -157,8 +157,11 @@ async fn a_vm_has_a_card_by_the_same_words() {
     let changed = patch("db", json!({ "egress": ["none"], "start_order": 3 })).await.json();
     assert_eq!((&changed["egress"], &changed["start_order"]), (&json!(["none"]), &json!(3)));
     let forward = json!({ "host_port": 8080, "guest_port": 80 });
-    assert_eq!(world.post("/api/v1/sandboxes/bare/forwards", &[], forward.clone()).await.status, 422);
-    assert_eq!(world.post("/api/v1/sandboxes/db/forwards", &[], forward).await.status, 200);
+    assert_eq!(world.post("/api/v1/vms/bare/forwards", &[], forward.clone()).await.status, 422);
+    let planned = world.post("/api/v1/vms/db/forwards?dry_run=true", &[], forward.clone()).await.json();
+    assert_eq!(planned["vm"]["forwards"][0]["host_port"], json!(8080), "{planned}");
+    let added = world.post("/api/v1/vms/db/forwards", &[], forward).await;
+    assert_eq!((added.status.as_u16(), &added.json()["start_order"]), (200, &json!(3)), "a VM as VMs are shown");
     let mut sequence = 2;
     while done_but(&mut world, sequence, &[]).await["forwards"] != json!(["tcp/8080:80"]) {
         sequence += 1;
@@ -167,6 +170,8 @@ async fn a_vm_has_a_card_by_the_same_words() {
     assert_eq!((&shown["forwards"][0]["up"], &shown["caught_up"]), (&json!(true), &json!(true)));
     let verbs = world.get("/api/v1/events").await.json()["items"].to_string();
     assert!(verbs.contains("guest.egress") && verbs.contains("guest.forward"), "{verbs}");
+    let removed = world.send(Method::DELETE, "/api/v1/vms/db/forwards/tcp/8080", &world.admin, &[], b"").await;
+    assert_eq!((removed.status.as_u16(), removed.json().get("forwards")), (200, None), "{}", removed.json());
 }
 
 #[tokio::test]
