@@ -157,9 +157,9 @@ async fn a_vm_has_a_card_by_the_same_words() {
     let changed = patch("db", json!({ "egress": ["none"], "start_order": 3 })).await.json();
     assert_eq!((&changed["egress"], &changed["start_order"]), (&json!(["none"]), &json!(3)));
     let forward = json!({ "host_port": 8080, "guest_port": 80 });
-    assert_eq!(world.post("/api/v1/vms/bare/forwards", &[], forward.clone()).await.status, 422);
-    let planned = world.post("/api/v1/vms/db/forwards?dry_run=true", &[], forward.clone()).await.json();
-    assert_eq!(planned["vm"]["forwards"][0]["host_port"], json!(8080), "{planned}");
+    for path in ["/api/v1/vms/bare/forwards", "/api/v1/vms/bare/forwards?dry_run=true"] {
+        assert_eq!(world.post(path, &[], forward.clone()).await.status, 422, "{path}");
+    }
     let added = world.post("/api/v1/vms/db/forwards", &[], forward).await;
     assert_eq!((added.status.as_u16(), &added.json()["start_order"]), (200, &json!(3)), "a VM as VMs are shown");
     let mut sequence = 2;
