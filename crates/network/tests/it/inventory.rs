@@ -182,7 +182,8 @@ fn every_plan_is_a_ruleset() {
     let mut runner =
         TestRunner::new_with_rng(ProptestConfig::with_cases(64), TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let taken = runner.run(&prop::collection::vec(guest, 1..4), |guests| {
-        let one = |(index, (list, six, ports)): (usize, (Vec<Opening>, Option<Vec<Opening<Ipv6Addr>>>, Vec<u16>))| {
+        type Parts = (Vec<Opening>, Option<Vec<Opening<Ipv6Addr>>>, Vec<u16>);
+        let one = |(index, (list, six, ports)): (usize, Parts)| {
             let host: Vec<_> = ports.iter().filter_map(|port| Ports::new(Protocol::Tcp, *port..=port + 50)).collect();
             let host_port = |at: usize| 8000 + (index * 10 + at) as u16;
             let forward = |(at, port)| Forward { protocol: Protocol::Udp, host_port: host_port(at), guest_port: port };

@@ -11,7 +11,7 @@ const OPEN: Resolved<'_> = Resolved { held: &[], answered: true };
 
 fn some(lasts: std::ops::Range<u8>) -> Vec<Member> {
     let forward = |last: u8| Forward { protocol: Protocol::Tcp, host_port: 8000 + u16::from(last), guest_port: 80 };
-    let six = |last: u8| (last % 3 == 0).then(|| list6("2606:4700::/32:443 a.com:443"));
+    let six = |last: u8| last.is_multiple_of(3).then(|| list6("2606:4700::/32:443 a.com:443"));
     let one = |last| Member {
         forwards: vec![forward(last)],
         egress6: six(last),
