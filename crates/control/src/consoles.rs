@@ -133,6 +133,8 @@ impl Control {
                 GuestStatus::Starting | GuestStatus::Running | GuestStatus::Suspended | GuestStatus::Stopping,
                 Some(host),
             ) => Ok(host),
+            // It knows better, when it has found out.
+            (GuestStatus::Unknown, Some(host)) if self.links().is_connected(host) => Ok(host),
             (GuestStatus::Unknown, _) => {
                 Err(Refusal::new(Code::HostAway, "the guest's host is not connected; what is so there is not known"))
             }

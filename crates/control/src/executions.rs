@@ -165,11 +165,12 @@ impl Control {
         batch.update(Record::Execution(next));
     }
 
-    /// The host of a guest that runs.
+    /// The host of a guest that runs, or may: one that is connected and has not said so yet knows better.
     fn running_on(&self, guest: &Guest) -> Result<HostId, Refusal> {
         let status = self.guest_status(guest);
         match (status, guest.desired.host) {
             (GuestStatus::Running, Some(host)) => Ok(host),
+            (GuestStatus::Unknown, Some(host)) if self.links().is_connected(host) => Ok(host),
             (GuestStatus::Unknown, _) => {
                 Err(Refusal::new(Code::HostAway, "the guest's host is not connected; what is so there is not known"))
             }

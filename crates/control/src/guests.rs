@@ -131,9 +131,13 @@ impl Control {
         found.cloned().ok_or_else(|| Refusal::new(Code::NoSuchGuest, "no guest of yours has this name or id"))
     }
 
-    /// What is shown of it.
+    /// What is shown of it. What its host said before its present link counts only when it says so again.
     pub fn guest_status(&self, guest: &Guest) -> GuestStatus {
-        guest.status(guest.desired.host.is_some_and(|h| self.links().is_connected(h)))
+        let is_told = |host| match guest.observed {
+            Some(_) => self.links().has_told(host, guest.id),
+            None => self.links().is_connected(host),
+        };
+        guest.status(guest.desired.host.is_some_and(is_told))
     }
 
     /// Records the task that leaves nothing of a guest. A second delete gives the first's task.

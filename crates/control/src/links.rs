@@ -7,8 +7,8 @@
 use perigee_agent_api::{FromServer, Purpose, TunnelFrame, TunnelId};
 use perigee_clock::Clock;
 use perigee_model::limits::{LINK_QUEUE_MAX, TUNNEL_OPEN_TIMEOUT, TUNNELS_PER_HOST_MAX, TWINS_SHOWN};
-use perigee_model::{Code, HostId, Refusal, RunId, Timestamp};
-use std::collections::{HashMap, VecDeque};
+use perigee_model::{Code, GuestId, HostId, Refusal, RunId, Timestamp};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -65,6 +65,8 @@ struct Link {
     run: RunId,
     to_agent: mpsc::Sender<FromServer>,
     ended: CancellationToken,
+    /// Guests that it was said of on this link how they are.
+    told: HashSet<GuestId>,
 }
 
 struct Waiting {
@@ -122,7 +124,7 @@ impl Links {
         let now = self.clock.now();
         let mut state = self.lock();
         let entry = state.hosts.entry(host).or_default();
-        if let Some(old) = entry.link.replace(Link { run, to_agent, ended: ended.clone() }) {
+        if let Some(old) = entry.link.replace(Link { run, to_agent, ended: ended.clone(), told: HashSet::new() }) {
             old.ended.cancel();
         }
         entry.since = Some(now);
@@ -178,6 +180,23 @@ impl Links {
         if let Some(entry) = self.lock().hosts.get_mut(&host) {
             entry.heard = Some(now);
         }
+    }
+
+    /// The host said how a guest is; one that is gone needs not be remembered.
+    pub(crate) fn told(&self, host: HostId, guest: GuestId, is_gone: bool) {
+        if let Some(link) = self.lock().hosts.get_mut(&host).and_then(|entry| entry.link.as_mut()) {
+            if is_gone {
+                link.told.remove(&guest);
+            } else {
+                link.told.insert(guest);
+            }
+        }
+    }
+
+    /// Whether the host has said on its present link how a guest is: an agent that comes back may not know yet.
+    pub fn has_told(&self, host: HostId, guest: GuestId) -> bool {
+        let state = self.lock();
+        state.hosts.get(&host).and_then(|entry| entry.link.as_ref()).is_some_and(|link| link.told.contains(&guest))
     }
 
     /// Whether the host has a link, and since when.

@@ -79,7 +79,7 @@ impl Control {
         let off = match self.guest_status(&guest) {
             GuestStatus::Running | GuestStatus::Suspended => false,
             GuestStatus::Stopped | GuestStatus::Failed => true,
-            GuestStatus::Unknown => return self.hold(task, "waiting for the guest's host to connect".to_owned()),
+            GuestStatus::Unknown => return self.hold(task, "waiting for the guest's host to say how it is".to_owned()),
             GuestStatus::Pending
             | GuestStatus::Waiting
             | GuestStatus::Starting

@@ -305,7 +305,7 @@ impl Control {
             GuestStatus::Pending | GuestStatus::Waiting | GuestStatus::Starting => {
                 self.hold(task, "waiting for the guest to run".to_owned())
             }
-            GuestStatus::Unknown => self.hold(task, "waiting for the guest's host to connect".to_owned()),
+            GuestStatus::Unknown => self.hold(task, "waiting for the guest's host to say how it is".to_owned()),
             status @ (GuestStatus::Suspended
             | GuestStatus::Stopping
             | GuestStatus::Stopped

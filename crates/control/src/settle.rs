@@ -46,6 +46,9 @@ impl Control {
                 Ok((batch, nudge))
             })
             .await?;
+        if self.view().guest(report.guest).is_some_and(|guest| guest.desired.host == Some(host)) {
+            self.links().told(host, report.guest, report.observed.phase == Phase::Gone);
+        }
         if let Some(message) = nudge {
             self.links().send(host, message);
         }

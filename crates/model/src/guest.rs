@@ -253,7 +253,7 @@ pub enum GuestStatus {
     Deleting,
     /// Gone.
     Deleted,
-    /// Its host is not connected: what is so is not known.
+    /// Its host is not connected, or has not said since it is how it is: what is so is not known.
     Unknown,
 }
 
@@ -350,8 +350,8 @@ impl Guest {
         }
     }
 
-    /// What a user is shown; `connected` tells whether its host has a link now.
-    pub fn status(&self, connected: bool) -> GuestStatus {
+    /// What a user is shown; `is_told`: its host tells now how it is.
+    pub fn status(&self, is_told: bool) -> GuestStatus {
         use GuestStatus as S;
         if self.is_gone() {
             return S::Deleted;
@@ -359,7 +359,7 @@ impl Guest {
         if self.desired.host.is_none() {
             return if self.desired.power == Power::Absent { S::Deleting } else { S::Pending };
         }
-        if !connected {
+        if !is_told {
             return S::Unknown;
         }
         if self.desired.power == Power::Absent {

@@ -209,3 +209,26 @@ async fn a_host_speaks_only_for_itself() {
     world.control.host_message(stranger, perigee_agent_api::FromAgent::Guest(report)).await.unwrap();
     assert_eq!(world.get("/api/v1/sandboxes/a").await.json()["status"], "running");
 }
+
+#[tokio::test]
+async fn what_a_host_said_before_counts_when_it_says_so_again() {
+    use perigee_agent_api::{Hello, VERSIONS};
+    let mut world = World::new().await;
+    let guest = world.running("a").await;
+    let status = async |world: &World| world.get("/api/v1/sandboxes/a").await.json()["status"].clone();
+    assert_eq!(status(&world).await, "running");
+    // Its agent is back, and has not found it yet.
+    let hello = Hello {
+        host: world.host,
+        run: perigee_model::RunId::new(world.control.clock().uuid()),
+        versions: VERSIONS,
+        inventory: crate::world::inventory(),
+        guests: Vec::new(),
+        executions: Vec::new(),
+    };
+    world.link = world.control.host_hello(world.host, hello).await.unwrap();
+    assert_eq!(status(&world).await, "unknown");
+    // No news, but a word: the report that is known already.
+    world.report(guest, 1, Phase::Running, 1).await;
+    assert_eq!(status(&world).await, "running");
+}
