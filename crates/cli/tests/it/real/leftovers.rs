@@ -40,7 +40,10 @@ impl Inventory {
                 files.insert(path.display().to_string());
             });
         }
-        Self { guests, links: names("/sys/class/net").into_iter().collect(), cgroups, files }
+        // Tests beside this one lay cables to hosts of their own.
+        let is_cable = |name: &String| ["pgc", "pgo"].iter().any(|cable| name.starts_with(cable));
+        let links = names("/sys/class/net").into_iter().filter(|name| !is_cable(name)).collect();
+        Self { guests, links, cgroups, files }
     }
 }
 

@@ -20,7 +20,7 @@ impl Namespace {
     /// A namespace with 10.77.9.2, reached from here through 10.77.9.1.
     fn new() -> Self {
         let name = format!("pg{}", std::process::id());
-        let (outer, inner) = (format!("{name}a"), format!("{name}b"));
+        let (outer, inner) = (format!("pgo{}", std::process::id()), format!("{name}b"));
         ip(&["netns", "add", &name]);
         ip(&["link", "add", &outer, "type", "veth", "peer", "name", &inner, "netns", &name]);
         ip(&["addr", "add", "10.77.9.1/24", "dev", &outer]);
