@@ -16,7 +16,6 @@ const DRAWN: &[(&str, &[&str])] = &[
     ("crates/cli/tests/it/real/debian.rs", &["real_debian_is_built_booted_and_logged_in_to"]),
     ("crates/cli/tests/it/real/matrix/mod.rs", &["real_vms_survive_a_kill_in_each_verb"]),
     ("crates/cli/tests/it/real/vm_cards.rs", &["real_a_vm_reaches_what_its_owner_opens"]),
-    ("crates/cli/tests/it/real/volumes.rs", &["real_a_backup_needs_room_on_its_host_and_loses_nothing_without"]),
     ("crates/cli/tests/it/real/debian.rs", &["real_sandboxes_have_debian_for_their_root"]),
     ("crates/cli/tests/it/real/hostile.rs", &["real_nothing_that_a_hostile_disk_names_is_opened"]),
     ("crates/cli/tests/it/real/networks.rs", &["real_a_vm_on_a_bridge_is_found_by_arp"]),
