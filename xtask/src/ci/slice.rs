@@ -27,6 +27,7 @@ const DRAWN: &[(&str, &[&str])] = &[
     ("crates/cli/tests/it/real/backups.rs", &["real_a_backup_is_booted_to_see_whether_it_does"]),
     ("crates/cli/tests/it/real/snapshots.rs", &["real_a_snapshot_that_was_cut_short_is_whole_or_gone"]),
     ("crates/cli/tests/it/real/forwards.rs", &["real_a_port_of_the_host_leads_to_a_sandbox"]),
+    ("crates/cli/tests/it/real/volumes.rs", &["real_a_backup_needs_room_on_its_host_and_loses_nothing_without"]),
     ("crates/cli/tests/it/real/volumes.rs", &["real_volumes_come_through_kills"]),
     ("crates/cli/tests/it/real/life.rs", &["real_twenty_runs_at_once_all_answer"]),
     (

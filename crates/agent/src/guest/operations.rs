@@ -183,7 +183,14 @@ impl Actor {
             }
         };
         match done {
-            Ok(Some(result)) => self.end(OperationStage::Done(result)).await,
+            Ok(Some(result)) => {
+                let freed = result == OperationResult::Forgotten && self.document.is_starved();
+                self.end(OperationStage::Done(result)).await;
+                if freed {
+                    // In its own disk, which the host's file system does not show.
+                    self.feed().await;
+                }
+            }
             Ok(None) => {}
             Err(error) => self.put_off(&order, &error).await,
         }
@@ -252,7 +259,7 @@ impl Actor {
                 return Err(error);
             }
         };
-        (self.alive, self.paused, self.fell) = (found.alive, found.paused, None);
+        (self.alive, self.paused, self.starved, self.fell) = (found.alive, found.paused, found.starved, None);
         self.reconnects();
         if found.alive {
             // Whatever its switch was: it goes on where it was. The control plane follows.

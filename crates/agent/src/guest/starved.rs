@@ -47,8 +47,8 @@ impl Actor {
         self.observe(Phase::Running, |o| o.problem = None).await;
     }
 
-    /// Lets it go on.
-    async fn feed(&mut self) -> bool {
+    /// Lets it go on; `true` if it does, or is asked for something else.
+    pub(super) async fn feed(&mut self) -> bool {
         let (hypervisor, id) = (self.hypervisor.clone(), self.id());
         let effect = self.effect(async move {
             match hypervisor.pause() {
@@ -60,7 +60,9 @@ impl Actor {
             Waited::Done(Ok(())) => {
                 // Whether it could write is seen by what its driver tells next.
                 self.verify().await;
-                if !self.starved {
+                if self.starved {
+                    info!(guest = %self.id(), "it was let go on, and stands again");
+                } else {
                     self.fed().await;
                 }
                 !self.starved

@@ -69,10 +69,12 @@ impl Document {
         matches!(self.order.desired.power, Power::Running | Power::Paused) && !self.is_expired(now)
     }
 
-    /// Compares desired with what is so. Long work waits until there is nothing else to do.
+    /// Compares desired with what is so. Long work waits until there is nothing else to do; what stands for want
+    /// of room does not keep it waiting: it may make some, or is refused for that want.
     pub(super) fn next(&self, seen: Seen) -> Step {
         match self.next_of_life(seen) {
             Step::Rest(_) | Step::Connect if self.operations.is_due() => Step::Operate,
+            Step::Starve if self.is_starved() && self.operations.is_due() => Step::Operate,
             step => step,
         }
     }

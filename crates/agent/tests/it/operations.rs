@@ -10,11 +10,11 @@ pub fn task(n: u128) -> TaskId {
     TaskId::new(Uuid::from_u128(n))
 }
 
-fn snapshot(n: u128) -> SnapshotId {
+pub fn snapshot(n: u128) -> SnapshotId {
     SnapshotId::new(Uuid::from_u128(n))
 }
 
-fn create(memory: bool) -> Operation {
+pub fn create(memory: bool) -> Operation {
     Operation::CreateSnapshot { snapshot: snapshot(1), name: Name::parse("before").unwrap(), memory }
 }
 

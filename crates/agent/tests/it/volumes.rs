@@ -1,5 +1,6 @@
 //! Volumes, and guests that stand because their host's disk is full.
 
+use crate::operations::{create, snapshot};
 use crate::simulated::Machine;
 use crate::vms::{machine, switched, vm};
 use crate::*;
@@ -167,6 +168,15 @@ async fn who_stands_for_want_of_room_says_so_and_goes_on_by_itself() {
     rig.plane.until("its way on", |s| !starved(s)).await;
     assert_eq!(rig.plane.with(|s| (s.observed[&id].phase, s.observed[&id].note.clone())), (Phase::Running, None));
     assert!(!machine.host.guests()[0].paused);
+
+    // Long work does not wait for room: it may make some.
+    machine.host.fill(0, id);
+    rig.plane.until("word of the full disk", starved).await;
+    assert!(matches!(rig.done(1, id, create(false)).await, OperationResult::Kept(_)));
+    assert_eq!(rig.done(2, id, Operation::DeleteSnapshot { snapshot: snapshot(1) }).await, OperationResult::Forgotten);
+    assert!(machine.host.guests()[0].starved);
+    machine.host.fill(DISK_ROOM_BYTES, id);
+    rig.plane.until("its way on", |s| !starved(s)).await;
 
     // Who pauses it on purpose is obeyed, room or not.
     machine.host.fill(0, id);

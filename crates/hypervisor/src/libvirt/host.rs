@@ -11,10 +11,11 @@ use super::mark::{Mark, NAMESPACE, PREFIX};
 use super::places::Places;
 use super::processes;
 use super::seen::{Life, Seen};
+use super::stands::{Heard, Turn};
 use crate::work::{Gates, off_thread};
 use crate::{Found, GuestEvent, Halted, HypervisorError, Reserve};
 use perigee_clock::Clock;
-use perigee_libvirt::{Connection, DiskFault, Domain, Error, State, affect, codes, shutdown, undefine};
+use perigee_libvirt::{Connection, Domain, Error, State, affect, codes, shutdown, undefine};
 use perigee_model::{GuestId, InstanceId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,10 +33,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
 /// libvirt's number for a domain that is off because its guest turned it off.
 const OFF_BY_ITSELF: i32 = 1;
-/// libvirt's number for a domain that is paused because a disk of its failed: of ours, one that is full.
-const PAUSED_BY_DISK: i32 = 5;
-/// And for one that is paused for it does not know what.
-const PAUSED_UNKNOWN: i32 = 0;
 
 /// All there is about one instance in one libvirt.
 pub struct Host {
@@ -55,6 +52,7 @@ pub struct Host {
     pub gates: Gates,
     pub seen: Seen,
     pub cards: Cards,
+    turn: Turn,
     pub events: broadcast::Sender<GuestEvent>,
     /// Rung after each change that was seen.
     pub changed: Notify,
@@ -82,6 +80,7 @@ impl Host {
             gates: Gates::default(),
             seen: Seen::default(),
             cards: Cards::default(),
+            turn: Turn::default(),
             events: broadcast::Sender::new(EVENTS_KEPT),
             changed: Notify::new(),
         }
@@ -110,7 +109,7 @@ impl Host {
 
     /// Our domains, with what they do.
     pub async fn ours(&self) -> Result<Vec<Ours>, HypervisorError> {
-        let marks = self.control.ask(async |libvirt| marked(&libvirt).await).await.map_err(Ask::told)?;
+        let marks = self.control.ask(async |libvirt| self.marked(&libvirt).await).await.map_err(Ask::told)?;
         let mut ours = Vec::new();
         for (looked, mark) in marks {
             if mark.instance == self.instance {
@@ -125,7 +124,7 @@ impl Host {
     /// # Errors
     /// `BadPlan` when it is somebody else's.
     pub async fn find(&self, guest: GuestId) -> Result<Option<Ours>, HypervisorError> {
-        let asked = self.control.ask(async |libvirt| look(&libvirt, guest).await).await.map_err(Ask::told)?;
+        let asked = self.control.ask(async |libvirt| self.look(&libvirt, guest).await).await.map_err(Ask::told)?;
         let Some((looked, mark)) = asked else { return Ok(None) };
         match mark {
             Some(mark) if mark.instance == self.instance => Ok(Some(looked.with(mark))),
@@ -138,7 +137,7 @@ impl Host {
 
     /// Whether a domain, whoever's, stands because a disk of its is full.
     pub async fn starves(&self, guest: GuestId) -> Result<bool, HypervisorError> {
-        let asked = self.control.ask(async |libvirt| look(&libvirt, guest).await).await.map_err(Ask::told)?;
+        let asked = self.control.ask(async |libvirt| self.look(&libvirt, guest).await).await.map_err(Ask::told)?;
         Ok(asked.is_some_and(|(looked, _)| looked.starved))
     }
 
@@ -311,7 +310,7 @@ impl Host {
         if let Some(fault) = memo_fault(memo) {
             return Err(HypervisorError::BadPlan(fault));
         }
-        let asked = self.control.ask(async |libvirt| look(&libvirt, guest).await).await.map_err(Ask::told)?;
+        let asked = self.control.ask(async |libvirt| self.look(&libvirt, guest).await).await.map_err(Ask::told)?;
         let (looked, mark) = asked.ok_or(HypervisorError::NotRunning)?;
         if let Some(other) = mark.filter(|mark| mark.instance != self.instance) {
             return Err(HypervisorError::BadPlan(format!("it belongs to instance {}", other.instance)));
@@ -356,6 +355,40 @@ impl Host {
             written => written.map_err(Ask::told),
         }
     }
+
+    /// A domain of this id and its mark; `None` when there is none.
+    async fn look(&self, libvirt: &Connection, guest: GuestId) -> Result<Option<(Looked, Option<Mark>)>, Error> {
+        let domain = match libvirt.domain_by_uuid(guest.uuid()).await {
+            Err(error) if error.code() == Some(codes::NO_DOMAIN) => return Ok(None),
+            domain => domain?,
+        };
+        let looked = async {
+            let mark = mark(libvirt, &domain).await?;
+            let is_ours = mark.as_ref().is_some_and(|mark| mark.instance == self.instance);
+            Ok::<_, Error>((self.turn.hear(libvirt, &domain, is_ours).await?, mark))
+        };
+        match looked.await {
+            // Gone between two questions.
+            Err(error) if error.code() == Some(codes::NO_DOMAIN) => Ok(None),
+            Err(error) => Err(error),
+            Ok((heard, mark)) => {
+                let life = Life::of(&domain, &heard);
+                Ok(Some((Looked { life, starved: heard.is_full, domain }, mark)))
+            }
+        }
+    }
+
+    /// Every domain with a mark, whoever's.
+    async fn marked(&self, libvirt: &Connection) -> Result<Vec<(Looked, Mark)>, Error> {
+        let mut found = Vec::new();
+        for domain in libvirt.domains(0).await? {
+            let guest = GuestId::new(domain.uuid);
+            if let Some((looked, Some(mark))) = self.look(libvirt, guest).await? {
+                found.push((looked, mark));
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// A domain of this instance.
@@ -381,9 +414,9 @@ impl Ours {
 }
 
 impl Life {
-    fn of(domain: &Domain, (state, reason): (State, i32)) -> Self {
-        match (state, domain.id) {
-            (State::ShutOff | State::Crashed, _) | (_, None) => Self::Off { clean: reason == OFF_BY_ITSELF },
+    fn of(domain: &Domain, heard: &Heard) -> Self {
+        match (heard.state, domain.id) {
+            (State::ShutOff | State::Crashed, _) | (_, None) => Self::Off { clean: heard.reason == OFF_BY_ITSELF },
             (state, Some(run)) => Self::Up { run, paused: state == State::Paused },
         }
     }
@@ -401,50 +434,6 @@ impl Looked {
         let Self { domain, life, starved } = self;
         Ours { domain, mark, life, starved }
     }
-}
-
-/// One that is let go on and stands again at once is paused for a reason that libvirt has lost (seen of 11.3):
-/// its disks know it.
-async fn is_starved(libvirt: &Connection, domain: &Domain, (state, reason): (State, i32)) -> Result<bool, Error> {
-    if state != State::Paused || ![PAUSED_BY_DISK, PAUSED_UNKNOWN].contains(&reason) {
-        return Ok(false);
-    }
-    match libvirt.disk_faults(domain).await {
-        // It does not run any more.
-        Err(error) if error.code() == Some(codes::NOT_NOW) => Ok(false),
-        faults => Ok(faults?.iter().any(|(_, fault)| *fault == DiskFault::NoSpace)),
-    }
-}
-
-/// A domain of this id and its mark; `None` when there is none.
-async fn look(libvirt: &Connection, guest: GuestId) -> Result<Option<(Looked, Option<Mark>)>, Error> {
-    let domain = match libvirt.domain_by_uuid(guest.uuid()).await {
-        Err(error) if error.code() == Some(codes::NO_DOMAIN) => return Ok(None),
-        domain => domain?,
-    };
-    let looked = async {
-        let mark = mark(libvirt, &domain).await?;
-        let state = libvirt.domain_state(&domain).await?;
-        Ok::<_, Error>((mark, state, is_starved(libvirt, &domain, state).await?))
-    };
-    match looked.await {
-        // Gone between two questions.
-        Err(error) if error.code() == Some(codes::NO_DOMAIN) => Ok(None),
-        Err(error) => Err(error),
-        Ok((mark, state, starved)) => Ok(Some((Looked { life: Life::of(&domain, state), starved, domain }, mark))),
-    }
-}
-
-/// Every domain with a mark, whoever's.
-async fn marked(libvirt: &Connection) -> Result<Vec<(Looked, Mark)>, Error> {
-    let mut found = Vec::new();
-    for domain in libvirt.domains(0).await? {
-        let guest = GuestId::new(domain.uuid);
-        if let Some((looked, Some(mark))) = look(libvirt, guest).await? {
-            found.push((looked, mark));
-        }
-    }
-    Ok(found)
 }
 
 /// A copy that somebody made of a domain carries its mark, too, with another's id: it is nobody's.

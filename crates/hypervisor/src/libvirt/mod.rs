@@ -29,6 +29,7 @@ mod quiesce;
 mod seed;
 mod seen;
 mod snapshots;
+mod stands;
 mod tools;
 mod volumes;
 mod watching;

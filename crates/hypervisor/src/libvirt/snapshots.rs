@@ -190,23 +190,24 @@ impl Host {
 
     /// It has a disk, and the file system has room for what is kept of the memory.
     async fn check_disk(&self, guest: GuestId, memory_bytes: Option<u64>) -> Result<(), HypervisorError> {
-        let disk = self.places.disk(guest);
+        let (disk, place, reserve) = (self.places.disk(guest), self.places.guest(guest), self.reserve);
         off_thread(move || {
             if !disk.exists() {
                 return Err(HypervisorError::BadPlan("it has no disk of its own to keep a snapshot in".to_owned()));
             }
-            let Some(needed) = memory_bytes else { return Ok(()) };
+            let needed = memory_bytes.unwrap_or(0);
             let free = free_bytes(&disk)?;
             if free < needed {
                 let text = format!(
                     "its memory may take {} MiB in {}, where {} MiB are free",
                     needed >> 20,
-                    disk.parent().unwrap_or(&disk).display(),
+                    place.display(),
                     free >> 20
                 );
                 return Err(HypervisorError::NoRoom(text));
             }
-            Ok(())
+            // What it keeps is written beside from now on.
+            reserve.check(&place, needed)
         })
         .await
     }

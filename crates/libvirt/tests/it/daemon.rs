@@ -195,6 +195,11 @@ impl Daemon {
         found
     }
 
+    /// What its last life had to say, warnings and errors.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("libvirtd.log")).unwrap()
+    }
+
     fn disk(&self, name: &str) -> PathBuf {
         self.folder.path().join(format!("{name}.img"))
     }
@@ -202,7 +207,7 @@ impl Daemon {
     fn await_socket(&self) {
         let begun = Instant::now();
         while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(10), "libvirtd did not open its socket");
+            assert!(begun.elapsed() < Duration::from_secs(10), "libvirtd did not open its socket: {}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -144,9 +144,7 @@ fn on_a_small_disk(size: &str, reserve: &str) -> (Ground, PathBuf) {
     (ground, vms)
 }
 
-/// Fails where a VM comes to stand just as a backup ends: it is not let go on (I/O error, though there is room).
 #[test]
-#[ignore = "soak"]
 fn real_a_backup_needs_room_on_its_host_and_loses_nothing_without() {
     let (ground, vms) = on_a_small_disk("96m", "16MiB");
     ground.fine(&["vm", "create", "db", "--memory", "256MiB", "--disk", "48MiB", "-q"]);
@@ -189,6 +187,7 @@ fn real_a_backup_needs_room_on_its_host_and_loses_nothing_without() {
     std::fs::write(&ballast, vec![7; 84 << 20]).unwrap();
     let full = ground.instance.perigee(&["vm", "backup", "restore", "last"]);
     assert!(full.code != 0 && full.err.contains("PRG-5003"), "{}", full.err);
+    ground.instance.until("nothing that is left of it", || ground.vm("db").is_none().then_some(()));
     std::fs::remove_file(&ballast).unwrap();
     ground.fine(&["vm", "backup", "restore", last["name"].as_str().unwrap()]);
     assert_eq!(shell("sha256sum < /dev/vda"), said);
@@ -239,6 +238,36 @@ fn real_a_vm_stands_while_its_hosts_disk_is_full_and_goes_on_by_itself() {
     ground.fine(&["volume", "delete", "data", "--yes"]);
     ground.fine(&["vm", "delete", "db", "--yes"]);
     assert_eq!(ground.daemon.virsh(&["list", "--all", "--name"]), "");
+    ground.fine(&["down"]);
+    umount2(&vms, MntFlags::MNT_DETACH).unwrap();
+}
+
+/// What a snapshot lets go of is room in the VM's own disk: its host's is as full as before.
+#[test]
+fn real_a_vm_that_stands_goes_on_when_its_snapshot_is_deleted_and_gets_none_before() {
+    let (ground, vms) = on_a_small_disk("80m", "8MiB");
+    ground.fine(&["vm", "create", "db", "--memory", "256MiB", "--disk", "64MiB", "-q"]);
+    let write = "dd if=/dev/urandom of=/dev/vda bs=1M count=24 conv=fsync 2>&1; echo end=$?";
+    let shell = ["vm", "exec", "db", "--", "sh", "-c"];
+    ground.fine(&[&shell[..], &[write]].concat());
+    ground.fine(&["vm", "snapshot", "create", "db", "old"]);
+    let free = nix::sys::statvfs::statvfs(&vms).unwrap();
+    let free = free.blocks_available() * free.fragment_size() / MIB;
+    std::fs::write(vms.join("ballast"), vec![7; usize::try_from((free - 8) * MIB).unwrap()]).unwrap();
+    let writing = ground.instance.start(&[&shell[..], &[write]].concat());
+    let stands = || ground.vm("db").filter(|vm| vm["problem"]["code"] == "PRG-5003");
+    ground.instance.until("a VM that stands", stands);
+
+    let refused = ground.instance.perigee(&["vm", "snapshot", "create", "db", "new"]);
+    assert!(refused.code != 0 && refused.err.contains("PRG-5003"), "{}", refused.err);
+    let refused = ground.instance.perigee(&["vm", "backup", "create", "db", "new"]);
+    assert!(refused.code != 0 && refused.err.contains("PRG-5003"), "{}", refused.err);
+    assert!(stands().is_some());
+    ground.fine(&["vm", "snapshot", "delete", "db", "old"]);
+    ground.instance.until("a VM that goes on", || ground.vm("db").filter(|vm| vm["problem"].is_null()));
+    let said = String::from_utf8(writing.wait_with_output().unwrap().stdout).unwrap();
+    assert!(said.contains("24+0 records out") && said.contains("end=0"), "nothing was lost: {said}");
+    ground.fine(&["vm", "delete", "db", "--yes"]);
     ground.fine(&["down"]);
     umount2(&vms, MntFlags::MNT_DETACH).unwrap();
 }

@@ -69,6 +69,7 @@ fn real_a_guest_whose_disk_is_full_stands_and_goes_on() {
         let careful = Libvirt::new(LibvirtConfig { reserve: Reserve::of(Some(MIB)), ..lab.config(&lab.own) }).unwrap();
         let refused = careful.volumes().unwrap().store(volume(2), MIB, None).await;
         assert!(matches!(refused, Err(HypervisorError::DiskFull(_))), "{refused:?}");
+        drop(careful);
         // It goes on in vain, and says so again.
         driver.pause().unwrap().resume(plan.guest).await.unwrap();
         loop {
@@ -78,6 +79,7 @@ fn real_a_guest_whose_disk_is_full_stands_and_goes_on() {
             }
             drop(tokio::time::timeout(Duration::from_secs(60), events.recv()).await.expect("it stands again"));
         }
+        // Within the second that QEMU keeps its next word back for: it comes when the guest runs already.
         std::fs::remove_file(&ballast).unwrap();
         driver.pause().unwrap().resume(plan.guest).await.unwrap();
         let session = open(lab, &*driver, plan.guest).await;
@@ -85,6 +87,18 @@ fn real_a_guest_whose_disk_is_full_stands_and_goes_on() {
         tokio::time::timeout(Duration::from_secs(60), wrote).await.expect("nothing was lost");
         let found = &driver.inventory().await.unwrap()[0];
         assert!(!found.paused && !found.starved, "{found:?}");
+        let heard = || lab.daemon.log().matches("to paused state due to IO error").count();
+        let late = async {
+            while heard() < 2 {
+                tokio::time::sleep(Duration::from_millis(50)).await
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), late).await.expect("the late word");
+        let found = &driver.inventory().await.unwrap()[0];
+        assert!(!found.paused, "whatever libvirt made of it: {found:?} {}", lab.daemon.virsh(&["list", "--all"]));
+        driver.pause().unwrap().pause(plan.guest).await.unwrap();
+        assert!(driver.inventory().await.unwrap()[0].paused, "it can be paused again");
+        driver.pause().unwrap().resume(plan.guest).await.unwrap();
         drop(session);
         driver.destroy(plan.guest).await.unwrap();
         volumes.discard(volume(1)).await.unwrap();
