@@ -68,7 +68,7 @@ pub async fn run(session: &Session) -> Result<Exit, Failure> {
     let mut checks = vec![
         compute::kvm(),
         compute::qemu(&settings.search_path).await,
-        compute::libvirt(),
+        compute::libvirt(settings.libvirt_socket.as_deref()),
         network::nft(&settings.search_path).await,
         compute::cgroup(),
         network::ports(settings).await,

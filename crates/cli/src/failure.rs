@@ -92,6 +92,12 @@ impl Failure {
         }
         self
     }
+    /// Says where to look when a name is taken, and it is not one of what the command is about.
+    #[must_use]
+    pub fn of_name_taken(self, look: impl FnOnce() -> String) -> Self {
+        let is_taken = self.code.as_deref() == Some(Code::NameTaken.number());
+        if is_taken { self.hint(look()) } else { self }
+    }
     /// The same with another exit code.
     #[must_use]
     pub fn exiting(mut self, exit: Exit) -> Self {

@@ -41,6 +41,8 @@ pub struct Settings {
     pub stderr_terminal: bool,
     /// Where programs are looked for after our own directory.
     pub search_path: OsString,
+    /// Where the agent is told to find libvirt, when it is.
+    pub libvirt_socket: Option<PathBuf>,
     /// The machine's agent is asked, and no control plane.
     pub agent: bool,
     url: Option<String>,
@@ -83,6 +85,7 @@ impl Settings {
             stdout_terminal: std::io::stdout().is_terminal(),
             stderr_terminal: std::io::stderr().is_terminal(),
             search_path: std::env::var_os("PATH").unwrap_or_default(),
+            libvirt_socket: path("PERIGEE_LIBVIRT_SOCKET"),
             agent: globals.agent,
             url: globals.url.clone().or_else(|| text("PERIGEE_URL")),
             token_file: globals.token_file.clone().or_else(|| path("PERIGEE_TOKEN_FILE")),

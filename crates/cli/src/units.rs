@@ -116,6 +116,14 @@ pub fn show_millis(millis: u64) -> String {
     }
 }
 
+/// `24h`, `90m`, `1500ms`: exactly, in the largest unit that does it.
+pub fn show_span(millis: u64) -> String {
+    let units = [(3_600_000, "h"), (60_000, "m"), (1000, "s")];
+    let unit = units.into_iter().find(|(size, _)| millis > 0 && millis.is_multiple_of(*size));
+    let (size, unit) = unit.unwrap_or((1, "ms"));
+    format!("{}{unit}", millis / size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,5 +178,14 @@ mod tests {
             let near = parse_bytes(&show_bytes(bytes)).unwrap();
             prop_assert!(near <= bytes && bytes - near <= bytes / 10);
         }
+    }
+
+    #[test]
+    fn spans_are_shown_as_they_are_given() {
+        for text in ["24h", "90m", "45s", "1500ms"] {
+            let span = parse_duration(text).unwrap();
+            assert_eq!(show_span(u64::try_from(span.as_millis()).unwrap()), text);
+        }
+        assert_eq!(show_span(0), "0ms");
     }
 }

@@ -89,13 +89,12 @@ impl Control {
         (id, scheduled): (BackupId, bool),
     ) -> Result<Backup, Refusal> {
         let now = self.clock().now();
-        let name = match &wanted.name {
-            Some(name) => name.clone(),
-            None => made_up_name(&guest.name, now).ok_or_else(|| Refusal::field("name", "give it a name"))?,
-        };
         let arch = self.arch_of(guest);
         let rows = self.view().read();
-        if rows.backups.values().any(|backup| backup.tenant == who.tenant && backup.name == name) {
+        let is_taken = |name: &Name| rows.backups.values().any(|one| one.tenant == who.tenant && one.name == *name);
+        let made_up = || made_up_name(&guest.name, now, is_taken);
+        let name = wanted.name.clone().or_else(made_up).ok_or_else(|| Refusal::field("name", "give it a name"))?;
+        if is_taken(&name) {
             let text = format!("there is a backup {name} already: delete it, or take another name");
             return Err(Refusal::new(Code::NameTaken, text));
         }

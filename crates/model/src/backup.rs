@@ -311,13 +311,17 @@ pub fn room_fault(has: usize) -> Option<String> {
         .then(|| format!("a VM has at most {BACKUPS_PER_GUEST_MAX} backups: delete one of them first"))
 }
 
-/// What a backup is called when nobody says: its VM's name and the second it was asked for, UTC.
-pub fn made_up_name(guest: &Name, at: Timestamp) -> Option<Name> {
+/// What a backup is called when nobody says: its VM's name and the second it was asked for, UTC; where that name is
+/// taken, with the first number from 2 on that is not.
+pub fn made_up_name(guest: &Name, at: Timestamp, is_taken: impl Fn(&Name) -> bool) -> Option<Name> {
     let text = at.to_string(); // 2026-11-22T05:12:09.123456Z
     let digits: String = text.chars().take(19).filter(char::is_ascii_digit).collect();
     let (day, time) = digits.split_at_checked(8)?;
     let guest: String = guest.as_str().chars().take(40).collect();
-    Name::parse(&format!("{}-{day}-{time}", guest.trim_end_matches('-'))).ok()
+    let plain = format!("{}-{day}-{time}", guest.trim_end_matches('-'));
+    let numbered = (2..=BACKUPS_PER_GUEST_MAX).map(|number| format!("{plain}-{number}"));
+    let names = std::iter::once(plain.clone()).chain(numbered).filter_map(|name| Name::parse(&name).ok());
+    names.into_iter().find(|name| !is_taken(name))
 }
 
 #[cfg(test)]

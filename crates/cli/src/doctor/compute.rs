@@ -58,14 +58,16 @@ pub async fn qemu(search_path: &OsStr) -> Check {
     }
 }
 
-/// What runs full VMs.
-pub fn libvirt() -> Check {
-    let there = LIBVIRT_SOCKETS.iter().find(|path| Path::new(path).exists());
-    match there {
-        Some(path) if UnixStream::connect(path).is_ok() => Check::ok("libvirt", format!("{path} answers")),
-        Some(path) => {
-            Check::warn("libvirt", format!("{path} does not answer; needed for full VMs"), "systemctl restart libvirtd")
-        }
+/// What runs full VMs, at this socket if one is set.
+pub fn libvirt(socket: Option<&Path>) -> Check {
+    let usual = || LIBVIRT_SOCKETS.iter().map(Path::new).find(|path| path.exists());
+    match socket.or_else(usual).map(|path| (path, path.display())) {
+        Some((path, shown)) if UnixStream::connect(path).is_ok() => Check::ok("libvirt", format!("{shown} answers")),
+        Some((_, shown)) => Check::warn(
+            "libvirt",
+            format!("{shown} does not answer; needed for full VMs"),
+            "systemctl restart libvirtd",
+        ),
         None => Check::warn(
             "libvirt",
             "no socket; needed for full VMs, not for sandboxes",

@@ -128,7 +128,8 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
     match verb {
         Verb::Create { vm, name, encrypt, description, no_wait } => {
             let request = BackupRequest { name, description, encrypt: encrypt.then_some(true) };
-            create(session, &vm, &request, no_wait).await
+            let made = create(session, &vm, &request, no_wait).await;
+            made.map_err(|failure| failure.of_name_taken(|| format!("perigee vm backup list {vm}")))
         }
         Verb::List { vm, limit } => {
             let client = session.client()?;

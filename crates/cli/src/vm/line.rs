@@ -7,7 +7,8 @@ use crate::listing;
 use crate::rows::{count, moment, problem, words};
 use crate::session::Session;
 use crate::table::{Column, Shown, column, wide};
-use perigee_api::{ForeignVmView, Page, VmView};
+use crate::units::show_span;
+use perigee_api::{BackupScheduleView, ForeignVmView, Page, VmView};
 use perigee_client::ListQuery;
 use serde::Serialize;
 
@@ -41,6 +42,7 @@ impl Shown for VmLine {
         wide("EGRESS"),
         wide("DISK"),
         wide("RESTART"),
+        wide("BACKUPS"),
         wide("LABELS"),
         wide("ID"),
         wide("NOTE"),
@@ -85,6 +87,7 @@ fn ours(line: &VmView) -> Vec<Cell> {
         Cell::text(guest.egress.as_ref().map(|places| places.join(" ")).as_ref()),
         vm.and_then(|vm| vm.disk_bytes).map_or(Cell::Missing, Cell::Bytes),
         Cell::text(vm.map(|vm| &vm.restart)),
+        Cell::text(vm.and_then(|vm| vm.backups.as_ref()).map(schedule).as_ref()),
         Cell::pairs(&guest.labels),
         words(&guest.id),
         Cell::text(note.as_ref()),
@@ -92,6 +95,13 @@ fn ours(line: &VmView) -> Vec<Cell> {
         Cell::text(vm.map(|vm| &vm.description).filter(|text| !text.is_empty())),
         vm.map_or(Cell::Missing, |vm| Cell::pairs(&vm.metadata)),
     ]
+}
+
+/// `every 24h, 7 kept, encrypted, next 2026-11-23T03:00:00Z`.
+fn schedule(backups: &BackupScheduleView) -> String {
+    let encrypted = if backups.encrypted { ", encrypted" } else { "" };
+    let (every, keep, next) = (show_span(backups.every_ms), backups.keep, &backups.next_at);
+    format!("every {every}, {keep} kept{encrypted}, next {next}")
 }
 
 fn foreign(vm: &ForeignVmView) -> Vec<Cell> {

@@ -12,7 +12,6 @@ use crate::{listing, progress};
 use clap::{Args, Subcommand};
 use perigee_api::{SnapshotRequest, SnapshotView};
 use perigee_client::{Answer, ListQuery};
-use perigee_model::Code;
 
 /// What to do with snapshots.
 #[derive(Debug, Subcommand)]
@@ -88,8 +87,7 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
             let request = SnapshotRequest { name, description, memory: memory.then_some(true) };
             let made = create(session, &vm, request, no_wait).await;
             // The name that is taken is a snapshot's, not a machine's.
-            let taken = |failure: &Failure| failure.code.as_deref() == Some(Code::NameTaken.number());
-            made.map_err(|f| if taken(&f) { f.hint(format!("perigee vm snapshot list {vm}")) } else { f })
+            made.map_err(|failure| failure.of_name_taken(|| format!("perigee vm snapshot list {vm}")))
         }
         Verb::List { vm } => {
             let id = resolve(session, Kind::Vm, &vm).await?;

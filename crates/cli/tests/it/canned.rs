@@ -3,9 +3,9 @@
 use crate::fake::{Reply, Seen, json, refusal};
 use perigee_api::problem::ProblemView;
 use perigee_api::{
-    AbilitiesView, CatalogueEntryView, EventView, ExecutionView, ForeignVmView, HostView, ImageView, InventoryView,
-    JoinTokenView, LoadView, NetworkView, Page, PartView, ReadyPart, ReadyView, SandboxView, TaskView, UploadView,
-    VmPart, VmView, VolumeView,
+    AbilitiesView, BackupScheduleView, CatalogueEntryView, EventView, ExecutionView, ForeignVmView, HostView,
+    ImageView, InventoryView, JoinTokenView, LoadView, NetworkView, Page, PartView, ReadyPart, ReadyView, SandboxView,
+    TaskView, UploadView, VmPart, VmView, VolumeView,
 };
 use perigee_model::Code;
 use std::collections::BTreeMap;
@@ -85,7 +85,13 @@ pub fn vm() -> VmView {
         start_order: 0,
         restart_needed: false,
         adopted: false,
-        backups: None,
+        backups: Some(BackupScheduleView {
+            every_ms: 24 * 3_600_000,
+            offset_ms: 3 * 3_600_000,
+            keep: 7,
+            encrypted: true,
+            next_at: "2026-10-04T03:00:00Z".to_owned(),
+        }),
         restored_from: None,
         volumes: Vec::new(),
     };

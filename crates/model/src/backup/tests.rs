@@ -168,7 +168,11 @@ fn a_schedule_lets_go_of_its_oldest() {
 #[test]
 fn a_backup_is_called_after_its_vm_and_its_second() {
     let at = Timestamp::parse("2026-11-22T05:12:09.5Z").unwrap();
-    assert_eq!(made_up_name(&name("db"), at).unwrap().as_str(), "db-20261122-051209");
+    let made_up =
+        |guest: &Name, taken: &[&str]| made_up_name(guest, at, |name| taken.contains(&name.as_str())).unwrap();
+    assert_eq!(made_up(&name("db"), &[]).as_str(), "db-20261122-051209");
+    let taken = ["db-20261122-051209", "db-20261122-051209-2"];
+    assert_eq!(made_up(&name("db"), &taken).as_str(), "db-20261122-051209-3");
     let long = name(&"x".repeat(63));
-    assert_eq!(made_up_name(&long, at).unwrap().as_str().len(), 56);
+    assert_eq!(made_up(&long, &[]).as_str().len(), 56);
 }
