@@ -67,7 +67,7 @@ impl Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            group: Duration::from_millis(100),
+            group: Duration::from_millis(250),
             block_frames: 600,
             block_span: Duration::from_secs(1800),
             block_changes: 400_000,
