@@ -8,7 +8,7 @@ const HEIGHT = 48;
 
 /** Answers for one VM and its tasks; keeps what was asked of it. Gives what makes it run again. */
 async function stand(page, asked) {
-  const vm = { id: ID, name: "web-1", kind: "vm", tenant: "default", owner: "ann", status: "running", image: "debian-12", image_id: ID, cpus: 2, memory_bytes: 1 << 30, labels: { role: "web" }, created_at: new Date().toISOString(), generation: 1 };
+  const vm = { id: ID, name: "web-1", kind: "vm", tenant: "default", owner: "ann", status: "running", image: "debian-12", image_id: ID, cpus: 2, memory_bytes: 1 << 30, backups: { every_ms: 86_400_000, offset_ms: 0, keep: 7, encrypted: true, next_at: "2026-11-23T03:00:00Z" }, labels: { role: "web" }, created_at: new Date().toISOString(), generation: 1 };
   const task = { id: ID, kind: "vm:stop", state: "running", owner: "ann", sandbox_id: ID, created_at: vm.created_at, progress_percent: 40, note: "asks the guest to turn itself off" };
   let looks = 0;
   await page.route("**/api/v1/vms?**", (route) => route.fulfill({ json: { items: [vm] } }));
@@ -71,6 +71,7 @@ export async function machine(page, base, within) {
   const runsAgain = await stand(page, asked);
   await page.goto(`${base}/vms`);
   await page.getByRole("link", { name: "web-1" }).click();
+  await page.getByText("every 24 h, 7 kept, encrypted, next 2026-11-23 03:00:00 UTC").waitFor(within);
   await page.getByRole("button", { name: "Stop", exact: true }).click();
   await page.getByLabel("By force").check();
   await page.getByRole("button", { name: "Force stop" }).click();

@@ -38,11 +38,11 @@ export const ICONS = {
 export const LOGO =
   '<ellipse cx="10" cy="10" rx="8.6" ry="5.6" transform="rotate(-28 10 10)" stroke="currentColor" stroke-width="1.3"/><circle cx="6.9" cy="11.7" r="2.3" fill="currentColor"/><circle cx="2.6" cy="14.2" r="1.7" fill="var(--accent)"/>';
 
-/** The mark of a guest's status. */
-export function guestState(status: string): State {
+/** The mark of a guest: its status, and whether it runs with a problem. */
+export function guestState({ status, problem }: { status: string; problem?: unknown }): State {
   switch (status) {
     case "running":
-      return "ok";
+      return problem ? "warning" : "ok";
     case "failed":
       return "critical";
     case "paused":

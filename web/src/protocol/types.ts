@@ -87,7 +87,16 @@ export interface Guest {
   addresses?: string[];
   restart_needed?: boolean;
   adopted?: boolean;
+  backups?: BackupSchedule;
   metadata?: Record<string, string>;
+}
+
+/** When a VM is backed up by itself. */
+export interface BackupSchedule {
+  every_ms: number;
+  keep: number;
+  encrypted: boolean;
+  next_at: string;
 }
 
 /** A port of a sandbox's host that leads to it. */

@@ -31,9 +31,9 @@ const SHOWN = 6;
 export function guestEntries(guests: Guest[], foreign: ForeignVm[]): Entry[] {
   const ours = guests.map((guest): Entry => {
     const kind = guest.kind === "vm" ? "Virtual machines" : "Sandboxes";
-    return { key: guest.id, kind, title: guest.name, detail: guest.host ? `${guest.status} on ${guest.host}` : guest.status, state: guestState(guest.status), run: `/vms/${encodeURIComponent(guest.name)}` };
+    return { key: guest.id, kind, title: guest.name, detail: guest.host ? `${guest.status} on ${guest.host}` : guest.status, state: guestState(guest), run: `/vms/${encodeURIComponent(guest.name)}` };
   });
-  const theirs = strangers(guests, foreign).map((vm): Entry => ({ key: vm.id, kind: "Virtual machines", title: vm.name, detail: `${vm.status} on ${vm.host}, of ${vm.driver}`, state: guestState(vm.status), run: `/vms/${vm.id}` }));
+  const theirs = strangers(guests, foreign).map((vm): Entry => ({ key: vm.id, kind: "Virtual machines", title: vm.name, detail: `${vm.status} on ${vm.host}, of ${vm.driver}`, state: guestState(vm), run: `/vms/${vm.id}` }));
   return [...ours, ...theirs];
 }
 

@@ -1,6 +1,8 @@
 // The rows of Host's tables, from the latest values of its streams.
 
+import { guestState } from "../draw/icons";
 import type { ForeignVm, Guest } from "../protocol/types";
+import type { State } from "./fleet";
 import type { Stream } from "./streams";
 
 export interface ProcessRow {
@@ -93,6 +95,7 @@ export interface GuestRow {
   open: string;
   name: string;
   status: string;
+  state: State;
   kind: string;
   cpus: number | undefined;
   memory: number | undefined;
@@ -103,8 +106,8 @@ export interface GuestRow {
 export function guestRows(guests: Guest[], foreign: ForeignVm[], vm: Stream | undefined): GuestRow[] {
   const by = (name: string) => new Map(vm ? [...vm.of(name)].map(([labels, value]) => [labels.guest ?? "", value]) : []);
   const [cores, resident] = [by("perigee_guest_cpu_cores"), by("perigee_guest_memory_resident_bytes")];
-  const ours = guests.map((guest) => ({ key: guest.id, open: `/vms/${encodeURIComponent(guest.name)}`, name: guest.name, status: guest.status, kind: guest.kind, cpus: guest.cpus, memory: guest.memory_bytes }));
-  const theirs = foreign.map((vm) => ({ key: vm.id, open: `/vms/${vm.id}`, name: vm.name, status: vm.status, kind: `VM of ${vm.driver}`, cpus: vm.cpus, memory: vm.memory_bytes }));
+  const ours = guests.map((guest) => ({ key: guest.id, open: `/vms/${encodeURIComponent(guest.name)}`, name: guest.name, status: guest.status, state: guestState(guest), kind: guest.kind, cpus: guest.cpus, memory: guest.memory_bytes }));
+  const theirs = foreign.map((vm) => ({ key: vm.id, open: `/vms/${vm.id}`, name: vm.name, status: vm.status, state: guestState(vm), kind: `VM of ${vm.driver}`, cpus: vm.cpus, memory: vm.memory_bytes }));
   const rows = [...ours, ...theirs].map((row) => ({ ...row, cores: cores.get(row.key), resident: resident.get(row.key) }));
   return rows.sort((a, b) => (b.cores ?? 0) - (a.cores ?? 0) || a.name.localeCompare(b.name));
 }

@@ -1,7 +1,9 @@
 // The rows of Virtual machines: ours, and those of hosts' own libvirt.
 
 import type { ForeignVm, Guest } from "../protocol/types";
+import { guestState } from "../draw/icons";
 import type { Column, ListRow } from "./columns";
+import type { State } from "./fleet";
 import type { GuestUsage } from "./usage";
 
 export interface VmRow extends ListRow {
@@ -9,6 +11,7 @@ export interface VmRow extends ListRow {
   /** Perigee made it; others are only shown. */
   ours: boolean;
   status: string;
+  state: State;
   /** What it waits for, or why it failed. */
   note: string;
   host: string | undefined;
@@ -37,6 +40,7 @@ interface Told {
   name: string;
   ours: boolean;
   status: string;
+  problem?: unknown;
   note: string;
   host?: string;
   cpus?: number;
@@ -50,7 +54,7 @@ function row(told: Told, usage: Map<string, GuestUsage>, fields: Record<string, 
   const found = { ...fields, name, status, host, origin: ours ? "perigee" : "foreign", cpus, cpu: share(cores, cpus), memory: share(resident, memory) };
   // Two hosts' libvirts may use one name: an id never means two.
   const open = `/vms/${encodeURIComponent(ours ? name : key)}`;
-  return { key, open, found: { text: name, fields: found }, name, ours, status, note, host, cpus, memory, cores, resident };
+  return { key, open, found: { text: name, fields: found }, name, ours, status, state: guestState(told), note, host, cpus, memory, cores, resident };
 }
 
 export const VM_COLUMNS: Column<VmRow>[] = [
