@@ -1,9 +1,9 @@
 //! A domain that stands because a disk of its is full: whether it does, and a libvirt that is wrong about it.
 //!
 //! QEMU tells of failed writes at most once a second for each disk (seen of 10.0). That word can be late: the
-//! domain was let go on meanwhile, libvirt takes it for paused all the same, and from then on neither lets it
-//! go on, which it does, nor pauses it, which it holds for done. Two reasons are given for one that stands: the
-//! disk's, and none, where the word is still to come.
+//! domain was let go on meanwhile, and libvirt (11.3) takes it for paused all the same, for good: letting it go on
+//! changes nothing for QEMU, and pausing it counts as done. Two reasons are given for one that stands: the disk's,
+//! and none, where the word is still to come.
 //!
 //! Owns: asking QEMU which is so, and telling libvirt. Refuses: letting go on one that stands, and touching one
 //! of somebody else's.
@@ -54,9 +54,9 @@ impl Turn {
                 }
                 return Ok::<_, Error>(Heard { state: State::Running, reason: 0, is_full: false });
             }
-            let faults = libvirt.disk_faults(domain).await?;
-            let is_full = faults.iter().any(|(_, fault)| *fault == DiskFault::NoSpace);
-            Ok(Heard { state, reason, is_full })
+            let faults: Vec<DiskFault> =
+                libvirt.disk_faults(domain).await?.into_iter().map(|(_, fault)| fault).collect();
+            Ok(Heard { state, reason, is_full: is_full(reason, &faults) })
         };
         match asked.await {
             // It does not run any more.
@@ -68,6 +68,12 @@ impl Turn {
 
 fn may_stand((state, reason): (State, i32)) -> bool {
     state == State::Paused && [PAUSED_BY_DISK, PAUSED_UNKNOWN].contains(&reason)
+}
+
+/// What was let go on and stopped again, by us who did not get to the end of setting it right, has forgotten its
+/// fault; libvirt has not.
+fn is_full(reason: i32, faults: &[DiskFault]) -> bool {
+    faults.contains(&DiskFault::NoSpace) || faults.is_empty() && reason == PAUSED_BY_DISK
 }
 
 /// Stops it and lets it go on at once: libvirt believes its QEMU's word of both. Should the second get lost, it
@@ -100,6 +106,14 @@ fn runs(answer: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_stands_for_another_reason_is_not_full() {
+        use DiskFault::{NoSpace, Other};
+        assert!(is_full(PAUSED_BY_DISK, &[NoSpace]) && is_full(PAUSED_UNKNOWN, &[Other, NoSpace]));
+        assert!(is_full(PAUSED_BY_DISK, &[]), "it was being set right");
+        assert!(!is_full(PAUSED_UNKNOWN, &[]) && !is_full(PAUSED_BY_DISK, &[Other]));
+    }
 
     #[test]
     fn only_who_says_so_runs() {
