@@ -88,6 +88,16 @@ pub struct End {
     pub said: String,
 }
 
+impl End {
+    /// Why: its own words, or the system's of one that had none, as when it was killed.
+    pub fn why(&self) -> String {
+        match self.said.trim() {
+            "" => self.status.to_string(),
+            said => said.to_owned(),
+        }
+    }
+}
+
 /// A process. It is killed when this is dropped, and when we end, however that is.
 #[derive(Debug)]
 pub struct Running {

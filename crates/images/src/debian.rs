@@ -164,7 +164,7 @@ async fn pack(raw: &Path, packed: &Path) -> Result<(), ImageError> {
     match end.status.success() {
         true => Ok(()),
         false if end.said.contains("No space left on device") => Err(ImageError::NoSpace(packed.to_owned())),
-        false => Err(failed(end.said)),
+        false => Err(failed(end.why())),
     }
 }
 
@@ -278,5 +278,39 @@ mod tests {
         assert!(std::fs::metadata(&packed).unwrap().len() < 1 << 20, "it is packed");
         let again = pack(&raw, &packed).await;
         assert!(matches!(&again, Err(ImageError::Io { path, .. }) if *path == packed), "{again:?}");
+    }
+
+    #[tokio::test]
+    async fn a_tool_that_is_killed_is_told_as_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let (raw, packed) = (folder.path().join("disk.raw"), folder.path().join("disk.qcow2"));
+        // Nothing that packs well: it is at it for long.
+        let mut state = 1u64;
+        let word = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state.to_be_bytes()
+        };
+        std::fs::write(&raw, std::iter::repeat_with(word).take(16 << 20).flatten().collect::<Vec<u8>>()).unwrap();
+        let at_it = || {
+            let own = |entry: std::fs::DirEntry| {
+                let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                let line = String::from_utf8_lossy(&line);
+                let packs = line.contains("qemu-img\0convert\0") && line.contains(&*packed.to_string_lossy());
+                entry.file_name().to_str()?.parse::<i32>().ok().filter(|_| packs)
+            };
+            std::fs::read_dir("/proc").unwrap().flatten().find_map(own)
+        };
+        let killing = async {
+            loop {
+                if let Some(pid) = at_it() {
+                    return nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let killing = tokio::time::timeout(std::time::Duration::from_secs(60), killing);
+        let (ended, killed) = tokio::join!(pack(&raw, &packed), killing);
+        killed.expect("it was seen at it").unwrap();
+        assert!(matches!(&ended, Err(ImageError::Tool { said, .. }) if said.contains("SIGKILL")), "{ended:?}");
     }
 }

@@ -106,11 +106,11 @@ impl Bench {
         let ended = tokio::time::timeout(CHANGE_WITHIN, process.end()).await;
         drop((process, lent));
         let ended = ended.map_err(|_| HypervisorError::Channel("qemu-img does not end".to_owned()))?;
-        let End { status, said } = ended.map_err(os("waiting for qemu-img"))?;
-        if status.success() || said.contains("not found") {
+        let end = ended.map_err(os("waiting for qemu-img"))?;
+        if end.status.success() || end.said.contains("not found") {
             return Ok(());
         }
-        Err(no(codes::FAILED, format!("qemu-img: {said}")))
+        Err(no(codes::FAILED, format!("qemu-img: {}", end.why())))
     }
 
     /// What a tool reaches, made so that it can. Blocks.
