@@ -18,6 +18,7 @@ mod room;
 mod session;
 pub mod simulated;
 mod snapshots;
+mod sockets;
 pub mod usage;
 mod volumes;
 mod work;

@@ -10,6 +10,7 @@
 //! ```
 
 use crate::HypervisorError;
+use crate::sockets::connect;
 use bytes::{Buf, Bytes, BytesMut};
 use std::path::Path;
 use std::time::Duration;
@@ -80,8 +81,9 @@ impl Nbd {
     /// # Errors
     /// `Channel` when nobody listens there, or does not have it.
     pub async fn open(socket: &Path, export: &str, contexts: &[&str]) -> Result<Self, HypervisorError> {
-        let stream = UnixStream::connect(socket).await;
-        let stream = stream.map_err(|error| broken(format!("{}: {error}", socket.display())))?;
+        let connecting =
+            async { connect(socket).await.map_err(|error| broken(format!("{}: {error}", socket.display()))) };
+        let stream = within(connecting).await?;
         let mut nbd = Self { stream, bytes: 0, contexts: Vec::new(), cookie: 0 };
         within(nbd.greet(export, contexts)).await?;
         Ok(nbd)

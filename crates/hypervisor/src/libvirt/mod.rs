@@ -43,6 +43,7 @@ pub use perigee_libvirt::uri::Target;
 
 use crate::cpu::{CPU_FLAGS, virtualisation};
 use crate::session::{self, ChannelSession};
+use crate::sockets::connect;
 use crate::work::{finish, off_thread, os};
 use crate::{
     Addresses, Adopt, BackupWish, Backups, Channel, Console, Found, FoundNetwork, GuestEvent, GuestUsage, Halt, Halted,
@@ -63,12 +64,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::UnixStream;
 use tokio::sync::{broadcast, watch};
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 /// libvirt's reason why a domain that is on its way up counts as paused (`virDomainPausedReason`).
 const STARTING_UP: i32 = 11;
+/// A machine takes up whoever comes to its screen within this.
+const SCREEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// How the driver runs on this host.
 #[derive(Clone, Debug)]
@@ -288,12 +291,13 @@ impl Console for Libvirt {
                     .ask(async |libvirt| libvirt.open_console(&domain, None, perigee_libvirt::console::FORCE).await);
                 Ok(Box::new(opened.await.map_err(Ask::told)?))
             }
-            Seat::Vnc => match UnixStream::connect(self.host.places.vnc(guest)).await {
-                Ok(stream) => Ok(Box::new(stream)),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Seat::Vnc => match timeout(SCREEN_WITHIN, connect(&self.host.places.vnc(guest))).await {
+                Ok(Ok(stream)) => Ok(Box::new(stream)),
+                Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {
                     Err(HypervisorError::BadPlan("it has no screen of ours".to_owned()))
                 }
-                Err(error) => Err(HypervisorError::Channel(format!("its screen: {error}"))),
+                Ok(Err(error)) => Err(HypervisorError::Channel(format!("its screen: {error}"))),
+                Err(_) => Err(HypervisorError::Channel("its screen takes nobody up".to_owned())),
             },
         }
     }

@@ -4,6 +4,7 @@
 //! [`LINE_BYTES_MAX`], and to wait beyond the deadline. Events are read past: a dead VMM is seen
 //! through its pidfd, and nothing else matters here.
 
+use crate::sockets::connect;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::io;
@@ -58,7 +59,7 @@ struct Failure {
 impl Qmp {
     /// Connects, and waits for the greeting: it comes when the machine is made.
     pub async fn connect(path: &Path, deadline: Instant) -> Result<Self, QmpError> {
-        let connecting = timeout_at(deadline, UnixStream::connect(path));
+        let connecting = timeout_at(deadline, connect(path));
         let stream = connecting.await.map_err(|_| QmpError::TimedOut)??;
         let mut qmp = Self { stream: BufReader::new(stream), deadline, commands: 0 };
         qmp.read().await?.greeting.ok_or(QmpError::Protocol)?;
