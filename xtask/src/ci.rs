@@ -98,6 +98,8 @@ fn nextest() -> crate::shell::Step {
     // What is played only in part is drawn from the seed, and says so when it fails.
     cargo(["nextest", "run", "--workspace"])
         .env("PERIGEE_GUEST_BINARY", build::guest_path())
+        // A failed test's own words, and not the runtime's frames, are what a report has room for.
+        .env("RUST_BACKTRACE", "0")
         .env("PERIGEE_SEED", first_seed().to_string())
 }
 
