@@ -11,6 +11,7 @@
 use crate::cache::{Cache, Key, Opened};
 use crate::column::{self, Malformed};
 use crate::head::Head;
+use crate::promql::GAP;
 use perigee_model::frame::{Series, StreamId, StreamName, interned};
 use perigee_model::{HostId, RunId};
 use serde::{Deserialize, Serialize};
@@ -263,6 +264,39 @@ impl Meta {
         Ok(Dictionary { series: interned(series), families })
     }
 
+    /// Those columns that are wanted as numbers, a moment without a value as a gap, with their places; from the cache
+    /// where they are.
+    ///
+    /// # Errors
+    /// `Malformed`: the block is damaged.
+    pub fn values(
+        &self,
+        (body, cache): (&dyn Body, &Cache),
+        dictionary: &Dictionary,
+        wanted: &[bool],
+    ) -> Result<Vec<(usize, Arc<Opened>)>, Malformed> {
+        let key = |column: usize| {
+            let page = self.pages[dictionary.families[column]].ok_or(Malformed)?;
+            let (file, offset, _) = body.key(page.offset.into());
+            Ok((file, offset, Some(u32::try_from(column).map_err(|_| Malformed)?)))
+        };
+        let (mut found, mut missing) = (Vec::new(), wanted.to_vec());
+        for (column, missing) in missing.iter_mut().enumerate().filter(|(_, wanted)| **wanted) {
+            if let Some(known) = cache.known(key(column)?) {
+                *missing = false;
+                found.push((column, known));
+            }
+        }
+        if missing.contains(&true) {
+            for (column, raw) in self.columns((body, None), dictionary, &missing, frames)? {
+                let form = dictionary.series[column].form;
+                let values = raw.into_iter().map(|raw| raw.map_or(GAP, |raw| form.value(raw))).collect();
+                found.push((column, cache.put(key(column)?, Opened::Values(values))));
+            }
+        }
+        Ok(found)
+    }
+
     /// Those columns that are wanted, with their places. `read` gets the page from the column on,
     /// and steps over what is not wanted. With a cache, pages that are there are not read again.
     ///
@@ -340,7 +374,7 @@ mod tests {
             true
         }
         fn key(&self, offset: u64) -> Key {
-            (0, offset)
+            (0, offset, None)
         }
     }
 

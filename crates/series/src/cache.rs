@@ -1,4 +1,4 @@
-//! Pages of blocks that were read lately, unpacked.
+//! What was read of blocks lately, unpacked.
 //!
 //! Two generations: what was asked for since the last turn, and what was in the turn before. When
 //! the newer one is full, the older one goes. No lists, and nothing that is asked for often is lost.
@@ -9,21 +9,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Bytes of both generations together.
 const BYTES_MAX: usize = 64 << 20;
 
-/// Which: a file's number and an offset in it.
-pub type Key = (u64, u64);
+/// Which: a file's number and an offset in it, of a page or of a column within it.
+pub type Key = (u64, u64, Option<u32>);
 
-/// A page as it was read.
+/// As it was read.
 pub enum Opened {
     /// When each frame was measured.
     Times(Vec<i64>),
-    /// Columns: the bytes, and where each begins.
+    /// A page of columns: the bytes, and where each begins.
     Columns(Vec<u8>, Vec<u32>),
+    /// One column: a number for each frame, or a gap.
+    Values(Vec<f64>),
 }
 
 impl Opened {
     fn bytes(&self) -> usize {
         match self {
             Self::Times(times) => times.len() * 8,
+            Self::Values(values) => values.len() * 8,
             Self::Columns(raw, starts) => raw.len() + starts.len() * 4,
         }
     }
@@ -46,12 +49,18 @@ impl Cache {
         if let Some(known) = self.known(key) {
             return Ok(known);
         }
-        let opened = Arc::new(open()?);
-        self.locked().put(key, opened.clone());
-        Ok(opened)
+        Ok(self.put(key, open()?))
     }
 
-    fn known(&self, key: Key) -> Option<Arc<Opened>> {
+    /// Keeps it for a while.
+    pub fn put(&self, key: Key, opened: Opened) -> Arc<Opened> {
+        let opened = Arc::new(opened);
+        self.locked().put(key, opened.clone());
+        opened
+    }
+
+    /// What is there.
+    pub fn known(&self, key: Key) -> Option<Arc<Opened>> {
         let mut generations = self.locked();
         if let Some(known) = generations.newer.get(&key) {
             return Some(known.clone());
@@ -86,7 +95,7 @@ mod tests {
         let cache = Cache::default();
         let mut reads = 0;
         let mut get = |at: u64, length: usize| {
-            let opened = cache.get((1, at), || {
+            let opened = cache.get((1, at, None), || {
                 reads += 1;
                 Ok::<_, ()>(Opened::Columns(vec![at as u8; length], Vec::new()))
             });
@@ -101,7 +110,7 @@ mod tests {
         let held: usize = generations.newer.values().chain(generations.older.values()).map(|o| o.bytes()).sum();
         assert!(held <= BYTES_MAX + (2 << 20), "{held}");
         drop(generations);
-        assert!(cache.get((1, 7777), || Err("unreadable")).is_err());
-        assert!(cache.get((1, 7777), || Ok::<_, ()>(Opened::Times(vec![1]))).is_ok(), "a failure is not kept");
+        assert!(cache.get((1, 7777, None), || Err("unreadable")).is_err());
+        assert!(cache.get((1, 7777, None), || Ok::<_, ()>(Opened::Times(vec![1]))).is_ok(), "a failure is not kept");
     }
 }

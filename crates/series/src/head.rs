@@ -1,6 +1,7 @@
 //! The newest values of one stream, not yet in a block: by column, the moments of change.
 
 use crate::column::{read_varint, read_zigzag, varint, zigzag};
+use crate::promql::GAP;
 use perigee_model::RunId;
 use perigee_model::frame::{Change, Columns, Series};
 use std::sync::Arc;
@@ -116,11 +117,21 @@ impl Head {
 
     /// A column's value at every moment.
     pub fn values(&self, column: usize) -> Vec<Option<i64>> {
+        self.at_every_moment(column, |value| value)
+    }
+
+    /// The same as numbers, where there is none a gap.
+    pub fn numbers(&self, column: usize) -> Vec<f64> {
+        let form = self.series.get(column).map(|series| series.form);
+        self.at_every_moment(column, |value| form.zip(value).map_or(GAP, |(form, value)| form.value(value)))
+    }
+
+    fn at_every_moment<T: Clone>(&self, column: usize, shown: impl Fn(Option<i64>) -> T) -> Vec<T> {
         let mut values = Vec::with_capacity(self.times.len());
-        let mut now = None;
+        let mut now = shown(None);
         for (from, value) in self.changes.get(column).into_iter().flat_map(Changes::iter) {
             values.resize(from as usize, now);
-            now = value;
+            now = shown(value);
         }
         values.resize(self.times.len(), now);
         values

@@ -35,7 +35,7 @@ mod value;
 mod windows;
 
 pub use error::QueryError;
-pub use source::{Asked, Labels, MatchOp, Matcher, NAME, Reading, Sample, Source, SourceError};
+pub use source::{Asked, GAP, Labels, MatchOp, Matcher, NAME, Reading, Sample, Source, SourceError};
 pub use value::{Value, serialise};
 
 use evaluation::{Budget, Evaluation};

@@ -3,7 +3,6 @@
 mod gathering;
 mod plan;
 
-use crate::block;
 use crate::cache::Opened;
 use crate::column::Malformed;
 use crate::database::{Database, lock_stream};
@@ -72,7 +71,7 @@ impl Database {
                 let wanted = head.series.iter().enumerate().filter(|(_, s)| wants(selection.matchers, base, s));
                 let wanted: Vec<_> = wanted.collect();
                 budget.pay(wanted.len().saturating_mul(head.times.len()))?;
-                let columns = wanted.into_iter().map(|(column, series)| (series.clone(), head.values(column)));
+                let columns = wanted.into_iter().map(|(column, series)| (series.clone(), head.numbers(column)));
                 stretches.push((head.times.clone(), columns.collect()));
                 Ok::<_, SeriesError>(())
             })?;
@@ -213,14 +212,16 @@ impl Database {
             budget.pay(known.count.saturating_mul(stored.meta.moments as usize))?;
             let opened = stored.meta.times_cached(stored, &self.pages).map_err(damaged)?;
             let Opened::Times(times) = &*opened else { return Err(damaged(Malformed)) };
-            let (meta, dictionary, from) = (&stored.meta, &known.dictionary, (stored as _, Some(&self.pages)));
+            let (meta, dictionary, wanted) = (&stored.meta, &known.dictionary, &known.wanted);
             if span.resolution.is_none() {
-                for (column, values) in meta.columns(from, dictionary, &known.wanted, block::frames).map_err(damaged)? {
-                    gathering.frames(known.places[column], times, &values, (span.from, span.to));
+                for (column, opened) in meta.values((stored, &self.pages), dictionary, wanted).map_err(damaged)? {
+                    let Opened::Values(values) = &*opened else { return Err(damaged(Malformed)) };
+                    gathering.frames(known.places[column], times, values, (span.from, span.to));
                 }
                 continue;
             }
-            for (column, points) in meta.columns(from, dictionary, &known.wanted, Columns::read).map_err(damaged)? {
+            let from = (stored as _, Some(&self.pages));
+            for (column, points) in meta.columns(from, dictionary, wanted, Columns::read).map_err(damaged)? {
                 let samples = points.samples(&dictionary.series[column], times, gathering.selection.reading);
                 gathering.samples(known.places[column], samples);
             }
@@ -234,7 +235,7 @@ impl Database {
 type Groups = HashMap<StreamId, Vec<(usize, Vec<Stored>)>>;
 
 /// Moments, and the wanted columns with their values.
-type Unsealed = (Vec<i64>, Vec<(Arc<Series>, Vec<Option<i64>>)>);
+type Unsealed = (Vec<i64>, Vec<(Arc<Series>, Vec<f64>)>);
 
 fn wants(matchers: &[Matcher], base: &Labels, series: &Series) -> bool {
     matchers.iter().all(|matcher| {

@@ -49,7 +49,7 @@ impl Body for Stored {
         self.file.file.read_exact_at(into, self.body + offset).is_ok()
     }
     fn key(&self, offset: u64) -> Key {
-        (self.file.number, self.body + offset)
+        (self.file.number, self.body + offset, None)
     }
 }
 

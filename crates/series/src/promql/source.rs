@@ -90,11 +90,14 @@ pub struct Sample {
 /// The bits by which Prometheus marks staleness; computing makes other NaNs.
 const GAP_BITS: u64 = 0x7ff0_0000_0000_0002;
 
+/// The value of a sample that says that there is none.
+pub const GAP: f64 = f64::from_bits(GAP_BITS);
+
 impl Sample {
     /// From here on the series has no value, until its next sample: without this, the value before
     /// counts for the lookback.
     pub fn gap(t_ms: i64) -> Self {
-        Self { t_ms, v: f64::from_bits(GAP_BITS) }
+        Self { t_ms, v: GAP }
     }
 
     /// Whether this says that there is none.

@@ -93,21 +93,21 @@ impl<'a> Gathering<'a> {
         known
     }
 
-    /// Adds values as they were measured, of times between two bounds in microseconds. Times rise.
-    pub fn frames(&mut self, place: usize, times: &[i64], values: &[Option<i64>], (from, to): (i64, i64)) {
-        let selection = self.selection;
-        let (first, last) = selection.micros();
+    /// Adds values as they were measured, gaps among them, of times between two bounds in microseconds. Times rise.
+    pub fn frames(&mut self, place: usize, times: &[i64], values: &[f64], (from, to): (i64, i64)) {
+        let (first, last) = self.selection.micros();
         let begin = times.partition_point(|at| *at < first.max(from));
         let end = times.partition_point(|at| *at <= last.min(to));
+        let counts = self.selection.reading == Reading::Count;
         let row = &mut self.rows[place];
         row.stretch = self.stretch;
-        let form = row.series.form;
         let (times, values) = (times.get(begin..end).unwrap_or(&[]), values.get(begin..end).unwrap_or(&[]));
-        let moments = times.iter().map(|at| at / 1000).zip(values);
-        match selection.reading {
-            Reading::Count => row.extend(moments, |_| 1.0),
-            Reading::Value | Reading::Low | Reading::High | Reading::Sum => {
-                row.extend(moments, |raw| form.value(raw));
+        row.samples.reserve(times.len());
+        for sample in times.iter().zip(values).map(|(at, v)| Sample { t_ms: at / 1000, v: *v }) {
+            if sample.is_gap() {
+                row.lacks(sample.t_ms);
+            } else {
+                row.samples.push(if counts { Sample { v: 1.0, ..sample } } else { sample });
             }
         }
     }
@@ -134,19 +134,6 @@ impl<'a> Gathering<'a> {
 }
 
 impl Row {
-    fn extend<'v>(
-        &mut self,
-        moments: impl ExactSizeIterator<Item = (i64, &'v Option<i64>)>,
-        read: impl Fn(i64) -> f64,
-    ) {
-        self.samples.reserve(moments.len());
-        for (t_ms, value) in moments {
-            match value {
-                Some(raw) => self.samples.push(Sample { t_ms, v: read(*raw) }),
-                None => self.lacks(t_ms),
-            }
-        }
-    }
     fn lacks(&mut self, t_ms: i64) {
         if self.samples.last().is_some_and(|last| !last.is_gap()) {
             self.samples.push(Sample::gap(t_ms));
