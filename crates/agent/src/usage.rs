@@ -92,6 +92,15 @@ pub struct Usages {
     spool: Arc<FrameSpool>,
     sources: Vec<Source>,
     members: BTreeMap<(usize, Uuid), Member>,
+    /// By source.
+    answers: Vec<Answer>,
+}
+
+/// What a source told.
+struct Answer {
+    told: Result<Vec<GuestUsage>, HypervisorError>,
+    took: Duration,
+    at: Instant,
 }
 
 impl Usages {
@@ -100,16 +109,7 @@ impl Usages {
     pub fn new(runtime: Handle, clock: Clock, spool: Arc<FrameSpool>, tellers: Vec<(String, Teller)>) -> Self {
         let source = |(name, teller)| Source { name, teller, success: None, duration: None, failing: false };
         let sources = tellers.into_iter().map(source).collect();
-        Self { runtime, clock, spool, sources, members: BTreeMap::new() }
-    }
-
-    /// One answer for each source, and how long it took.
-    fn ask(&self) -> Vec<(Result<Vec<GuestUsage>, HypervisorError>, Duration)> {
-        let asked = self.sources.iter().map(async |source| {
-            let began = self.clock.instant();
-            (source.teller.ask().await, began.elapsed())
-        });
-        self.runtime.block_on(futures::future::join_all(asked))
+        Self { runtime, clock, spool, sources, members: BTreeMap::new(), answers: Vec::new() }
     }
 
     /// Writes down what one source told.
@@ -131,10 +131,18 @@ impl Usages {
 }
 
 impl Sampler for Usages {
-    fn sample(&mut self, sheet: &mut Sheet, _: Timestamp) {
-        for (place, (told, took)) in self.ask().into_iter().enumerate() {
+    fn look(&mut self) {
+        let asked = self.sources.iter().map(async |source| {
+            let began = self.clock.instant();
+            let told = source.teller.ask().await;
             // Counters are of when they were told: a late answer must not look like a fast guest.
-            let at = self.clock.instant();
+            Answer { told, took: began.elapsed(), at: self.clock.instant() }
+        });
+        self.answers = self.runtime.block_on(futures::future::join_all(asked));
+    }
+
+    fn sample(&mut self, sheet: &mut Sheet, _: Timestamp) {
+        for (place, Answer { told, took, at }) in std::mem::take(&mut self.answers).into_iter().enumerate() {
             let source = &mut self.sources[place];
             source.account(told.is_ok(), took, sheet);
             match told {
@@ -177,9 +185,11 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frames::Caps;
+    use crate::frames::{Caps, Pace};
+    use crate::watch::{SharedSheet, Watch};
     use async_trait::async_trait;
     use perigee_hypervisor::usage::{DiskUsage, NicUsage, RunState};
+    use perigee_model::{HostId, RunId};
     use std::sync::Mutex;
 
     /// A hypervisor that says what it is told to.
@@ -239,12 +249,45 @@ mod tests {
             *self.told.0.lock().unwrap() = told;
             let _inside = self.runtime.enter();
             let mut sheet = std::mem::take(&mut self.sheet);
+            self.usages.look();
             self.usages.sample(&mut sheet, Timestamp::from_micros(0));
             self.sheet = sheet;
         }
         fn value(&self, name: &str) -> Option<f64> {
             self.sheet.values().find(|(series, _)| series.name == name).map(|(_, value)| value)
         }
+    }
+
+    /// Answers once somebody has looked at the sheet. In an agent that was a user's request, on the very thread that
+    /// the answer was to come by.
+    struct AfterAReader(Arc<SharedSheet>);
+
+    #[async_trait]
+    impl Measure for AfterAReader {
+        async fn usages(&self) -> Result<Vec<GuestUsage>, HypervisorError> {
+            drop(self.0.lock());
+            Ok(Vec::new())
+        }
+    }
+
+    #[test]
+    fn readers_of_the_sheet_do_not_wait_for_who_is_asked() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (clock, sheet, pace) = (Clock::real(), Arc::new(SharedSheet::default()), Arc::new(Pace::default()));
+        let spool = Arc::new(FrameSpool::in_memory(Caps::default()));
+        let tellers = vec![("libvirt".to_owned(), Teller::Other(Arc::new(AfterAReader(sheet.clone()))))];
+        let usages = Usages::new(runtime.handle().clone(), clock.clone(), spool.clone(), tellers);
+        let (host, run) = (HostId::new(Uuid::nil()), RunId::new(Uuid::nil()));
+        let interval = Duration::from_millis(100);
+        let watch =
+            Watch { host, run, interval, clock: clock.clone(), sheet, spool: spool.clone(), pace: pace.clone() };
+        watch.start("measure-vm", usages).unwrap();
+        let began = clock.instant();
+        while spool.waiting() == 0 {
+            assert!(began.elapsed() < Duration::from_secs(20), "it waits for a reader, who waits for it");
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        pace.stop();
     }
 
     #[test]

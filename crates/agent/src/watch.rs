@@ -22,7 +22,10 @@ const STACK_BYTES: usize = 512 << 10;
 
 /// What fills a sheet. Never called twice at once.
 pub trait Sampler: Send {
-    /// Writes what is so now.
+    /// Asks others, where what is so now is known to them, for as long as it takes.
+    fn look(&mut self) {}
+    /// Writes what is so now. Readers wait for the sheet meanwhile, on the runtime's threads too: nothing in here waits
+    /// for the runtime, which could be waiting for this.
     fn sample(&mut self, sheet: &mut Sheet, now: Timestamp);
     /// Nothing is there to be measured: now and then is often enough.
     fn is_idle(&self) -> bool {
@@ -126,6 +129,7 @@ impl Ticks {
     fn measure(&mut self, sampler: &mut dyn Sampler) {
         let Watch { run, clock, sheet, spool, pace, .. } = &self.watch;
         let now = Timestamp::from_micros(clock.now().micros() / 1000 * 1000);
+        sampler.look();
         self.sequence += 1;
         let key = self.sequence == 1 || self.keyed.elapsed() >= KEY_EVERY || spool.is_key_due() || pace.take_key();
         if key {
