@@ -24,8 +24,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// An instance is ready by then, or something is wrong with it.
-const READY_WITHIN: Duration = Duration::from_secs(15);
+/// An instance is ready by then, or something is wrong with it. It takes a second or two; a host whose disk or
+/// processors are taken by others needs longer, and ending what is about to be ready would help nobody.
+const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Between looks at readiness.
 const LOOK: Duration = Duration::from_millis(20);
 /// Between looks at programs that should run for ever.
