@@ -4,6 +4,9 @@ export type Value = string | number | undefined;
 
 const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
 
+/** `node2` before `node10`. */
+export const byName = (a: string, b: string) => collator.compare(a, b);
+
 /** In the order of their values: numbers by size, text as people count (`hv-9` before `hv-10`), what is unknown last. */
 export function ordered<Row>(rows: Row[], value: (row: Row) => Value, falling: boolean): Row[] {
   const keyed = rows.map((row) => ({ row, value: value(row) }));
