@@ -386,6 +386,37 @@ mod tests {
         draft.seal(|_, out| column::encode(out, series[0].form, &[Some(1), Some(2)])).unwrap()
     }
 
+    #[test]
+    fn numbers_from_the_cache_are_those_of_the_block() {
+        let (stream, run) =
+            (StreamId { host: HostId::new(Uuid::nil()), name: StreamName::Node }, RunId::new(Uuid::nil()));
+        let series =
+            ["node_load1", "node_load5", "node_memory_free_bytes"].map(|name| Arc::new(Series::gauge(name, 1)));
+        let columns = [[Some(15), None], [None, Some(25)], [Some(35), Some(45)]];
+        let draft = Draft { stream, run, sequences: (1, 2), position: 0, times: &[10, 20], series: &series };
+        let Sealed { meta, bytes } = draft
+            .seal(|column, out| column::encode(out, perigee_model::frame::Form::Decimal(1), &columns[column]))
+            .unwrap();
+        let body = Bytes(bytes[bytes.len() - usize::try_from(meta.body_bytes()).unwrap()..].to_vec());
+        let (cache, dictionary) = (Cache::default(), meta.dictionary(&body).unwrap());
+        let numbers = |wanted: [bool; 3]| {
+            let found = meta.values((&body, &cache), &dictionary, &wanted).unwrap();
+            let bits = |(column, opened): &(usize, Arc<Opened>)| match &**opened {
+                Opened::Values(values) => (*column, values.iter().map(|v| v.to_bits()).collect::<Vec<_>>()),
+                Opened::Times(_) | Opened::Columns(..) => panic!("no numbers"),
+            };
+            let mut found: Vec<_> = found.iter().map(bits).collect();
+            found.sort();
+            found
+        };
+        let gap = GAP.to_bits();
+        let all = [vec![1.5f64.to_bits(), gap], vec![gap, 2.5f64.to_bits()], vec![3.5f64.to_bits(), 4.5f64.to_bits()]];
+        let all: Vec<_> = all.into_iter().enumerate().collect();
+        assert_eq!(numbers([false, true, false]), all[1..2]);
+        assert_eq!(numbers([true, true, true]), all, "one of them from the cache");
+        assert_eq!(numbers([true, true, true]), all, "all of them");
+    }
+
     /// The column's values, when its page is replaced by another that checks.
     fn with_page(packed: &[u8]) -> Result<Vec<Placed>, Malformed> {
         let Sealed { mut meta, .. } = sealed();
