@@ -106,8 +106,24 @@ pub struct Round<'a> {
     buffer: &'a mut Vec<u8>,
     /// When the round began, by the caller's clock.
     at: Duration,
-    /// Processes that the kernel made so far, once the CPU's collector read it in this tick.
-    forks: &'a mut Option<i64>,
+    /// What the kernel counts of its tasks, as far as this tick has read it.
+    census: &'a mut Census,
+}
+
+/// The kernel's own counts of tasks, threads among them. As long as both stand, nobody came and nobody went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Census {
+    /// Made since the boot (`processes` of /proc/stat).
+    forks: Option<i64>,
+    /// There now (the fourth field of /proc/loadavg, behind its slash).
+    tasks: Option<i64>,
+}
+
+impl Census {
+    /// Both are known.
+    fn is_whole(self) -> bool {
+        self.forks.is_some() && self.tasks.is_some()
+    }
 }
 
 impl Round<'_> {
@@ -192,9 +208,9 @@ impl Node {
     /// One tick: everything that can be said now is on the sheet afterwards.
     pub fn collect(&mut self, sheet: &mut Sheet) {
         let (mut before, mut cpu_before) = ((self.clock)(), thread_cpu());
-        let mut forks = None;
+        let mut census = Census::default();
         for seat in &mut self.seats {
-            let mut round = Round { sheet, buffer: &mut self.buffer, at: before, forks: &mut forks };
+            let mut round = Round { sheet, buffer: &mut self.buffer, at: before, census: &mut census };
             let account = seat.account.get_or_insert_with(|| Account::open(seat.collector.name(), &mut round));
             if !seat.breaker.allows(before) {
                 account.write(None, true, &mut round);

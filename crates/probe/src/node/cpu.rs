@@ -116,7 +116,7 @@ impl Collector for Cpu {
                     let value = fields.next().and_then(number);
                     round.put(*slot, value);
                     if name == b"processes" {
-                        *round.forks = value;
+                        round.census.forks = value;
                     }
                 }
             }
@@ -214,6 +214,8 @@ impl Collector for Load {
             for (slot, word) in self.loads.iter().zip(words(text)) {
                 round.put(*slot, decimal(word, 2));
             }
+            let running = words(text).nth(3).unwrap_or_default();
+            round.census.tasks = running.split(|byte| *byte == b'/').nth(1).and_then(number);
         });
         *round.buffer = buffer;
         self.pressures.iter_mut().filter(|pressure| !pressure.absent).for_each(|pressure| pressure.collect(round));

@@ -90,6 +90,7 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::Census;
 
     #[test]
     fn members_are_found_in_any_order_and_swept_when_absent() {
@@ -115,7 +116,7 @@ mod tests {
         let totals = [(1, 100, None), (3, 300, Some(100.0)), (4, 5, None), (5, 15, Some(10.0)), (5, 20, None)];
         for (at, total, expected) in totals {
             let at = std::time::Duration::from_secs(at);
-            let round = Round { sheet: &mut sheet, buffer: &mut buffer, at, forks: &mut None };
+            let round = Round { sheet: &mut sheet, buffer: &mut buffer, at, census: &mut Census::default() };
             assert_eq!(rate.next(total, &round), expected, "{total}");
         }
     }

@@ -11,8 +11,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 use table::{Known, Table};
 
-/// USER_HZ, see `cpu`.
-const TICKS_PER_SECOND: f64 = 100.0;
+/// One of USER_HZ, see `cpu`.
+const TICK: Duration = Duration::from_millis(10);
 const STATES: [&str; 8] = ["R", "S", "D", "Z", "T", "t", "I", "X"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +89,13 @@ impl Board {
     }
 }
 
+/// Thousandths of a processor that so many ticks are over that time.
+fn millicores(ticks: i64, over: Option<Duration>) -> i64 {
+    let nanos = over.map_or(0, |over| i128::try_from(over.as_nanos()).unwrap_or(i128::MAX));
+    let run = i128::from(ticks) * i128::try_from(TICK.as_nanos()).unwrap_or(i128::MAX);
+    if nanos == 0 { 0 } else { i64::try_from((run * 1000 + nanos / 2) / nanos).unwrap_or(i64::MAX) }
+}
+
 /// The scan of /proc.
 pub struct Processes {
     table: Table,
@@ -100,7 +107,6 @@ pub struct Processes {
     total: Option<Slot>,
     threads: Option<Slot>,
     page_bytes: i64,
-    last: Option<Duration>,
     number: u64,
 }
 
@@ -138,7 +144,6 @@ impl Processes {
             total: None,
             threads: None,
             page_bytes,
-            last: None,
             number: 0,
         }
     }
@@ -151,15 +156,12 @@ impl Processes {
     }
 
     fn show(&mut self, round: &mut Round<'_>) {
-        let elapsed = self.last.replace(round.at).map(|last| round.at.saturating_sub(last).as_secs_f64());
         let (by_cpu, by_memory) =
             (std::mem::take(&mut self.by_cpu.entries), std::mem::take(&mut self.by_memory.entries));
         for entry in &by_cpu {
-            let Some(seconds) = elapsed.filter(|seconds| *seconds > 0.0) else { break };
             let Some(known) = self.table.get(entry.pid) else { continue };
             let slot = self.cpu_board.show(*entry, known.comm(), self.number, round);
-            #[expect(clippy::cast_precision_loss, reason = "ticks of one round are few")]
-            round.put_f64(slot, entry.value as f64 / TICKS_PER_SECOND / seconds);
+            round.put(slot, Some(entry.value));
         }
         for entry in &by_memory {
             let Some(known) = self.table.get(entry.pid) else { continue };
@@ -190,9 +192,9 @@ impl Collector for Processes {
             tally.note(known);
             let started = known.started;
             by_memory.offer(Entry { value: known.resident_pages, pid, started });
-            by_cpu.offer(Entry { value: known.grown, pid, started });
+            by_cpu.offer(Entry { value: millicores(known.grown, known.over), pid, started });
         };
-        self.table.look(*round.forks, seen).map_err(std::io::Error::from)?;
+        self.table.look(*round.census, round.at, seen).map_err(std::io::Error::from)?;
         self.show(round);
         for (slot, count) in self.states.iter().zip(tally.states) {
             round.put(*slot, Some(count));

@@ -1,4 +1,5 @@
 use super::*;
+use crate::node::Census;
 use perigee_model::frame::Sheet;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -20,7 +21,7 @@ fn scripted(deadline: Duration) -> (Background, Sender<Script>, Settings) {
 
 fn round(subject: &mut Background, sheet: &mut Sheet, at: Duration) -> Result<(), Fault> {
     let mut buffer = Vec::new();
-    subject.collect(&mut Round { sheet, buffer: &mut buffer, at, forks: &mut None })
+    subject.collect(&mut Round { sheet, buffer: &mut buffer, at, census: &mut Census::default() })
 }
 
 fn names(sheet: &Sheet) -> Vec<String> {

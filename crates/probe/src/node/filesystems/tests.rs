@@ -1,4 +1,5 @@
 use super::*;
+use crate::node::Census;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -23,7 +24,7 @@ fn write_mounts(root: &Path, lines: &str) {
 /// Runs one round and gives the values of one metric by mount point.
 fn round(subject: &mut FileSystems, sheet: &mut Sheet, at: Duration) -> Result<(), Fault> {
     let mut buffer = Vec::new();
-    subject.collect(&mut Round { sheet, buffer: &mut buffer, at, forks: &mut None })
+    subject.collect(&mut Round { sheet, buffer: &mut buffer, at, census: &mut Census::default() })
 }
 
 fn values(sheet: &Sheet, name: &str) -> BTreeMap<String, f64> {

@@ -1,14 +1,17 @@
 //! The processes there are, each with a file kept open.
 //!
 //! ```text
-//! forks counted by the kernel are as before ──▶ nobody is new: /proc is not listed
-//! user process     /proc/PID/stat, read every round
+//! forks and tasks counted by the kernel are as before ──▶ nobody came, nobody went: /proc is not listed
+//! user process     /proc/PID/stat
 //! kernel thread    /proc/PID/schedstat; /proc/PID/stat only if it ran since, or does not sleep
+//! who slept long   looked at in every fourth round, or after 4 s: what it does then is known that much later,
+//!                  and its rate is over that time
 //! ```
 //! A kernel thread's state, ticks and name change only when it runs: what is said of it is what its stat
 //! line says, but that one woken and still waiting for its processor counts as asleep.
 //! An open file belongs to one process and not to its number: when that ends, reading fails.
 
+use crate::node::Census;
 use crate::scan::{number, words};
 use nix::dir::Dir;
 use nix::fcntl::{OFlag, openat};
@@ -21,6 +24,7 @@ use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A stat line is about 350 bytes.
 const LINE_BYTES_MAX: usize = 1024;
@@ -30,6 +34,11 @@ const KNOWN_MAX: usize = 131_072;
 const KEPT_MAX: u64 = 1024;
 /// /proc is listed at least once in so many rounds: a change of `hidepid` is no fork.
 const ROUNDS_UNLISTED_MAX: u32 = 60;
+/// After so many looks that found nothing done, a process is looked at in each so-many-eth round only …
+const LOOKS_BEFORE_REST: u32 = 8;
+const REST_ROUNDS: u64 = 4;
+/// … or once so much time passed.
+const REST_MAX: Duration = Duration::from_secs(4);
 /// The kernel's own names end here (proc_task_name).
 const COMM_BYTES_MAX: usize = 64;
 /// PF_KTHREAD.
@@ -66,15 +75,22 @@ impl<'a> Process<'a> {
     }
 }
 
-/// A process as the last round saw it.
+/// A process as it was when it was looked at last.
 #[derive(Default)]
 pub struct Known {
     pub state: u8,
     pub threads: i64,
     pub started: i64,
     pub resident_pages: i64,
-    /// Processor time since the round before; all it ever had, for one that is new since then.
+    /// Processor time since the look before; all it ever had, for one that is new since then.
     pub grown: i64,
+    /// The time between those looks; `None` in the first round of all.
+    pub over: Option<Duration>,
+    looked: Option<Duration>,
+    /// Looks in a row that found nothing done.
+    slept: u32,
+    /// The listing that it was in.
+    listing: u64,
     ticks: i64,
     comm: Vec<u8>,
     file: Option<File>,
@@ -86,6 +102,20 @@ impl Known {
     /// Its name.
     pub fn comm(&self) -> &[u8] {
         &self.comm
+    }
+
+    /// Whether it is left alone in this round.
+    fn rests(&self, pid: u32, round: u64, at: Duration) -> bool {
+        let due = self.looked.is_none_or(|looked| at.saturating_sub(looked) >= REST_MAX);
+        let turn = (u64::from(pid) + round).is_multiple_of(REST_ROUNDS);
+        self.slept >= LOOKS_BEFORE_REST && matches!(self.state, b'S' | b'I') && !due && !turn
+    }
+
+    /// It was looked at; the round before was then.
+    fn note(&mut self, at: Duration, last: Option<Duration>) {
+        self.over = self.looked.or(last).map(|before| at.saturating_sub(before));
+        self.looked = Some(at);
+        self.slept = if self.grown == 0 { self.slept.saturating_add(1) } else { 0 };
     }
 
     fn take(&mut self, process: &Process<'_>) {
@@ -184,33 +214,56 @@ pub struct Table {
     root: PathBuf,
     reader: Option<Reader>,
     known: BTreeMap<u32, Known>,
-    forks: Option<i64>,
+    census: Census,
     unlisted: u32,
+    round: u64,
+    last: Option<Duration>,
 }
 
 impl Table {
     pub fn new(root: PathBuf) -> Self {
-        Self { root, reader: None, known: BTreeMap::new(), forks: None, unlisted: 0 }
+        Self {
+            root,
+            reader: None,
+            known: BTreeMap::new(),
+            census: Census::default(),
+            unlisted: 0,
+            round: 0,
+            last: None,
+        }
     }
 
-    /// Looks at every process, in the order of their numbers. `forks` is the kernel's count of them, read
-    /// before; without it /proc is listed.
+    /// Goes through all processes, in the order of their numbers, at a time of the caller's clock. `census` was
+    /// read before; what is unknown of it is made up for by looking.
     ///
     /// # Errors
     /// What opening or listing /proc said.
-    pub fn look(&mut self, forks: Option<i64>, mut seen: impl FnMut(u32, &Known)) -> nix::Result<()> {
+    pub fn look(&mut self, census: Census, at: Duration, mut seen: impl FnMut(u32, &Known)) -> nix::Result<()> {
         let mut reader = match self.reader.take() {
             Some(reader) => reader,
             None => Reader::open(&self.root)?,
         };
-        let none_new = reader.keeps && forks.is_some() && forks == self.forks;
-        if !none_new || self.unlisted >= ROUNDS_UNLISTED_MAX {
-            list(&mut reader.folder, &mut self.known)?;
-            (self.forks, self.unlisted) = (forks, 0);
+        self.round += 1;
+        let (round, last) = (self.round, self.last.replace(at));
+        let none_new = reader.keeps && census.forks.is_some() && census.forks == self.census.forks;
+        // Who went without being looked at is missing in a list.
+        let may_rest = reader.keeps && census.is_whole();
+        let none_gone = !may_rest || census.tasks == self.census.tasks;
+        let listed = !(none_new && none_gone) || self.unlisted >= ROUNDS_UNLISTED_MAX;
+        if listed {
+            list(&mut reader.folder, &mut self.known, round)?;
+            (self.census, self.unlisted) = (census, 0);
         }
         self.unlisted += 1;
         self.known.retain(|pid, known| {
-            let there = reader.look(*pid, known);
+            let there = if may_rest && known.rests(*pid, round, at) {
+                known.grown = 0;
+                !listed || known.listing == round
+            } else {
+                let there = reader.look(*pid, known);
+                known.note(at, last);
+                there
+            };
             if there {
                 seen(*pid, known);
             } else if known.file.is_some() {
@@ -228,12 +281,16 @@ impl Table {
     }
 }
 
-fn list(folder: &mut Dir, known: &mut BTreeMap<u32, Known>) -> nix::Result<()> {
+/// Notes who is there, in the listing of that number.
+fn list(folder: &mut Dir, known: &mut BTreeMap<u32, Known>, listing: u64) -> nix::Result<()> {
     for entry in folder.iter() {
         let entry = entry?;
         let Some(pid) = number(entry.file_name().to_bytes()).and_then(|pid| u32::try_from(pid).ok()) else { continue };
-        if known.len() < KNOWN_MAX {
-            known.entry(pid).or_default();
+        let room = known.len() < KNOWN_MAX;
+        match known.get_mut(&pid) {
+            Some(known) => known.listing = listing,
+            None if room => drop(known.insert(pid, Known { listing, ..Known::default() })),
+            None => {}
         }
     }
     Ok(())
@@ -280,7 +337,8 @@ mod tests {
         let mut table = Table::new("/proc".into());
         let pids = |table: &mut Table, forks| {
             let mut pids = Vec::new();
-            table.look(Some(forks), |pid, _| pids.push(pid)).unwrap();
+            let census = Census { forks: Some(forks), tasks: None };
+            table.look(census, Duration::ZERO, |pid, _| pids.push(pid)).unwrap();
             pids
         };
         assert!(pids(&mut table, 1).contains(&std::process::id()));
@@ -292,12 +350,91 @@ mod tests {
         assert!(!pids(&mut table, 2).contains(&child.id()), "its file ended with it");
     }
 
+    /// A shell that waits for a word and computes from then on.
+    struct Sleeper(std::process::Child);
+
+    impl Sleeper {
+        fn start() -> Self {
+            let mut command = Command::new("sh");
+            command.args(["-c", "read word; while :; do :; done"]).stdin(std::process::Stdio::piped());
+            let sleeper = Self(command.spawn().unwrap());
+            sleeper.until(|process| process.comm == b"sh" && process.state == b'S');
+            sleeper
+        }
+        fn wake(&mut self) {
+            self.0.stdin.as_mut().unwrap().write_all(b"word\n").unwrap();
+            self.until(|process| process.ticks >= 5);
+        }
+        fn until(&self, so: impl Fn(&Process<'_>) -> bool) {
+            let begun = std::time::Instant::now();
+            while !Process::parse(&stat(self.0.id())).is_some_and(|process| so(&process)) {
+                assert!(begun.elapsed() < Duration::from_secs(30), "the shell does something else");
+                std::thread::yield_now();
+            }
+        }
+        fn end(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            self.end();
+        }
+    }
+
+    /// Looks at one process, twice in a second, while the kernel counts so many tasks.
+    struct Looks {
+        table: Table,
+        at: Duration,
+    }
+
+    impl Looks {
+        fn begin() -> Self {
+            Self { table: Table::new("/proc".into()), at: Duration::ZERO }
+        }
+        /// Whether it was looked at just now, and what it did since the look before.
+        fn at(&mut self, pid: u32, tasks: i64) -> Option<(bool, i64, Option<Duration>)> {
+            self.at += Duration::from_millis(500);
+            let census = Census { forks: Some(1), tasks: Some(tasks) };
+            self.table.look(census, self.at, |_, _| {}).unwrap();
+            self.table.get(pid).map(|known| (known.looked == Some(self.at), known.grown, known.over))
+        }
+    }
+
+    #[test]
+    fn who_sleeps_is_left_alone_until_it_does_something() {
+        let (mut sleeper, mut looks) = (Sleeper::start(), Looks::begin());
+        let pid = sleeper.0.id();
+        let looked: Vec<bool> = (0..LOOKS_BEFORE_REST + 12).map(|_| looks.at(pid, 1).unwrap().0).collect();
+        let (first, later) = looked.split_at(LOOKS_BEFORE_REST as usize);
+        assert!(first.iter().all(|looked| *looked), "{looked:?}");
+        assert!((2..=4).contains(&later.iter().filter(|looked| **looked).count()), "{looked:?}");
+        sleeper.wake();
+        let woken = (0..REST_ROUNDS).find_map(|_| looks.at(pid, 1).filter(|(looked, ..)| *looked));
+        let (_, grown, over) = woken.expect("it has its turn");
+        assert!(grown >= 4 && over == Some(Duration::from_secs(2)), "{grown} over {over:?}: since the look before");
+        assert!((0..8).all(|_| looks.at(pid, 1).unwrap().0), "who computes is looked at in every round");
+    }
+
+    #[test]
+    fn who_sleeps_and_goes_is_gone_at_once() {
+        let (mut sleeper, mut looks) = (Sleeper::start(), Looks::begin());
+        let pid = sleeper.0.id();
+        assert!((0..40).all(|_| looks.at(pid, 2).is_some()));
+        sleeper.end();
+        // Not its turn: only the listing can tell.
+        looks.table.round = 1000 * REST_ROUNDS - u64::from(pid) % REST_ROUNDS;
+        assert_eq!(looks.at(pid, 1), None);
+    }
+
     #[test]
     fn what_is_said_of_a_kernel_thread_is_what_its_stat_line_says() {
         let mut table = Table::new("/proc".into());
         let mut agreed = 0;
         for round in 0..3 {
-            table.look(Some(1), |_, _| {}).unwrap();
+            table.look(Census { forks: Some(1), tasks: None }, Duration::ZERO, |_, _| {}).unwrap();
             for (pid, known) in &table.known {
                 let Ok(line) = std::fs::read(format!("/proc/{pid}/stat")) else { continue };
                 let Some(process) = Process::parse(&line).filter(|process| process.kernel) else { continue };
