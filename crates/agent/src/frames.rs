@@ -18,7 +18,7 @@ pub use spool::{Caps, Cursor, FrameSpool, Record};
 use crate::uplink::UplinkError;
 use async_trait::async_trait;
 use perigee_agent_api::{FramesDown, FramesUp, Mark, StreamName};
-use perigee_clock::Clock;
+use perigee_clock::{Clock, Instant};
 use perigee_model::limits::RECONNECT_FIRST;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,8 +32,10 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const STEADY_AFTER: Duration = Duration::from_secs(10);
 /// Frames read from the spool at once.
 const BATCH: usize = 32;
-/// What waits unsent and not durable is synced this often.
+/// What waits unsent and not durable is synced this often …
 const SYNC_EVERY: Duration = Duration::from_secs(1);
+/// … but what was sent just now is given so long to become durable at the other end.
+const SYNC_AFTER: Duration = Duration::from_secs(2);
 
 /// An open stream. Dropping it ends it.
 pub struct FrameSession {
@@ -130,14 +132,14 @@ impl Sender {
     ) -> std::io::Result<()> {
         let mut way = Way { cursor: self.behind(first.durable).await?, ..Way::default() };
         self.hear(&mut way, first).await?;
-        let mut sync = tokio::time::interval(SYNC_EVERY);
-        sync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if way.ready.is_empty() && way.has_room() {
                 let records = self.spool.read(&mut way.cursor, BATCH)?;
                 way.take(records, &self.spool);
+                way.owes(self.clock.instant().after(SYNC_AFTER));
             }
             let (room, empty) = (way.has_room(), way.ready.is_empty());
+            let sync_at = way.sync_at.unwrap_or_else(|| self.clock.instant());
             tokio::select! {
                 biased;
                 down = rx.recv() => match down {
@@ -153,7 +155,10 @@ impl Sender {
                     }
                 }
                 () = self.spool.appended.notified(), if empty => {}
-                _ = sync.tick() => self.sync().await,
+                () = tokio::time::sleep_until(sync_at.into_tokio()), if way.sync_at.is_some() => {
+                    self.sync().await;
+                    way.sync_at = Some(self.clock.instant().after(SYNC_EVERY));
+                }
             }
         }
     }
@@ -171,6 +176,8 @@ impl Sender {
         }
         if let Some(position) = down.durable.and_then(|mark| way.done(mark)) {
             self.spool.release(position);
+            way.sync_at = None;
+            way.owes(self.clock.instant().after(SYNC_AFTER));
         }
         if down.want_key && !way.wants_key {
             *way = Way { cursor: self.behind(down.durable).await?, window: way.window, ..Way::default() };
@@ -189,11 +196,20 @@ struct Way {
     under_way: VecDeque<(Mark, u64)>,
     window: usize,
     wants_key: bool,
+    /// When to sync what is not durable at the other end.
+    sync_at: Option<Instant>,
 }
 
 impl Way {
     fn has_room(&self) -> bool {
         self.under_way.len() < self.window
+    }
+
+    /// Something may not be durable at the other end: it is synced then, or before.
+    fn owes(&mut self, sync_at: Instant) {
+        if !(self.ready.is_empty() && self.under_way.is_empty()) {
+            self.sync_at.get_or_insert(sync_at);
+        }
     }
 
     /// Takes what the spool gave; what the control plane cannot read is given up.

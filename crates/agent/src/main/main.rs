@@ -10,14 +10,21 @@ mod run;
 use clap::Parser as _;
 use std::process::ExitCode;
 
-fn main() -> ExitCode {
+/// Of so many processors the agent's tasks use one at most: a word from one task to another that runs on another
+/// processor costs more than most of what they do, and the machine is there for others.
+const PROCESSORS_FOR_ONE: usize = 4;
+const WORKERS_MAX: usize = 4;
+
+fn main() -> std::io::Result<ExitCode> {
     memory::spare();
-    serve()
+    let line = config::Line::parse();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = (processors / PROCESSORS_FOR_ONE).clamp(1, WORKERS_MAX);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    Ok(runtime.block_on(serve(line)))
 }
 
-#[tokio::main]
-async fn serve() -> ExitCode {
-    let line = config::Line::parse();
+async fn serve(line: config::Line) -> ExitCode {
     log::start(line.log());
     tokio::spawn(memory::trim_now_and_then());
     let ended = match line.into_order() {

@@ -1,7 +1,7 @@
 //! Measurements: from a host's stream to queries and watchers.
 
 use crate::world::World;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use http::{Method, StatusCode};
 use perigee_agent_api::{Mark, StreamName};
 use perigee_control::watch::{Feed, Taken};
@@ -44,6 +44,17 @@ impl Agent {
     fn measure(&mut self, values: &[(&str, i64)]) {
         let frame = self.frame(values);
         assert_eq!(self.feed.take(RUN, &frame), Taken::Wait(Duration::ZERO));
+    }
+    /// The last frame that the next answer says to be durable. A paused clock stands meanwhile.
+    async fn answered(&mut self) -> u64 {
+        let began = std::time::Instant::now();
+        loop {
+            if let Some(down) = self.feed.next().now_or_never() {
+                return down.durable.map_or(0, |mark| mark.sequence);
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "no answer");
+            tokio::task::yield_now().await;
+        }
     }
     /// Until this frame is durable.
     async fn durable(&mut self, sequence: u64) {
@@ -92,6 +103,32 @@ async fn what_a_host_measures_is_asked_for_in_promql() {
     assert_eq!(world.get("/api/v1/metadata").await.json()["data"]["node_load1"][0]["type"], "gauge");
     let host = world.get("/api/v1/hosts").await.json();
     assert_eq!(host["items"][0]["load"]["cpu_usage_ratio"], 0.25);
+}
+
+#[tokio::test]
+async fn frames_that_follow_each_other_soon_are_answered_together() {
+    let world = World::new().await;
+    let mut agent = Agent::new(&world);
+    assert_eq!(agent.answered().await, 0);
+    tokio::time::pause();
+    agent.measure(&[("node_load1", 1)]);
+    assert_eq!(agent.answered().await, 1, "nothing says yet that others follow");
+    for n in 2..=5 {
+        tokio::time::advance(Duration::from_millis(200)).await;
+        agent.measure(&[("node_load1", n)]);
+        assert_eq!(agent.feed.next().now_or_never(), None, "{n} waits for others");
+    }
+    tokio::time::advance(Duration::from_millis(200)).await;
+    agent.measure(&[("node_load1", 6)]);
+    let mut last = agent.answered().await;
+    assert!((2..=6).contains(&last), "{last}");
+    tokio::time::advance(Duration::from_millis(1500)).await;
+    while last < 6 {
+        last = agent.answered().await;
+    }
+    tokio::time::advance(Duration::from_secs(5)).await;
+    agent.measure(&[("node_load1", 7)]);
+    assert_eq!(agent.answered().await, 7, "a slow one's are not kept");
 }
 
 #[tokio::test]
