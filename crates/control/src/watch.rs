@@ -263,7 +263,7 @@ impl Samples {
         }
         let mut all = std::collections::BTreeSet::new();
         for matchers in &sets {
-            let asked = Asked { matchers, from_ms, to_ms, reading: Reading::Value, coarsest_ms: 0 };
+            let asked = Asked { matchers, from_ms, to_ms, reading: Reading::Value, coarsest_ms: 0, at: None };
             let found = self.database.series(&self.selection(&asked, &|id| self.labels(id)));
             let found = found.map_err(|error| QueryError::Source(Box::new(error)))?;
             all.extend(found.into_iter().filter(|labels| self.guests.may_see(labels)));
@@ -279,8 +279,8 @@ impl Samples {
     }
 
     fn selection<'a>(&self, asked: &Asked<'a>, labels: &'a dyn Fn(StreamId) -> Option<Labels>) -> Selection<'a> {
-        let Asked { matchers, from_ms, to_ms, reading, coarsest_ms } = *asked;
-        Selection { matchers, from_ms, to_ms, labels, samples_max: SAMPLES_MAX, reading, coarsest_ms }
+        let Asked { matchers, from_ms, to_ms, reading, coarsest_ms, at } = *asked;
+        Selection { matchers, from_ms, to_ms, labels, samples_max: SAMPLES_MAX, reading, coarsest_ms, at }
     }
 }
 

@@ -35,11 +35,12 @@ mod value;
 mod windows;
 
 pub use error::QueryError;
+pub use rows::Moments;
 pub use source::{Asked, GAP, Labels, MatchOp, Matcher, NAME, Reading, Sample, Source, SourceError};
 pub use value::{Value, serialise};
 
 use evaluation::{Budget, Evaluation};
-use rows::{Moments, Node};
+use rows::Node;
 use windows::RangeFunction;
 
 /// A query's text is at most this long.

@@ -1,6 +1,7 @@
 //! Reading: the samples of all series that match, from blocks and from what is in none yet.
 
 mod gathering;
+mod picks;
 mod plan;
 
 use crate::cache::Opened;
@@ -8,7 +9,7 @@ use crate::column::Malformed;
 use crate::database::{Database, lock_stream};
 use crate::error::SeriesError;
 use crate::head::Head;
-use crate::promql::{Labels, Matcher, NAME, Reading, Sample};
+use crate::promql::{Labels, Matcher, Moments, NAME, Reading, Sample};
 use crate::rollup::{Columns, Resolution};
 use crate::segments::{DAY_MICROS, Stored};
 use gathering::Gathering;
@@ -33,6 +34,8 @@ pub struct Selection<'a> {
     pub reading: Reading,
     /// Steps up to this many milliseconds are as good as what was measured; 0 for none.
     pub coarsest_ms: i64,
+    /// Only what is newest at one of these moments is wanted, and where it ends; `None`: everything.
+    pub at: Option<Moments>,
 }
 
 impl Selection<'_> {
@@ -42,6 +45,7 @@ impl Selection<'_> {
 }
 
 /// What a query may still read.
+#[derive(Clone, Copy)]
 struct Budget {
     left: u64,
     max: u64,
@@ -78,19 +82,23 @@ impl Database {
             newest.push(stretches);
         }
         let (spans, mut blocks) = self.planned(selection, &streams);
+        let at = selection.at.filter(|_| spans.iter().all(|span| span.resolution.is_none()));
         let mut answer = Vec::new();
         for ((id, base), newest) in streams.iter().zip(newest) {
-            let mut gathering = Gathering::new(selection, base);
-            for (span, group) in blocks.remove(id).unwrap_or_default() {
-                self.gather(&spans[span], &group, &mut gathering, &mut budget)?;
-            }
-            for (times, columns) in newest {
-                gathering.begin(times.first().copied(), 0);
-                for (series, values) in columns {
-                    let place = gathering.place(&series);
-                    gathering.frames(place, &times, &values, (i64::MIN, i64::MAX));
+            let blocks = blocks.remove(id).unwrap_or_default();
+            let before = budget;
+            let mut gather = |at| {
+                budget = before;
+                let mut gathering = Gathering::new(selection, base, at);
+                for (span, group) in &blocks {
+                    self.gather(&spans[*span], group, &mut gathering, &mut budget)?;
                 }
-                gathering.end();
+                newest.iter().for_each(|stretch| gathering.unsealed(stretch));
+                Ok::<_, SeriesError>(gathering)
+            };
+            let mut gathering = gather(at)?;
+            if gathering.is_disordered() {
+                gathering = gather(None)?;
             }
             let named = gathering.rows().map(|(series, samples)| (labels_of(base, &series), samples));
             answer.extend(named);
@@ -212,11 +220,12 @@ impl Database {
             budget.pay(known.count.saturating_mul(stored.meta.moments as usize))?;
             let opened = stored.meta.times_cached(stored, &self.pages).map_err(damaged)?;
             let Opened::Times(times) = &*opened else { return Err(damaged(Malformed)) };
+            let cut = gathering.cut(times, (span.from, span.to));
             let (meta, dictionary, wanted) = (&stored.meta, &known.dictionary, &known.wanted);
             if span.resolution.is_none() {
                 for (column, opened) in meta.values((stored, &self.pages), dictionary, wanted).map_err(damaged)? {
                     let Opened::Values(values) = &*opened else { return Err(damaged(Malformed)) };
-                    gathering.frames(known.places[column], times, values, (span.from, span.to));
+                    gathering.frames(known.places[column], &cut, values);
                 }
                 continue;
             }
@@ -234,7 +243,7 @@ impl Database {
 /// By stream, in rising time: a span's number, and blocks that are one stretch together.
 type Groups = HashMap<StreamId, Vec<(usize, Vec<Stored>)>>;
 
-/// Moments, and the wanted columns with their values.
+/// When each frame was measured, in microseconds, and the wanted columns with their values.
 type Unsealed = (Vec<i64>, Vec<(Arc<Series>, Vec<f64>)>);
 
 fn wants(matchers: &[Matcher], base: &Labels, series: &Series) -> bool {

@@ -68,11 +68,13 @@ struct Wish {
     before_ms: i64,
     reading: Reading,
     coarsest_ms: i64,
+    /// Only the newest sample at each moment is wanted.
+    newest: bool,
 }
 
 impl Wish {
     fn finest(before_ms: i64) -> Self {
-        Self { before_ms, reading: Reading::Value, coarsest_ms: 0 }
+        Self { before_ms, reading: Reading::Value, coarsest_ms: 0, newest: false }
     }
 }
 
@@ -232,7 +234,8 @@ impl<'a> Evaluation<'a> {
     /// The newest sample at each moment, unless it is too old or a gap came after it.
     pub fn latest(&self, selector: &VectorSelector, value: impl Fn(Sample) -> f64) -> Result<Vec<Row>, QueryError> {
         let aim = self.aim(selector.at.as_ref(), selector.offset.as_ref());
-        let wish = Wish { coarsest_ms: self.step_ms() / COARSE_PARTS, ..Wish::finest(self.engine.lookback_ms) };
+        let coarsest_ms = self.step_ms() / COARSE_PARTS;
+        let wish = Wish { coarsest_ms, newest: true, ..Wish::finest(self.engine.lookback_ms) };
         // Of two buckets in turn the newer one's sample may be as old as both together.
         let lookback = wish.before_ms.max(self.resolution(selector, aim, wish)? * 2);
         let series = self.select(selector, aim, Wish { before_ms: lookback, ..wish })?;
@@ -359,7 +362,14 @@ impl<'a> Evaluation<'a> {
     fn asked<'m>(&self, matchers: &'m [Matcher], aim: Aim, wish: Wish) -> Asked<'m> {
         let from_ms = aim.at(self.moments.first_ms).saturating_sub(wish.before_ms);
         let to_ms = aim.at(self.moments.last());
-        Asked { matchers, from_ms, to_ms, reading: wish.reading, coarsest_ms: wish.coarsest_ms }
+        let first_ms = aim.at(self.moments.first_ms);
+        let moments = if aim.pinned_ms.is_some() {
+            Moments { first_ms, step_ms: 0, count: 1 }
+        } else {
+            Moments { first_ms, ..self.moments }
+        };
+        let at = wish.newest.then_some(moments);
+        Asked { matchers, from_ms, to_ms, reading: wish.reading, coarsest_ms: wish.coarsest_ms, at }
     }
 }
 

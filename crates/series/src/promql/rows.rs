@@ -7,8 +7,11 @@ use std::collections::HashMap;
 /// The moments that a query asks about.
 #[derive(Clone, Copy, Debug)]
 pub struct Moments {
+    /// The first, in milliseconds since the epoch.
     pub first_ms: i64,
+    /// From one to the next.
     pub step_ms: i64,
+    /// How many.
     pub count: usize,
 }
 

@@ -1,14 +1,16 @@
 //! The seam to whatever holds samples: what a query asks of it, and what it answers with.
 
+use super::rows::Moments;
 use regex::Regex;
 use std::fmt;
+use std::sync::Arc;
 
 /// The name of the label that holds the metric's name.
 pub const NAME: &str = "__name__";
 
-/// The labels of one series, the metric's name among them as `__name__`; sorted, each name once.
+/// The labels of one series, the metric's name among them as `__name__`; sorted, each name once. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Labels(Vec<(String, String)>);
+pub struct Labels(Vec<(Arc<str>, Arc<str>)>);
 
 impl Labels {
     /// The value of a label; empty where there is none, as PromQL has it.
@@ -18,7 +20,7 @@ impl Labels {
 
     /// All of them, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(label, value)| (label.as_str(), value.as_str()))
+        self.0.iter().map(|(label, value)| (&**label, &**value))
     }
 
     /// How many.
@@ -35,9 +37,9 @@ impl Labels {
     pub fn set(&mut self, label: &str, value: &str) {
         match (self.place(label), value.is_empty()) {
             (Ok(at), true) => drop(self.0.remove(at)),
-            (Ok(at), false) => value.clone_into(&mut self.0[at].1),
+            (Ok(at), false) => self.0[at].1 = value.into(),
             (Err(_), true) => {}
-            (Err(at), false) => self.0.insert(at, (label.to_owned(), value.to_owned())),
+            (Err(at), false) => self.0.insert(at, (label.into(), value.into())),
         }
     }
 
@@ -54,7 +56,7 @@ impl Labels {
     }
 
     fn place(&self, label: &str) -> Result<usize, usize> {
-        self.0.binary_search_by(|(name, _)| name.as_str().cmp(label))
+        self.0.binary_search_by(|(name, _)| (**name).cmp(label))
     }
 }
 
@@ -180,6 +182,8 @@ pub struct Asked<'a> {
     pub reading: Reading,
     /// Steps up to this many milliseconds are as good as finer ones.
     pub coarsest_ms: i64,
+    /// Only what is newest at one of these moments is wanted, a gap too; other samples may be left out.
+    pub at: Option<Moments>,
 }
 
 /// Whatever holds samples.

@@ -1,7 +1,6 @@
 //! Answers, and how the Prometheus HTTP API writes them.
 
 use super::source::{Labels, Sample};
-use std::fmt::Write as _;
 
 /// The answer to a query.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,14 +15,19 @@ pub enum Value {
     String(i64, String),
 }
 
-/// The `data` of an answer of `/api/v1/query` and `/api/v1/query_range`: `resultType` and `result`,
+/// What a point and the labels of a series mostly take.
+const POINT_BYTES: usize = 28;
+const SERIES_BYTES: usize = 160;
+
+/// Writes the `data` of an answer of `/api/v1/query` and `/api/v1/query_range`: `resultType` and `result`,
 /// as JSON text. An answer has many thousand points: they are written as they are, without a tree.
-pub fn serialise(value: &Value) -> String {
-    let mut out = String::with_capacity(1024);
+pub fn serialise(out: &mut String, value: &Value) {
     match value {
         Value::Matrix(series) => {
+            let points: usize = series.iter().map(|(_, samples)| samples.len()).sum();
+            out.reserve(points * POINT_BYTES + series.len() * SERIES_BYTES);
             out.push_str(r#"{"resultType":"matrix","result":["#);
-            listed(&mut out, series, |out, (labels, samples)| {
+            listed(out, series, |out, (labels, samples)| {
                 metric(out, labels);
                 out.push_str(r#","values":["#);
                 listed(out, samples, |out, sample| point(out, *sample));
@@ -33,7 +37,7 @@ pub fn serialise(value: &Value) -> String {
         }
         Value::Vector(series) => {
             out.push_str(r#"{"resultType":"vector","result":["#);
-            listed(&mut out, series, |out, (labels, sample)| {
+            listed(out, series, |out, (labels, sample)| {
                 metric(out, labels);
                 out.push_str(r#","value":"#);
                 point(out, *sample);
@@ -43,18 +47,17 @@ pub fn serialise(value: &Value) -> String {
         }
         Value::Scalar(sample) => {
             out.push_str(r#"{"resultType":"scalar","result":"#);
-            point(&mut out, *sample);
+            point(out, *sample);
         }
         Value::String(t_ms, string) => {
             out.push_str(r#"{"resultType":"string","result":["#);
-            seconds(&mut out, *t_ms);
+            seconds(out, *t_ms);
             out.push(',');
-            text(&mut out, string);
+            text(out, string);
             out.push(']');
         }
     }
     out.push('}');
-    out
 }
 
 fn listed<T>(out: &mut String, items: &[T], mut write: impl FnMut(&mut String, &T)) {
@@ -93,12 +96,16 @@ fn point(out: &mut String, sample: Sample) {
 }
 
 fn seconds(out: &mut String, t_ms: i64) {
-    let (sign, ms) = (if t_ms < 0 { "-" } else { "" }, t_ms.unsigned_abs());
-    // Writing to a String cannot fail.
-    _ = match ms % 1000 {
-        0 => write!(out, "{sign}{}", ms / 1000),
-        rest => write!(out, "{sign}{}.{rest:03}", ms / 1000),
-    };
+    let ms = t_ms.unsigned_abs();
+    if t_ms < 0 {
+        out.push('-');
+    }
+    out.push_str(itoa::Buffer::new().format(ms / 1000));
+    if !ms.is_multiple_of(1000) {
+        // 1007 for 7 ms: its last three digits.
+        out.push('.');
+        out.push_str(&itoa::Buffer::new().format(1000 + ms % 1000)[1..]);
+    }
 }
 
 /// The shortest decimals that read back as the same double, never with an exponent: Go's
@@ -115,10 +122,21 @@ fn write_plain(out: &mut String, v: f64) {
     } else if v.is_infinite() {
         out.push_str(if v > 0.0 { "+Inf" } else { "-Inf" });
     } else {
-        _ = match whole(v) {
-            Some(whole) => write!(out, "{whole}"),
-            None => write!(out, "{v}"),
-        };
+        match whole(v) {
+            Some(whole) => out.push_str(itoa::Buffer::new().format(whole)),
+            None => fraction(out, v),
+        }
+    }
+}
+
+fn fraction(out: &mut String, v: f64) {
+    // Both write the shortest digits; this one quicker, but very small and large numbers with an exponent.
+    let mut buffer = zmij::Buffer::new();
+    let text = buffer.format_finite(v);
+    if text.contains('e') {
+        out.push_str(&v.to_string());
+    } else {
+        out.push_str(text.strip_suffix(".0").unwrap_or(text));
     }
 }
 
@@ -138,7 +156,7 @@ fn api_number(out: &mut String, v: f64) {
     let text = format!("{v:e}");
     let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
     let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |digits| ('-', digits));
-    _ = write!(out, "{mantissa}e{sign}{digits:0>2}");
+    out.push_str(&format!("{mantissa}e{sign}{digits:0>2}"));
 }
 
 #[cfg(test)]
@@ -147,7 +165,9 @@ mod tests {
     use serde_json::{Value as Json, json};
 
     fn told(value: &Value) -> Json {
-        serde_json::from_str(&serialise(value)).unwrap()
+        let mut out = String::new();
+        serialise(&mut out, value);
+        serde_json::from_str(&out).unwrap()
     }
 
     #[test]
@@ -163,6 +183,8 @@ mod tests {
             (1e-6, "0.000001", "0.000001"),
             (-9_007_199_254_740_991.0, "-9007199254740991", "-9007199254740991"),
             (9_007_199_254_740_993.0, "9007199254740992", "9007199254740992"),
+            (123_456.78, "123456.78", "123456.78"),
+            (-1e-5, "-0.00001", "-0.00001"),
             (f64::INFINITY, "+Inf", "+Inf"),
             (f64::NEG_INFINITY, "-Inf", "-Inf"),
             (f64::NAN, "NaN", "NaN"),
@@ -171,6 +193,17 @@ mod tests {
             let mut written = String::new();
             api_number(&mut written, v);
             assert_eq!((plain_number(v).as_str(), written.as_str()), (plain, api));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn numbers_are_written_as_the_standard_library_writes_them(bits: u64, hundredths: i32) {
+            for v in [f64::from_bits(bits), f64::from(hundredths) / 100.0] {
+                if v.is_finite() {
+                    proptest::prop_assert_eq!(plain_number(v), v.to_string());
+                }
+            }
         }
     }
 

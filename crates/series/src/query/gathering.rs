@@ -1,14 +1,15 @@
 //! The samples of one stream's series, put together stretch by stretch.
 
-use super::{Selection, wants};
+use super::picks::{Pick, Picker};
+use super::{Selection, Unsealed, wants};
 use crate::block::Dictionary;
-use crate::promql::{Labels, Reading, Sample};
+use crate::promql::{Labels, Moments, Reading, Sample};
 use perigee_model::frame::Series;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A hole this long ends a series' validity at once.
-const HOLE_MS: i64 = 10_000;
+pub const HOLE_MS: i64 = 10_000;
 
 /// The series found so far.
 pub struct Gathering<'a> {
@@ -20,8 +21,20 @@ pub struct Gathering<'a> {
     known: HashMap<*const Dictionary, Arc<Known>>,
     stretch: usize,
     begin_ms: Option<i64>,
+    /// Where the hole before the stretch begins.
+    hole_ms: Option<i64>,
     /// The coarsest steps so far.
     coarse_ms: i64,
+    /// Where only the newest at some moments is wanted.
+    picker: Option<Picker>,
+    is_disordered: bool,
+}
+
+/// The frames of a stretch that lie within a query's bounds, and what is taken of them; all without picks.
+pub struct Cut<'t> {
+    times: &'t [i64],
+    begin: usize,
+    picks: Option<Vec<Pick>>,
 }
 
 /// What of a dictionary is wanted.
@@ -44,22 +57,31 @@ struct Row {
 }
 
 impl<'a> Gathering<'a> {
-    /// `base`: the labels of the stream.
-    pub fn new(selection: &'a Selection<'a>, base: &'a Labels) -> Self {
-        let (places, known) = (HashMap::new(), HashMap::new());
-        Self { selection, base, places, rows: Vec::new(), known, stretch: 0, begin_ms: None, coarse_ms: 0 }
+    /// `base`: the labels of the stream. `at`: only what is newest at one of these moments is wanted, of stretches
+    /// as they were measured.
+    pub fn new(selection: &'a Selection<'a>, base: &'a Labels, at: Option<Moments>) -> Self {
+        let (places, rows, known) = (HashMap::new(), Vec::new(), HashMap::new());
+        let (stretch, begin_ms, hole_ms, coarse_ms) = (0, None, None, 0);
+        let (picker, is_disordered) = (at.map(Picker::new), false);
+        Self { selection, base, places, rows, known, stretch, begin_ms, hole_ms, coarse_ms, picker, is_disordered }
+    }
+
+    /// Stretches did not follow each other: what was picked does not answer for all.
+    pub fn is_disordered(&self) -> bool {
+        self.is_disordered
     }
 
     /// What comes next was measured from then on, in microseconds, and is in such steps.
     pub fn begin(&mut self, at: Option<i64>, coarse_ms: i64) {
         self.stretch += 1;
         self.begin_ms = at.map(|at| at / 1000);
+        self.hole_ms = None;
         self.coarse_ms = self.coarse_ms.max(coarse_ms);
     }
 
     /// Series that the stretch does not have any more end where it begins.
     pub fn end(&mut self) {
-        let Some(begin) = self.begin_ms else { return };
+        let Some(begin) = self.hole_ms.or(self.begin_ms) else { return };
         for row in self.rows.iter_mut().filter(|row| row.stretch != self.stretch) {
             if row.samples.last().is_some_and(|last| !last.is_gap() && last.t_ms < begin) {
                 row.samples.push(Sample::gap(begin));
@@ -93,15 +115,31 @@ impl<'a> Gathering<'a> {
         known
     }
 
-    /// Adds values as they were measured, gaps among them, of times between two bounds in microseconds. Times rise.
-    pub fn frames(&mut self, place: usize, times: &[i64], values: &[f64], (from, to): (i64, i64)) {
+    /// What of a stretch's frames lies between two bounds in microseconds. Times rise.
+    pub fn cut<'t>(&mut self, times: &'t [i64], (from, to): (i64, i64)) -> Cut<'t> {
         let (first, last) = self.selection.micros();
         let begin = times.partition_point(|at| *at < first.max(from));
         let end = times.partition_point(|at| *at <= last.min(to));
+        let times = times.get(begin..end).unwrap_or(&[]);
+        let picks = self.picker.as_mut().map(|picker| picker.pick(times));
+        self.is_disordered |= matches!(picks, Some(None));
+        let picks = picks.flatten();
+        if let Some(Pick::Hole(at)) = picks.as_ref().and_then(|picks| picks.first()) {
+            self.hole_ms = Some(*at);
+        }
+        Cut { times, begin, picks }
+    }
+
+    /// Adds a series' values as they were measured, gaps among them.
+    pub fn frames(&mut self, place: usize, cut: &Cut<'_>, values: &[f64]) {
         let counts = self.selection.reading == Reading::Count;
         let row = &mut self.rows[place];
         row.stretch = self.stretch;
-        let (times, values) = (times.get(begin..end).unwrap_or(&[]), values.get(begin..end).unwrap_or(&[]));
+        let times = cut.times;
+        let values = values.get(cut.begin..).unwrap_or(&[]);
+        if let Some(picks) = &cut.picks {
+            return row.picked(picks, times, values);
+        }
         row.samples.reserve(times.len());
         for sample in times.iter().zip(values).map(|(at, v)| Sample { t_ms: at / 1000, v: *v }) {
             if sample.is_gap() {
@@ -110,6 +148,17 @@ impl<'a> Gathering<'a> {
                 row.samples.push(if counts { Sample { v: 1.0, ..sample } } else { sample });
             }
         }
+    }
+
+    /// Adds a stretch that is in no block.
+    pub fn unsealed(&mut self, (times, columns): &Unsealed) {
+        self.begin(times.first().copied(), 0);
+        let cut = self.cut(times, (i64::MIN, i64::MAX));
+        for (series, values) in columns {
+            let place = self.place(series);
+            self.frames(place, &cut, values);
+        }
+        self.end();
     }
 
     /// Adds samples of coarser steps, gaps among them.
@@ -129,11 +178,28 @@ impl<'a> Gathering<'a> {
     /// Every series that has samples, in rising time, each moment once, with a gap in every hole.
     pub fn rows(self) -> impl Iterator<Item = (Arc<Series>, Vec<Sample>)> {
         let found = self.rows.into_iter().filter(|row| !row.samples.is_empty());
-        found.map(move |row| (row.series, settled(row.samples, HOLE_MS.max(self.coarse_ms * 3))))
+        // Holes are among what was picked.
+        let is_settled = self.picker.is_some();
+        let hole_ms = HOLE_MS.max(self.coarse_ms * 3);
+        found.map(move |row| (row.series, if is_settled { row.samples } else { settled(row.samples, hole_ms) }))
     }
 }
 
 impl Row {
+    fn picked(&mut self, picks: &[Pick], times: &[i64], values: &[f64]) {
+        self.samples.reserve(picks.len());
+        for pick in picks {
+            match *pick {
+                Pick::Hole(t_ms) => self.lacks(t_ms),
+                Pick::Frame(at) => {
+                    let (Some(time), Some(v)) = (times.get(at), values.get(at)) else { return };
+                    let sample = Sample { t_ms: time / 1000, v: *v };
+                    if sample.is_gap() { self.lacks(sample.t_ms) } else { self.samples.push(sample) }
+                }
+            }
+        }
+    }
+
     fn lacks(&mut self, t_ms: i64) {
         if self.samples.last().is_some_and(|last| !last.is_gap()) {
             self.samples.push(Sample::gap(t_ms));

@@ -25,8 +25,8 @@ impl Asking<'_> {
         asked: &Asked<'b>,
         labels: &'b dyn Fn(perigee_model::frame::StreamId) -> Option<Labels>,
     ) -> Selection<'b> {
-        let Asked { matchers, from_ms, to_ms, reading, coarsest_ms } = *asked;
-        Selection { matchers, from_ms, to_ms, labels, samples_max: 10_000_000, reading, coarsest_ms }
+        let Asked { matchers, from_ms, to_ms, reading, coarsest_ms, at } = *asked;
+        Selection { matchers, from_ms, to_ms, labels, samples_max: 10_000_000, reading, coarsest_ms, at }
     }
 }
 

@@ -57,7 +57,9 @@ fn real_the_same_answers_as_prometheus() {
 }
 
 fn json_of(value: &Value) -> Json {
-    serde_json::from_str(&serialise(value)).unwrap()
+    let mut text = String::new();
+    serialise(&mut text, value);
+    serde_json::from_str(&text).unwrap()
 }
 
 /// What differs between two answers; in the order of series as well, where that is promised.

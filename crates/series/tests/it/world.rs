@@ -2,7 +2,7 @@
 
 use perigee_model::frame::{Form, Series, Sheet, StreamId, StreamName};
 use perigee_model::{HostId, RunId, Timestamp};
-use perigee_series::promql::{Labels, MatchOp, Matcher, Reading, Sample};
+use perigee_series::promql::{Labels, MatchOp, Matcher, Moments, Reading, Sample};
 use perigee_series::{Database, Selection, SeriesError, Settings};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -51,7 +51,18 @@ impl World {
     pub fn select(&self, matchers: &[(&str, &str)]) -> Vec<(String, Vec<Sample>)> {
         self.try_select(matchers).unwrap()
     }
+    /// What is needed of all series to know the newest at some moments.
+    pub fn newest(&self, moments: Moments) -> Vec<(String, Vec<Sample>)> {
+        self.selected(&[], Some(moments)).unwrap()
+    }
     pub fn try_select(&self, matchers: &[(&str, &str)]) -> Result<Vec<(String, Vec<Sample>)>, SeriesError> {
+        self.selected(matchers, None)
+    }
+    fn selected(
+        &self,
+        matchers: &[(&str, &str)],
+        at: Option<Moments>,
+    ) -> Result<Vec<(String, Vec<Sample>)>, SeriesError> {
         let matcher = |(label, value): &(&str, &str)| Matcher {
             label: (*label).to_owned(),
             op: MatchOp::Equal,
@@ -67,6 +78,7 @@ impl World {
             samples_max: 10_000_000,
             reading: Reading::Value,
             coarsest_ms: 0,
+            at,
         };
         Ok(self.database.select(&selection)?.into_iter().map(|(l, samples)| (l.to_string(), samples)).collect())
     }

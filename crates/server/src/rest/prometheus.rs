@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Method, StatusCode, header};
 use perigee_model::limits::BODY_BYTES_MAX;
 use perigee_model::{Code, Timestamp};
-use perigee_series::promql::{Engine, QueryError, Range, serialise};
+use perigee_series::promql::{Engine, QueryError, Range, Value, serialise};
 use serde_json::{Value as Json_, json};
 use std::time::Duration;
 
@@ -139,9 +139,9 @@ pub async fn query(State(server): State<Server>, caller: Caller, asked: Asked) -
     let at = asked.time("time")?.unwrap_or_else(|| now_ms(&server));
     let text = asked.must("query")?.to_owned();
     let answer = evaluate(&server, &caller, asked.timeout()?, move |engine, source, is_over| {
-        engine.instant(source, &text, at, is_over)
+        Ok(answered(&engine.instant(source, &text, at, is_over)?))
     });
-    Ok(told(&serialise(&answer.await?)))
+    Ok(told(answer.await?))
 }
 
 /// A query at each step of a range.
@@ -162,12 +162,12 @@ pub async fn query_range(State(server): State<Server>, caller: Caller, asked: As
     let text = asked.must("query")?.to_owned();
     let answer = evaluate(&server, &caller, asked.timeout()?, move |engine, source, is_over| {
         let answer = engine.range(source, &text, range, is_over)?;
-        Ok(match reduce_ms {
+        Ok(answered(&match reduce_ms {
             Some(step_ms) => answer.reduced(range, step_ms),
             None => answer,
-        })
+        }))
     });
-    Ok(told(&serialise(&answer.await?)))
+    Ok(told(answer.await?))
 }
 
 /// The names of labels.
@@ -270,13 +270,19 @@ async fn evaluate<T: Send + 'static>(
     Ok(done.await.map_err(bug)??)
 }
 
-fn success(data: &Json_) -> Response {
-    told(&data.to_string())
+/// A query's answer as the body of a response. There may be much of it: written where the query was computed.
+fn answered(value: &Value) -> String {
+    let mut body = r#"{"status":"success","data":"#.to_owned();
+    serialise(&mut body, value);
+    body.push('}');
+    body
 }
 
-/// `data` as JSON text.
-fn told(data: &str) -> Response {
-    let body = format!(r#"{{"status":"success","data":{data}}}"#);
+fn success(data: &Json_) -> Response {
+    told(json!({ "status": "success", "data": data }).to_string())
+}
+
+fn told(body: String) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
