@@ -16,7 +16,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::sleep;
 
-const HOSTS: usize = 20;
+/// What comes in, and of how many hosts: of few, each frame wakes a store that slept.
+const FLEETS: [(&str, usize); 4] = [("idle", 20), ("busy", 20), ("changing", 20), ("busy", 200)];
 const REPEATS: usize = 5;
 const WINDOW: Duration = Duration::from_secs(4);
 const BASELINE: Duration = Duration::from_secs(6);
@@ -37,27 +38,27 @@ pub async fn run(options: &Options, report: &mut Report) -> Result<()> {
     let before = Looked::at(&clock, &stores)?;
     sleep(BASELINE).await;
     let idle = Looked::at(&clock, &stores)?.busy_since(&before);
-    for mix in ["idle", "busy", "changing"] {
+    for (mix, hosts) in FLEETS {
         let pages = free_address()?;
-        say::progress(&format!("N5: {HOSTS} hosts, {mix}"));
-        let fleet = stores::play(&instance, HOSTS, &["--mix", mix, "--pages", &pages.to_string()])?;
-        stores::scrape_hosts(folder.path(), Some(pages), HOSTS)?;
-        let row = Row { clock: &clock, stores, idle: &idle, pages };
-        let costs = row.measure(report, mix).await?;
+        let what = format!("{mix}, {hosts} hosts");
+        say::progress(&format!("N5: {what}"));
+        let fleet = stores::play(&instance, hosts, &["--mix", mix, "--pages", &pages.to_string()])?;
+        stores::scrape_hosts(folder.path(), Some(pages), hosts)?;
+        let row = Row { clock: &clock, stores, idle: &idle, pages, hosts };
+        let costs = row.measure(report, &what).await?;
         drop(fleet);
         stores::scrape_hosts(folder.path(), None, 0)?;
-        say_costs(report, mix, &costs);
+        say_costs(report, &what, &costs);
     }
     Ok(())
 }
 
-fn say_costs(report: &mut Report, mix: &str, [ours, prometheus, victoria]: &[Sample; 3]) {
-    let what = format!("{mix}: processor time for each sample that comes in");
-    let line = || Line::new("N5", what.clone(), ours).in_unit("ns");
+fn say_costs(report: &mut Report, what: &str, [ours, prometheus, victoria]: &[Sample; 3]) {
+    let line = || Line::new("N5", format!("{what}: processor time for each sample that comes in"), ours).in_unit("ns");
     let lines = [("Prometheus", prometheus, 1.0 / 15.0), ("VictoriaMetrics", victoria, 0.25)];
     for (name, theirs, most) in lines {
         report.line(line().beside(name, theirs).at_most_of_peer(most));
-        report.line(Line::new("N5", format!("{mix}: {name}, scraping"), theirs).in_unit("ns"));
+        report.line(Line::new("N5", format!("{what}: {name}, scraping"), theirs).in_unit("ns"));
     }
 }
 
@@ -75,11 +76,12 @@ struct Row<'a> {
     /// Processors that each keeps busy with nothing to take in.
     idle: &'a [f64],
     pages: SocketAddr,
+    hosts: usize,
 }
 
 impl Row<'_> {
     /// What a sample costs each of them, window by window.
-    async fn measure(&self, report: &mut Report, mix: &str) -> Result<[Sample; 3]> {
+    async fn measure(&self, report: &mut Report, what: &str) -> Result<[Sample; 3]> {
         let due = self.series().await?;
         self.flows(due).await?;
         sleep(WARM_UP).await;
@@ -104,7 +106,7 @@ impl Row<'_> {
         report.note(
             "N5",
             format!(
-                "{mix}: {HOSTS} hosts each second, {due} series; samples taken by Perigee, Prometheus, VictoriaMetrics: {taken:.0?} \
+                "{what}, each second, {due} series; samples taken by Perigee, Prometheus, VictoriaMetrics: {taken:.0?} \
                  in {REPEATS} windows of {WINDOW:?}; with nothing to take in they keep {:.4?} processors busy, which is subtracted; \
                  what is done later (blocks, merges) is in a window only when it happens there",
                 self.idle
@@ -119,7 +121,7 @@ impl Row<'_> {
         let mut series = 0;
         until("every host shows its page", BEGIN_WITHIN, async || {
             series = 0;
-            for host in 0..HOSTS {
+            for host in 0..self.hosts {
                 let answer = client.raw(Method::GET, &format!("/{}", stores::host_name(host)), None).await?;
                 let lines = answer.body.iter().filter(|byte| **byte == b'\n').count();
                 ensure!(lines > 0, "host {host} has not measured");
@@ -153,7 +155,7 @@ impl Row<'_> {
         };
         Ok([
             // All hosts measure at one pace, so that a frame has the mean of their series.
-            of(perigee, "perigee_series_log_frames_total").await? * due as f64 / HOSTS as f64,
+            of(perigee, "perigee_series_log_frames_total").await? * due as f64 / self.hosts as f64,
             of(prometheus, "prometheus_tsdb_head_samples_appended_total").await?,
             of(victoria, "vm_rows_inserted_total").await?,
         ])
