@@ -3,6 +3,7 @@
 
 mod slice;
 
+use crate::lints::linted;
 use crate::shell::{cargo, debug_dir, program};
 use crate::{build, cgroup2, codegen, tidy, web};
 use anyhow::{Result, bail};
@@ -25,8 +26,7 @@ const STAGES: &[Stage] = &[
     stage("codegen", 60, || codegen::run(&["--check".to_owned()])),
     // Before perigeed, which embeds it.
     stage("web", 90, web::test),
-    stage("clippy", 240, || cargo(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]).go()),
-    stage("build", 480, build_all),
+    stage("build", 540, build_all),
     stage("guest", 60, || build::guest().map(|_| ())),
     stage("test", 600, test),
     stage("sim", 60, || simulate(SIM_SEEDS)),
@@ -80,10 +80,10 @@ pub fn soak() -> Result<()> {
     simulate(SOAK_SEEDS)
 }
 
-/// Programs and tests at once: built one after the other they would have other features, and what lies between
+/// Programs and tests at once, with their lints: built one after the other they would have other features, and what lies between
 /// them and `rustix` would be built twice.
 fn build_all() -> Result<()> {
-    cargo(["build", "--workspace", "--bins", "--tests"]).go()
+    linted(cargo(["build", "--workspace", "--bins", "--tests"])).go()
 }
 
 fn test() -> Result<()> {
@@ -96,7 +96,7 @@ fn test() -> Result<()> {
 
 fn nextest() -> crate::shell::Step {
     // What is played only in part is drawn from the seed, and says so when it fails.
-    cargo(["nextest", "run", "--workspace"])
+    linted(cargo(["nextest", "run", "--workspace"]))
         .env("PERIGEE_GUEST_BINARY", build::guest_path())
         // A failed test's own words, and not the runtime's frames, are what a report has room for.
         .env("RUST_BACKTRACE", "0")

@@ -8,6 +8,7 @@ mod cgroup2;
 mod ci;
 mod codegen;
 mod demo;
+mod lints;
 mod shell;
 mod source;
 mod tidy;
