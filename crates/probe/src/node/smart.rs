@@ -75,7 +75,9 @@ fn text(path: &Path) -> String {
 fn drives(block: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(block).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let is_drive = |name: &String| name.starts_with("sd") || name.starts_with("nvme");
+    // One of several ways to an NVMe drive is listed beside it, hidden and without a device to be asked.
+    let is_shown = |name: &str| text(&block.join(name).join("hidden")) != "1";
+    let is_drive = |name: &String| (name.starts_with("sd") || name.starts_with("nvme")) && is_shown(name);
     names.filter(is_drive).take(DRIVES_MAX).collect()
 }
 
@@ -159,6 +161,42 @@ mod tests {
         });
         let expected = [("healthy", 1.0), ("wear_ratio", 0.07), ("media_errors_total", 2.0)];
         assert_eq!(values(&nvme), expected.map(|(name, value)| (name.to_owned(), value)));
+    }
+
+    #[test]
+    fn what_smartctl_said_of_two_drives_of_qemu_is_understood() {
+        let said = |json: &str| values(&serde_json::from_str(json).unwrap());
+        let expected = |values: &[(&str, f64)]| -> Vec<(String, f64)> {
+            values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+        };
+        let nvme = [
+            ("healthy", 1.0),
+            ("temperature_celsius", 50.0),
+            ("wear_ratio", 0.0),
+            ("powered_seconds_total", 0.0),
+            ("media_errors_total", 0.0),
+        ];
+        assert_eq!(said(include_str!("../../tests/fixtures/smartctl/nvme.json")), expected(&nvme));
+        let ata = [
+            ("healthy", 1.0),
+            ("temperature_celsius", 31.0),
+            ("reallocated_sectors", 0.0),
+            ("powered_seconds_total", 3600.0),
+        ];
+        assert_eq!(said(include_str!("../../tests/fixtures/smartctl/ata.json")), expected(&ata));
+    }
+
+    #[test]
+    fn hidden_ways_to_a_drive_are_not_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, hidden) in [("nvme0n1", "0\n"), ("nvme0c0n1", "1\n"), ("loop0", "0\n")] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            std::fs::write(dir.path().join(name).join("hidden"), hidden).unwrap();
+        }
+        std::fs::create_dir(dir.path().join("sda")).unwrap();
+        let mut found = drives(dir.path());
+        found.sort();
+        assert_eq!(found, ["nvme0n1", "sda"], "kernels before 4.16 do not say what is hidden");
     }
 
     #[test]
