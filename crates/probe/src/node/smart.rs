@@ -16,7 +16,7 @@ use std::time::Duration;
 const EVERY: Duration = Duration::from_secs(45 * 60);
 const DRIVES_MAX: usize = 64;
 const JSON_BYTES_MAX: u64 = 1 << 20;
-/// coreutils' timeout ends one that hangs; what even SIGKILL does not end keeps this thread alone.
+/// timeout(1) ends one that hangs, the one of coreutils and that of busybox; what even SIGKILL does not end keeps this thread alone.
 const SECONDS_EACH: u64 = 30;
 
 /// `None` without smartctl or without the rights it needs.
@@ -84,7 +84,7 @@ fn drives(block: &Path) -> Vec<String> {
 /// The exit status is a set of bits of which most are findings, not failures: the JSON tells.
 fn run(program: &Path, drive: &str, spins: bool) -> Option<Value> {
     let mut command = Command::new("timeout");
-    command.args(["--kill-after=5", &SECONDS_EACH.to_string()]).arg(program).args(["--json=c", "-i", "-H", "-A"]);
+    command.args(["-k", "5", &SECONDS_EACH.to_string()]).arg(program).args(["--json=c", "-i", "-H", "-A"]);
     if spins {
         command.args(["-n", "standby"]);
     }
