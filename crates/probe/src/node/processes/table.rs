@@ -419,6 +419,21 @@ mod tests {
     }
 
     #[test]
+    fn only_who_did_nothing_for_long_rests_and_not_for_long() {
+        let seconds = Duration::from_secs;
+        let mut known = Known { state: b'S', ..Known::default() };
+        for look in 0..LOOKS_BEFORE_REST {
+            assert!(!known.rests(0, 1, seconds(0)), "look {look}");
+            known.note(seconds(0), None);
+        }
+        assert!(known.rests(0, 1, seconds(3)) && !known.rests(0, REST_ROUNDS, seconds(3)), "its turn comes");
+        assert!(!known.rests(0, 1, REST_MAX), "it waited long enough");
+        known.grown = 1;
+        known.note(seconds(3), None);
+        assert!(!known.rests(0, 1, seconds(3)), "asleep again, but it did something");
+    }
+
+    #[test]
     fn who_sleeps_and_goes_is_gone_at_once() {
         let (mut sleeper, mut looks) = (Sleeper::start(), Looks::begin());
         let pid = sleeper.0.id();
