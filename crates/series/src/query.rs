@@ -220,9 +220,9 @@ impl Database {
             budget.pay(known.count.saturating_mul(stored.meta.moments as usize))?;
             let opened = stored.meta.times_cached(stored, &self.pages).map_err(damaged)?;
             let Opened::Times(times) = &*opened else { return Err(damaged(Malformed)) };
-            let cut = gathering.cut(times, (span.from, span.to));
             let (meta, dictionary, wanted) = (&stored.meta, &known.dictionary, &known.wanted);
             if span.resolution.is_none() {
+                let cut = gathering.cut(times, (span.from, span.to));
                 for (column, opened) in meta.values((stored, &self.pages), dictionary, wanted).map_err(damaged)? {
                     let Opened::Values(values) = &*opened else { return Err(damaged(Malformed)) };
                     gathering.frames(known.places[column], &cut, values);

@@ -56,6 +56,14 @@ impl Aim {
     fn at(self, moment: i64) -> i64 {
         self.pinned_ms.unwrap_or(moment).saturating_sub(self.offset_ms)
     }
+
+    fn all(self, moments: Moments) -> Moments {
+        let first_ms = self.at(moments.first_ms);
+        match self.pinned_ms {
+            Some(_) => Moments { first_ms, step_ms: 0, count: 1 },
+            None => Moments { first_ms, ..moments },
+        }
+    }
 }
 
 /// Of a step or a window, this many buckets are as good as finer ones.
@@ -362,13 +370,7 @@ impl<'a> Evaluation<'a> {
     fn asked<'m>(&self, matchers: &'m [Matcher], aim: Aim, wish: Wish) -> Asked<'m> {
         let from_ms = aim.at(self.moments.first_ms).saturating_sub(wish.before_ms);
         let to_ms = aim.at(self.moments.last());
-        let first_ms = aim.at(self.moments.first_ms);
-        let moments = if aim.pinned_ms.is_some() {
-            Moments { first_ms, step_ms: 0, count: 1 }
-        } else {
-            Moments { first_ms, ..self.moments }
-        };
-        let at = wish.newest.then_some(moments);
+        let at = wish.newest.then(|| aim.all(self.moments));
         Asked { matchers, from_ms, to_ms, reading: wish.reading, coarsest_ms: wish.coarsest_ms, at }
     }
 }
