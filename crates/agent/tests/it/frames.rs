@@ -22,6 +22,8 @@ struct Kept {
     up: bool,
     /// A session ends after so many frames.
     cut_after: Option<usize>,
+    /// It takes frames and says nothing of them.
+    mute: bool,
     begun: usize,
 }
 
@@ -84,8 +86,10 @@ impl FrameUplink for Plane {
                 if plane.with(|kept| !kept.up || kept.cut_after.is_some_and(|after| count > after)) {
                     return;
                 }
-                let down = plane.with(|kept| kept.take(run, &frame));
-                drop(tell.send(down).await);
+                let (down, mute) = plane.with(|kept| (kept.take(run, &frame), kept.mute));
+                if !mute {
+                    drop(tell.send(down).await);
+                }
             }
         });
         Ok(FrameSession { tx, rx })
@@ -202,4 +206,23 @@ async fn a_control_plane_that_forgot_everything_goes_on_from_a_key_frame() {
     let got: Vec<u64> = plane.with(|kept| kept.got.iter().map(|(_, sequence)| *sequence).collect());
     assert!(got.windows(2).all(|pair| pair[1] == pair[0] + 1), "{got:?}");
     assert!(got.len() >= 10, "{got:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_acknowledged_is_synced_after_a_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = Plane::default();
+    plane.with(|kept| (kept.up, kept.mute) = (true, true));
+    let mut life = Life::begin(folder.path(), &plane, 1, Caps::default());
+    life.measure(3);
+    plane.until("three frames", |kept| kept.got.len() == 3).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(life.spool.is_sync_due(), "they may become durable at the other end yet");
+    let synced = async {
+        while life.spool.is_sync_due() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(3), synced).await.expect("nobody synced them");
+    assert_eq!(life.spool.waiting(), 3, "they wait for the control plane");
 }

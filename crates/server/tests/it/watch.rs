@@ -105,6 +105,16 @@ async fn what_a_host_measures_is_asked_for_in_promql() {
     assert_eq!(host["items"][0]["load"]["cpu_usage_ratio"], 0.25);
 }
 
+/// Until the disk has what was taken. A paused clock stands meanwhile.
+async fn all_durable(world: &World) {
+    let began = std::time::Instant::now();
+    let log = || world.watch.figures().store.log;
+    while log().durable != log().appended {
+        assert!(began.elapsed() < Duration::from_secs(20), "it never became durable");
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn frames_that_follow_each_other_soon_are_answered_together() {
     let world = World::new().await;
@@ -116,6 +126,7 @@ async fn frames_that_follow_each_other_soon_are_answered_together() {
     for n in 2..=5 {
         tokio::time::advance(Duration::from_millis(200)).await;
         agent.measure(&[("node_load1", n)]);
+        all_durable(&world).await;
         assert_eq!(agent.feed.next().now_or_never(), None, "{n} waits for others");
     }
     tokio::time::advance(Duration::from_millis(200)).await;
