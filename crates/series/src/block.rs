@@ -65,6 +65,14 @@ pub struct Dictionary {
     families: Vec<usize>,
 }
 
+impl Dictionary {
+    /// Of these, by column.
+    pub fn of(series: Vec<Arc<Series>>) -> Self {
+        let families = series.iter().map(|series| family(&series.name)).collect();
+        Self { series, families }
+    }
+}
+
 /// What is known of a block without reading it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
@@ -260,8 +268,7 @@ impl Meta {
     pub fn dictionary(&self, body: &dyn Body) -> Result<Dictionary, Malformed> {
         let raw = self.open(body, self.series)?;
         let series: Vec<Series> = serde_json::from_slice(&raw).map_err(|_| Malformed)?;
-        let families = series.iter().map(|series| family(&series.name)).collect();
-        Ok(Dictionary { series: interned(series), families })
+        Ok(Dictionary::of(interned(series)))
     }
 
     /// Those columns that are wanted as numbers, a moment without a value as a gap, with their places; from the cache

@@ -3,13 +3,15 @@
 mod gathering;
 mod picks;
 mod plan;
+mod wanted;
 
+use crate::block::Dictionary;
 use crate::cache::Opened;
 use crate::column::Malformed;
 use crate::database::{Database, lock_stream};
 use crate::error::SeriesError;
 use crate::head::Head;
-use crate::promql::{Labels, Matcher, Moments, NAME, Reading, Sample};
+use crate::promql::{Labels, Matcher, Moments, Reading, Sample};
 use crate::rollup::{Columns, Resolution};
 use crate::segments::{DAY_MICROS, Stored};
 use gathering::Gathering;
@@ -17,6 +19,7 @@ use perigee_model::frame::{Series, StreamId};
 use plan::Span;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
+use wanted::{Seen, Stream, Wanted};
 
 /// What to read.
 pub struct Selection<'a> {
@@ -66,13 +69,13 @@ impl Database {
     /// `TooMuch`; `Damaged` when a block that is needed does not check.
     pub fn select(&self, selection: &Selection<'_>) -> Result<Vec<(Labels, Vec<Sample>)>, SeriesError> {
         let mut budget = Budget { left: selection.samples_max, max: selection.samples_max };
-        let streams = self.seen(selection);
+        let mut seen = Seen::of(self.streams().into_iter(), selection);
         // First what is in no block: what becomes one meanwhile is then seen twice, never missed.
-        let mut newest = Vec::with_capacity(streams.len());
-        for (id, base) in &streams {
+        let mut newest = Vec::with_capacity(seen.streams.len());
+        for stream in &seen.streams {
             let mut stretches: Vec<Unsealed> = Vec::new();
-            self.unsealed(*id, selection, |head| {
-                let wanted = head.series.iter().enumerate().filter(|(_, s)| wants(selection.matchers, base, s));
+            self.unsealed(stream.id, selection, |head| {
+                let wanted = head.series.iter().enumerate().filter(|(_, series)| seen.wants(stream, series));
                 let wanted: Vec<_> = wanted.collect();
                 budget.pay(wanted.len().saturating_mul(head.times.len()))?;
                 let columns = wanted.into_iter().map(|(column, series)| (series.clone(), head.numbers(column)));
@@ -81,17 +84,18 @@ impl Database {
             })?;
             newest.push(stretches);
         }
-        let (spans, mut blocks) = self.planned(selection, &streams);
+        let (spans, mut blocks) = self.planned(selection, &seen.streams);
         let at = selection.at.filter(|_| spans.iter().all(|span| span.resolution.is_none()));
         let mut answer = Vec::new();
-        for ((id, base), newest) in streams.iter().zip(newest) {
-            let blocks = blocks.remove(id).unwrap_or_default();
+        for (stream, newest) in newest.into_iter().enumerate() {
+            let blocks = blocks.remove(&seen.streams[stream].id).unwrap_or_default();
             let before = budget;
             let mut gather = |at| {
                 budget = before;
-                let mut gathering = Gathering::new(selection, base, at);
+                let mut gathering = Gathering::new(selection, at);
                 for (span, group) in &blocks {
-                    self.gather(&spans[*span], group, &mut gathering, &mut budget)?;
+                    let wanted = |dictionary: &_| seen.wanted(stream, dictionary);
+                    self.gather(&spans[*span], group, wanted, &mut gathering, &mut budget)?;
                 }
                 newest.iter().for_each(|stretch| gathering.unsealed(stretch));
                 Ok::<_, SeriesError>(gathering)
@@ -100,8 +104,8 @@ impl Database {
             if gathering.is_disordered() {
                 gathering = gather(None)?;
             }
-            let named = gathering.rows().map(|(series, samples)| (labels_of(base, &series), samples));
-            answer.extend(named);
+            let stream = &seen.streams[stream];
+            answer.extend(gathering.rows().map(|(series, samples)| (stream.labels_of(&series), samples)));
         }
         answer.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(answer)
@@ -119,34 +123,24 @@ impl Database {
     /// `Damaged`.
     pub fn series(&self, selection: &Selection<'_>) -> Result<Vec<Labels>, SeriesError> {
         let mut all = std::collections::BTreeSet::new();
-        let mut add = |base: &Labels, series: &[Arc<Series>]| {
-            let wanted = series.iter().filter(|series| wants(selection.matchers, base, series));
-            all.extend(wanted.map(|series| labels_of(base, series)));
+        let seen = Seen::of(self.streams().into_iter(), selection);
+        let mut add = |stream: &Stream, series: &[Arc<Series>]| {
+            let wanted = series.iter().filter(|series| seen.wants(stream, series));
+            all.extend(wanted.map(|series| stream.labels_of(series)));
         };
-        let streams = self.seen(selection);
-        for (id, base) in &streams {
-            self.unsealed(*id, selection, |head| {
-                add(base, &head.series);
+        for stream in &seen.streams {
+            self.unsealed(stream.id, selection, |head| {
+                add(stream, &head.series);
                 Ok::<_, SeriesError>(())
             })?;
         }
-        let (_, mut blocks) = self.planned(selection, &streams);
-        for (id, base) in &streams {
-            for stored in blocks.remove(id).unwrap_or_default().iter().flat_map(|(_, group)| group) {
-                add(base, &self.dictionary_of(stored)?.series);
+        let (_, mut blocks) = self.planned(selection, &seen.streams);
+        for stream in &seen.streams {
+            for stored in blocks.remove(&stream.id).unwrap_or_default().iter().flat_map(|(_, group)| group) {
+                add(stream, &self.dictionary_of(stored)?.series);
             }
         }
         Ok(all.into_iter().collect())
-    }
-
-    /// The streams that may have what is wanted, and the labels of each.
-    fn seen(&self, selection: &Selection<'_>) -> Vec<(StreamId, Labels)> {
-        let fits = |labels: &Labels| {
-            let own = |matcher: &&Matcher| !labels.get(&matcher.label).is_empty();
-            selection.matchers.iter().filter(own).all(|matcher| matcher.is_met_by(labels.get(&matcher.label)))
-        };
-        let seen = |id| (selection.labels)(id).filter(fits).map(|labels| (id, labels));
-        self.streams().into_iter().filter_map(seen).collect()
     }
 
     /// Shows a stream's stretches that are in no block and touch the selection.
@@ -171,8 +165,8 @@ impl Database {
 
     /// Which steps serve which time, and every stream's blocks of that, by span, those of one day's
     /// coarser steps together.
-    fn planned(&self, selection: &Selection<'_>, streams: &[(StreamId, Labels)]) -> (Vec<Span>, Groups) {
-        let is_seen = |id: &StreamId| streams.binary_search_by(|(known, _)| known.cmp(id)).is_ok();
+    fn planned(&self, selection: &Selection<'_>, streams: &[Stream]) -> (Vec<Span>, Groups) {
+        let is_seen = |id: &StreamId| streams.binary_search_by(|stream| stream.id.cmp(id)).is_ok();
         let spans = self.spans(selection);
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         let coarse = self.rolled.read().unwrap_or_else(PoisonError::into_inner);
@@ -206,6 +200,7 @@ impl Database {
         &self,
         span: &Span,
         group: &[Stored],
+        mut wanted: impl FnMut(&Arc<Dictionary>) -> Arc<Wanted>,
         gathering: &mut Gathering<'_>,
         budget: &mut Budget,
     ) -> Result<(), SeriesError> {
@@ -213,26 +208,27 @@ impl Database {
         gathering.begin(group.iter().map(|stored| stored.meta.from).min(), coarse_ms);
         for stored in group {
             let damaged = |_| SeriesError::Damaged(stored.file.path.clone());
-            let known = gathering.known(&self.dictionary_of(stored)?);
-            if known.count == 0 {
+            let wanted = wanted(&self.dictionary_of(stored)?);
+            if wanted.count == 0 {
                 continue;
             }
-            budget.pay(known.count.saturating_mul(stored.meta.moments as usize))?;
+            budget.pay(wanted.count.saturating_mul(stored.meta.moments as usize))?;
+            let places = gathering.places(&wanted);
             let opened = stored.meta.times_cached(stored, &self.pages).map_err(damaged)?;
             let Opened::Times(times) = &*opened else { return Err(damaged(Malformed)) };
-            let (meta, dictionary, wanted) = (&stored.meta, &known.dictionary, &known.wanted);
+            let (meta, dictionary, wanted) = (&stored.meta, &wanted.dictionary, &wanted.columns);
             if span.resolution.is_none() {
                 let cut = gathering.cut(times, (span.from, span.to));
                 for (column, opened) in meta.values((stored, &self.pages), dictionary, wanted).map_err(damaged)? {
                     let Opened::Values(values) = &*opened else { return Err(damaged(Malformed)) };
-                    gathering.frames(known.places[column], &cut, values);
+                    gathering.frames(places[column], &cut, values);
                 }
                 continue;
             }
             let from = (stored as _, Some(&self.pages));
             for (column, points) in meta.columns(from, dictionary, wanted, Columns::read).map_err(damaged)? {
                 let samples = points.samples(&dictionary.series[column], times, gathering.selection.reading);
-                gathering.samples(known.places[column], samples);
+                gathering.samples(places[column], samples);
             }
         }
         gathering.end();
@@ -245,28 +241,3 @@ type Groups = HashMap<StreamId, Vec<(usize, Vec<Stored>)>>;
 
 /// When each frame was measured, in microseconds, and the wanted columns with their values.
 type Unsealed = (Vec<i64>, Vec<(Arc<Series>, Vec<f64>)>);
-
-fn wants(matchers: &[Matcher], base: &Labels, series: &Series) -> bool {
-    matchers.iter().all(|matcher| {
-        let value = match matcher.label.as_str() {
-            NAME => series.name.as_str(),
-            label => match base.get(label) {
-                "" => series.labels.get(label).map_or("", String::as_str),
-                host => host,
-            },
-        };
-        matcher.is_met_by(value)
-    })
-}
-
-/// The host's labels win: a host cannot speak for another.
-fn labels_of(base: &Labels, series: &Series) -> Labels {
-    let mut labels = base.clone();
-    labels.set(NAME, &series.name);
-    for (label, value) in &series.labels {
-        if base.get(label).is_empty() {
-            labels.set(label, value);
-        }
-    }
-    labels
-}

@@ -28,10 +28,10 @@ pub fn aggregate(evaluation: &Evaluation<'_>, expr: &AggregateExpr) -> Result<Ve
     let number = || evaluation.scalar(parameter(expr)?);
     let folded = |give: &dyn Fn(&mut Vec<f64>, usize) -> f64| Ok(fold(&groups, count, give));
     match expr.op.id() {
-        token::T_SUM => folded(&|values, _| values.iter().sum()),
+        token::T_SUM => Ok(paired(groups, |sum, v| sum + v)),
+        token::T_MIN => Ok(paired(groups, |least, v| if v < least || least.is_nan() { v } else { least })),
+        token::T_MAX => Ok(paired(groups, |most, v| if v > most || most.is_nan() { v } else { most })),
         token::T_AVG => folded(&|values, _| mean(values)),
-        token::T_MIN => folded(&|values, _| extreme(values, |new, old| new < old)),
-        token::T_MAX => folded(&|values, _| extreme(values, |new, old| new > old)),
         token::T_COUNT => folded(&|values, _| length(values)),
         token::T_GROUP => folded(&|_, _| 1.0),
         token::T_STDDEV => folded(&|values, _| variance(values).sqrt()),
@@ -78,6 +78,24 @@ fn grouped(rows: Vec<Row>, modifier: Option<&LabelModifier>) -> Vec<Group> {
     groups
 }
 
+/// One row for each group: at each moment the values of its rows, in their order, two by two made into one.
+fn paired(groups: Vec<Group>, join: impl Fn(f64, f64) -> f64) -> Vec<Row> {
+    let row = |Group { labels, rows }| {
+        let mut rows = rows.into_iter();
+        let mut cells = rows.next().map_or_else(Vec::new, |row: Row| row.cells);
+        for row in rows {
+            for (so_far, cell) in cells.iter_mut().zip(row.cells) {
+                *so_far = match (*so_far, cell) {
+                    (Some(so_far), Some(v)) => Some(join(so_far, v)),
+                    (one, other) => one.or(other),
+                };
+            }
+        }
+        Row { labels, cells }
+    };
+    groups.into_iter().map(row).collect()
+}
+
 /// One row for each group; `give` sees the values of a moment, in the rows' order, never none.
 fn fold(groups: &[Group], count: usize, give: &dyn Fn(&mut Vec<f64>, usize) -> f64) -> Vec<Row> {
     let mut values = Vec::new();
@@ -107,14 +125,6 @@ fn mean(values: &[f64]) -> f64 {
         }
     }
     mean
-}
-
-fn extreme(values: &[f64], beats: impl Fn(f64, f64) -> bool) -> f64 {
-    values
-        .iter()
-        .copied()
-        .reduce(|old, new| if beats(new, old) || old.is_nan() { new } else { old })
-        .unwrap_or(f64::NAN)
 }
 
 /// Welford's. The first value adds nothing, be it NaN.

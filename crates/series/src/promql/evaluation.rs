@@ -248,15 +248,17 @@ impl<'a> Evaluation<'a> {
         let lookback = wish.before_ms.max(self.resolution(selector, aim, wish)? * 2);
         let series = self.select(selector, aim, Wish { before_ms: lookback, ..wish })?;
         self.budget.pay(series.len().saturating_mul(self.moments.count))?;
+        let looks: Vec<i64> = self.moments.iter().map(|moment| aim.at(moment)).collect();
         let row = |(labels, samples): (Labels, Vec<Sample>)| {
-            let mut seen = 0;
-            let cell = |moment| {
-                let at = aim.at(moment);
-                seen += samples[seen..].iter().take_while(|s| s.t_ms <= at).count();
-                let newest = *samples.get(seen.checked_sub(1)?)?;
-                (!newest.is_gap() && newest.t_ms >= at.saturating_sub(lookback)).then(|| value(newest))
+            let (mut later, mut newest) = (samples.iter().copied().peekable(), None);
+            let cell = |at: &i64| {
+                while let Some(sample) = later.next_if(|sample| sample.t_ms <= *at) {
+                    newest = Some(sample);
+                }
+                let is_there = |sample: &Sample| !sample.is_gap() && sample.t_ms >= at.saturating_sub(lookback);
+                newest.filter(is_there).map(&value)
             };
-            Row { labels, cells: self.moments.iter().map(cell).collect() }
+            Row { labels, cells: looks.iter().map(cell).collect() }
         };
         Ok(series.into_iter().map(row).collect())
     }

@@ -33,7 +33,10 @@ impl Moments {
 
     /// The cells that are there, as samples.
     pub fn samples_of(self, cells: &[Option<f64>]) -> Vec<Sample> {
-        self.iter().zip(cells).filter_map(|(t_ms, cell)| cell.map(|v| Sample { t_ms, v })).collect()
+        // Mostly all are there.
+        let mut samples = Vec::with_capacity(cells.len());
+        samples.extend(self.iter().zip(cells).filter_map(|(t_ms, cell)| cell.map(|v| Sample { t_ms, v })));
+        samples
     }
 }
 

@@ -43,6 +43,17 @@ impl Labels {
         }
     }
 
+    /// With those too that it does not have; empty values are none, and no name comes twice.
+    #[must_use]
+    pub fn and<'a>(&self, more: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut all = Vec::with_capacity(self.0.len() + more.size_hint().1.unwrap_or(0));
+        all.extend_from_slice(&self.0);
+        let new = more.filter(|(label, value)| !value.is_empty() && self.place(label).is_err());
+        all.extend(new.map(|(label, value)| (label.into(), value.into())));
+        all.sort_unstable_by(|(a, _): &(Arc<str>, _), (b, _)| a.cmp(b));
+        Self(all)
+    }
+
     /// Only those that `keep` says.
     #[must_use]
     pub fn filtered(&self, keep: impl Fn(&str) -> bool) -> Self {

@@ -110,6 +110,20 @@ fn rates_reach_to_the_edges_of_the_window() {
 }
 
 #[test]
+fn an_aggregation_takes_whoever_is_there_and_no_nan_for_the_least_or_the_most() {
+    let series = "a x=1: NaN 3 | _ 1\na x=2: 5 | _ 2 3\na x=3: _ 4 NaN NaN |";
+    let cases = [
+        ("sum(a)", "{}=NaN@0 7@1 NaN@2 NaN@3 4@4"),
+        ("min(a)", "{}=5@0 3@1 NaN@2 2@3 1@4"),
+        ("max(a)", "{}=5@0 4@1 NaN@2 2@3 3@4"),
+        ("count(a)", "{}=2@0 2@1 1@2 2@3 2@4"),
+    ];
+    for (query, expected) in cases {
+        assert_eq!(over(series, query, 0, 4, 1), expected, "{query}");
+    }
+}
+
+#[test]
 fn labels_are_kept_copied_and_dropped_as_they_should() {
     let series = "a x=1 y=1: 1\na x=1 y=2: 2\na x=2 y=1: 4\nb x=1 z=p: 10\nb x=2 z=q: 20";
     let cases = [

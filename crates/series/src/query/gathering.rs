@@ -1,24 +1,30 @@
 //! The samples of one stream's series, put together stretch by stretch.
 
 use super::picks::{Pick, Picker};
-use super::{Selection, Unsealed, wants};
-use crate::block::Dictionary;
-use crate::promql::{Labels, Moments, Reading, Sample};
+use super::wanted::Wanted;
+use super::{Selection, Unsealed};
+use crate::promql::{GAP, Moments, Reading, Sample};
 use perigee_model::frame::Series;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A hole this long ends a series' validity at once.
 pub const HOLE_MS: i64 = 10_000;
+/// Room for so many moments is made at once: more of them may have few samples.
+const PICKED_USUALLY: usize = 1024;
+/// Ends of stretches and holes, which are picked beside the moments.
+const PICKED_BESIDE: usize = 16;
 
 /// The series found so far.
 pub struct Gathering<'a> {
     pub selection: &'a Selection<'a>,
-    base: &'a Labels,
-    places: HashMap<Arc<Series>, usize>,
+    /// By the series' address: equal ones are one.
+    places: HashMap<*const Series, usize>,
     rows: Vec<Row>,
-    /// By the dictionary's address. Most blocks share theirs.
-    known: HashMap<*const Dictionary, Arc<Known>>,
+    /// So many samples a row mostly gets, where that is known.
+    usual: usize,
+    /// Where each column goes, by the address of what is wanted: most blocks share that, and the query holds it.
+    columns: HashMap<*const Wanted, Arc<[usize]>>,
     stretch: usize,
     begin_ms: Option<i64>,
     /// Where the hole before the stretch begins.
@@ -37,18 +43,6 @@ pub struct Cut<'t> {
     picks: Option<Vec<Pick>>,
 }
 
-/// What of a dictionary is wanted.
-pub struct Known {
-    /// Held, so that no other comes to be at its address.
-    pub dictionary: Arc<Dictionary>,
-    /// By column.
-    pub wanted: Vec<bool>,
-    /// By column; what is not wanted has no place.
-    pub places: Vec<usize>,
-    /// How many are wanted.
-    pub count: usize,
-}
-
 struct Row {
     series: Arc<Series>,
     samples: Vec<Sample>,
@@ -57,13 +51,14 @@ struct Row {
 }
 
 impl<'a> Gathering<'a> {
-    /// `base`: the labels of the stream. `at`: only what is newest at one of these moments is wanted, of stretches
+    /// `at`: only what is newest at one of these moments is wanted, of stretches
     /// as they were measured.
-    pub fn new(selection: &'a Selection<'a>, base: &'a Labels, at: Option<Moments>) -> Self {
-        let (places, rows, known) = (HashMap::new(), Vec::new(), HashMap::new());
+    pub fn new(selection: &'a Selection<'a>, at: Option<Moments>) -> Self {
+        let (places, rows, columns) = (HashMap::new(), Vec::new(), HashMap::new());
         let (stretch, begin_ms, hole_ms, coarse_ms) = (0, None, None, 0);
-        let (picker, is_disordered) = (at.map(Picker::new), false);
-        Self { selection, base, places, rows, known, stretch, begin_ms, hole_ms, coarse_ms, picker, is_disordered }
+        let (usual, picker) = (at.map_or(0, |at| at.count.min(PICKED_USUALLY) + PICKED_BESIDE), at.map(Picker::new));
+        let is_disordered = false;
+        Self { selection, places, rows, usual, columns, stretch, begin_ms, hole_ms, coarse_ms, picker, is_disordered }
     }
 
     /// Stretches did not follow each other: what was picked does not answer for all.
@@ -91,28 +86,25 @@ impl<'a> Gathering<'a> {
 
     /// Where a series is.
     pub fn place(&mut self, series: &Arc<Series>) -> usize {
-        if let Some(place) = self.places.get(series) {
+        if let Some(place) = self.places.get(&Arc::as_ptr(series)) {
             return *place;
         }
         let place = self.rows.len();
-        self.places.insert(series.clone(), place);
-        self.rows.push(Row { series: series.clone(), samples: Vec::new(), stretch: 0 });
+        self.places.insert(Arc::as_ptr(series), place);
+        self.rows.push(Row { series: series.clone(), samples: Vec::with_capacity(self.usual), stretch: 0 });
         place
     }
 
-    /// Which of a dictionary's series are wanted, and where they are.
-    pub fn known(&mut self, dictionary: &Arc<Dictionary>) -> Arc<Known> {
-        if let Some(known) = self.known.get(&Arc::as_ptr(dictionary)) {
-            return known.clone();
+    /// Where the columns of a dictionary are; those that are not wanted have no place.
+    pub fn places(&mut self, wanted: &Arc<Wanted>) -> Arc<[usize]> {
+        if let Some(places) = self.columns.get(&Arc::as_ptr(wanted)) {
+            return places.clone();
         }
-        let series = dictionary.series.iter();
-        let wanted: Vec<bool> = series.map(|series| wants(self.selection.matchers, self.base, series)).collect();
+        let columns = wanted.dictionary.series.iter().zip(&wanted.columns);
         let place = |(series, wanted): (&Arc<Series>, &bool)| if *wanted { self.place(series) } else { usize::MAX };
-        let places = dictionary.series.iter().zip(&wanted).map(place).collect();
-        let count = wanted.iter().filter(|wanted| **wanted).count();
-        let known = Arc::new(Known { dictionary: dictionary.clone(), wanted, places, count });
-        self.known.insert(Arc::as_ptr(dictionary), known.clone());
-        known
+        let places: Arc<[usize]> = columns.map(place).collect();
+        self.columns.insert(Arc::as_ptr(wanted), places.clone());
+        places
     }
 
     /// What of a stretch's frames lies between two bounds in microseconds. Times rise.
@@ -138,7 +130,7 @@ impl<'a> Gathering<'a> {
         let times = cut.times;
         let values = values.get(cut.begin..).unwrap_or(&[]);
         if let Some(picks) = &cut.picks {
-            return row.picked(picks, times, values);
+            return row.picked(picks, values);
         }
         row.samples.reserve(times.len());
         for sample in times.iter().zip(values).map(|(at, v)| Sample { t_ms: at / 1000, v: *v }) {
@@ -186,17 +178,14 @@ impl<'a> Gathering<'a> {
 }
 
 impl Row {
-    fn picked(&mut self, picks: &[Pick], times: &[i64], values: &[f64]) {
+    fn picked(&mut self, picks: &[Pick], values: &[f64]) {
         self.samples.reserve(picks.len());
         for pick in picks {
-            match *pick {
-                Pick::Hole(t_ms) => self.lacks(t_ms),
-                Pick::Frame(at) => {
-                    let (Some(time), Some(v)) = (times.get(at), values.get(at)) else { return };
-                    let sample = Sample { t_ms: time / 1000, v: *v };
-                    if sample.is_gap() { self.lacks(sample.t_ms) } else { self.samples.push(sample) }
-                }
-            }
+            let sample = match *pick {
+                Pick::Hole(t_ms) => Sample::gap(t_ms),
+                Pick::Frame(at, t_ms) => Sample { t_ms, v: values.get(at).copied().unwrap_or(GAP) },
+            };
+            if sample.is_gap() { self.lacks(sample.t_ms) } else { self.samples.push(sample) }
         }
     }
 

@@ -8,8 +8,8 @@ use crate::promql::Moments;
 /// What is taken of a stretch, in rising time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pick {
-    /// The frame of this place.
-    Frame(usize),
+    /// The frame of this place, measured then, in milliseconds.
+    Frame(usize, i64),
     /// Nothing was measured from then on, in milliseconds.
     Hole(i64),
 }
@@ -44,7 +44,7 @@ impl Picker {
                 // The one before ended a stretch, or is the newest at a moment: it is taken.
                 let is_newest = self.left > 0 && self.next_ms < at;
                 if place > 0 && (hole.is_some() || is_newest) {
-                    picks.push(Pick::Frame(place - 1));
+                    picks.push(Pick::Frame(place - 1, last));
                 }
                 picks.extend(hole);
                 self.spacing = pause;
@@ -55,7 +55,7 @@ impl Picker {
                 self.left -= 1;
             }
         }
-        picks.extend(times.len().checked_sub(1).map(Pick::Frame));
+        picks.extend(times.len().checked_sub(1).zip(self.last).map(|(place, last)| Pick::Frame(place, last)));
         Some(picks)
     }
 }
@@ -73,14 +73,14 @@ mod tests {
         let moments = |first: i64, step: i64, count| Moments { first_ms: first * 1000, step_ms: step * 1000, count };
         let second: Vec<i64> = (0..20).collect();
         let hole: Vec<i64> = (0..5).chain(60..63).collect();
-        let frame = Pick::Frame;
+        let frame = |place| Pick::Frame(place, second.get(place).map_or(0, |at| at * 1000));
         let table = [
             (moments(5, 5, 3), &second, vec![frame(5), frame(10), frame(15), frame(19)]),
             (moments(5, 1, 3), &second, vec![frame(5), frame(6), frame(7), frame(19)]),
             (moments(7, 0, 1), &second, vec![frame(7), frame(19)]),
             (moments(-9, 3, 2), &second, vec![frame(19)]),
             (moments(100, 3, 2), &second, vec![frame(19)]),
-            (moments(2, 30, 3), &hole, vec![frame(2), frame(4), Pick::Hole(6_000), frame(7)]),
+            (moments(2, 30, 3), &hole, vec![frame(2), frame(4), Pick::Hole(6_000), Pick::Frame(7, 62_000)]),
         ];
         for (moments, times, expected) in table {
             assert_eq!(Picker::new(moments).pick(&seconds(times)), Some(expected), "{moments:?}");
@@ -90,11 +90,11 @@ mod tests {
     #[test]
     fn stretches_follow_each_other() {
         let mut picker = Picker::new(Moments { first_ms: 0, step_ms: 2000, count: 40 });
-        let frame = Pick::Frame;
-        assert_eq!(picker.pick(&seconds(&[0, 1, 2])), Some(vec![frame(0), frame(2)]));
+        let frame = |place, seconds: i64| Pick::Frame(place, seconds * 1000);
+        assert_eq!(picker.pick(&seconds(&[0, 1, 2])), Some(vec![frame(0, 0), frame(2, 2)]));
         assert_eq!(picker.pick(&[]), Some(vec![]));
-        assert_eq!(picker.pick(&seconds(&[3, 4])), Some(vec![frame(1)]));
-        assert_eq!(picker.pick(&seconds(&[40, 41])), Some(vec![Pick::Hole(6_000), frame(0), frame(1)]));
+        assert_eq!(picker.pick(&seconds(&[3, 4])), Some(vec![frame(1, 4)]));
+        assert_eq!(picker.pick(&seconds(&[40, 41])), Some(vec![Pick::Hole(6_000), frame(0, 40), frame(1, 41)]));
         assert_eq!(picker.pick(&seconds(&[41, 42])), None, "a moment that was there already");
     }
 }
