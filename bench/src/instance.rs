@@ -29,7 +29,7 @@ pub struct Instance {
 }
 
 /// `cli.toml`: what `perigeed` leaves for its callers.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Door {
     pub url: String,
     pub token: String,

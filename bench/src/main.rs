@@ -36,6 +36,7 @@ mod stores;
 mod strain;
 mod vms;
 mod watch;
+mod wire;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;

@@ -2,7 +2,7 @@
 //! afterwards whatever happens.
 
 use crate::Options;
-use crate::instance::Instance;
+use crate::instance::{Door, Instance};
 use crate::machine;
 use anyhow::{Context as _, Result, ensure};
 use http::Method;
@@ -81,6 +81,8 @@ pub struct Store {
     pub client: Client,
     /// What a query needs so that it is computed and not remembered.
     pub uncached: &'static str,
+    /// Where it is; peers take any token.
+    pub door: Door,
     process: Process,
 }
 
@@ -121,7 +123,7 @@ impl Store {
             Ok(fs::read_to_string(&endpoints).is_ok_and(|text| text.contains(&pid)))
         })
         .await?;
-        Ok(Self { name: "Perigee", client: instance.client()?, uncached: "", process })
+        Ok(Self { name: "Perigee", client: instance.client()?, uncached: "", door: instance.door()?, process })
     }
 
     /// Prometheus over a folder that may hold blocks already.
@@ -154,8 +156,9 @@ impl Store {
         folder: &Path,
     ) -> Result<Self> {
         let process = Process::start(command, &folder.join(format!("{name}.log")))?;
-        let client = Client::new(Address::parse(&format!("http://{address}"))?, None);
-        let store = Self { name, client, uncached, process };
+        let door = Door { url: format!("http://{address}"), token: "none".to_owned() };
+        let client = Client::new(Address::parse(&door.url)?, None);
+        let store = Self { name, client, uncached, door, process };
         until(name, READY_WITHIN, async || store.get(ready).await.map(|_| true)).await?;
         Ok(store)
     }
