@@ -32,7 +32,7 @@ pub fn task(settings: &Settings) -> Option<(&'static str, Task)> {
         every: EVERY,
         first_within: Duration::from_secs(120),
         deadline: Duration::from_secs(SECONDS_EACH * 4),
-        ask: Box::new(move || Ok(drives.ask())),
+        ask: Box::new(move || drives.ask()),
     };
     Some(("smart", task))
 }
@@ -45,8 +45,9 @@ struct Drives {
 }
 
 impl Drives {
-    fn ask(&mut self) -> Vec<Reading> {
-        let mut now = HashMap::new();
+    /// What all drives say. An error when nothing is known of any, because smartctl could not be asked.
+    fn ask(&mut self) -> Result<Vec<Reading>, String> {
+        let (mut now, mut fault) = (HashMap::new(), None);
         for drive in drives(&self.block) {
             let folder = self.block.join(&drive);
             let spins = text(&folder.join("queue/rotational")) == "1";
@@ -54,17 +55,21 @@ impl Drives {
             let known = self.last.remove(&drive);
             let readings = match known {
                 Some((before, readings)) if spins && before == activity => readings,
-                known => {
-                    let json = run(&self.program, &drive, spins).and_then(|json| readings(&drive, &json));
+                known => match run(&self.program, &drive, spins) {
                     // Asleep: what it said last still holds.
-                    json.or(known.map(|(_, readings)| readings)).unwrap_or_default()
-                }
+                    Ok(json) => readings(&drive, &json).or(known.map(|(_, readings)| readings)).unwrap_or_default(),
+                    Err(why) => {
+                        fault = Some(why);
+                        Vec::new()
+                    }
+                },
             };
             // Asking is itself an access that some drivers count.
             now.insert(drive, (text(&folder.join("stat")), readings));
         }
         self.last = now;
-        self.last.values().flat_map(|(_, readings)| readings.clone()).collect()
+        let all: Vec<Reading> = self.last.values().flat_map(|(_, readings)| readings.clone()).collect();
+        fault.filter(|_| all.is_empty()).map_or(Ok(all), Err)
     }
 }
 
@@ -82,21 +87,23 @@ fn drives(block: &Path) -> Vec<String> {
 }
 
 /// The exit status is a set of bits of which most are findings, not failures: the JSON tells.
-fn run(program: &Path, drive: &str, spins: bool) -> Option<Value> {
+fn run(program: &Path, drive: &str, spins: bool) -> Result<Value, String> {
     let mut command = Command::new("timeout");
     command.args(["-k", "5", &SECONDS_EACH.to_string()]).arg(program).args(["--json=c", "-i", "-H", "-A"]);
     if spins {
         command.args(["-n", "standby"]);
     }
     command.arg(format!("/dev/{drive}")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().ok()?;
+    let mut child = command.spawn().map_err(|why| format!("timeout(1), which ends smartctl, does not start: {why}"))?;
     let mut json = Vec::new();
     let read = child.stdout.take().map(|out| out.take(JSON_BYTES_MAX).read_to_end(&mut json));
-    // Whoever writes more than that is not waited for.
-    let _ = child.kill();
-    let _ = child.wait();
-    read?.ok()?;
-    serde_json::from_slice(&json).ok()
+    if json.len() as u64 == JSON_BYTES_MAX {
+        // Whoever writes more than that is not waited for.
+        let _ = child.kill();
+    }
+    let ended = child.wait().map_or_else(|why| why.to_string(), |status| status.to_string());
+    let parsed = read.and_then(Result::ok).and_then(|_| serde_json::from_slice(&json).ok());
+    parsed.ok_or_else(|| format!("{} said nothing of {drive} that can be read ({ended})", program.display()))
 }
 
 /// `None` when the drive sleeps or said nothing of itself.
@@ -206,23 +213,48 @@ mod tests {
         assert_eq!(readings("sda", &Value::Null), None);
     }
 
+    /// Drives that spin, and a smartctl that is this script.
+    fn played(folder: &Path, names: &[&str], script: &str) -> Drives {
+        use std::os::unix::fs::PermissionsExt;
+        let (block, program) = (folder.join("block"), folder.join("smartctl"));
+        for name in names {
+            std::fs::create_dir_all(block.join(name).join("queue")).unwrap();
+            std::fs::write(block.join(name).join("queue/rotational"), "1\n").unwrap();
+            std::fs::write(block.join(name).join("stat"), "1 2 3").unwrap();
+        }
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Drives { block, program, last: HashMap::new() }
+    }
+
+    #[test]
+    fn a_smartctl_that_cannot_be_asked_is_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut drives = played(dir.path(), &["sda"], r#"echo '{"temperature":{"current":30}}'"#);
+        drives.ask().unwrap();
+        drives = Drives { last: drives.last, ..played(dir.path(), &[], "echo no such option; exit 3") };
+        assert_eq!(drives.ask().unwrap().len(), 1, "a drive that did nothing is not asked");
+        std::fs::write(drives.block.join("sda/stat"), "1 2 4").unwrap();
+        let why = drives.ask().unwrap_err();
+        assert!(why.contains("said nothing of sda") && why.contains("exit status: 3"), "{why}");
+        drives = played(dir.path(), &["sdb"], r#"case $* in *sdb) echo '{"temperature":{"current":30}}';; esac"#);
+        assert_eq!(drives.ask().unwrap().len(), 1, "the other drive is shown");
+        drives = Drives { program: dir.path().join("gone"), ..played(dir.path(), &[], "") };
+        assert!(drives.ask().is_err());
+    }
+
     #[test]
     fn a_spinning_drive_that_did_nothing_is_not_asked_again() {
-        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
-        let (block, program, log) = (dir.path().join("block"), dir.path().join("smartctl"), dir.path().join("log"));
-        std::fs::create_dir_all(block.join("sda/queue")).unwrap();
-        std::fs::write(block.join("sda/queue/rotational"), "1\n").unwrap();
-        std::fs::write(block.join("sda/stat"), "1 2 3").unwrap();
-        let answer = r#"{"temperature":{"current":30}}"#;
-        std::fs::write(&program, format!("#!/bin/sh\necho \"$@\" >> {}\necho '{answer}'\n", log.display())).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let mut drives = Drives { block: block.clone(), program, last: HashMap::new() };
-        assert_eq!(drives.ask().len(), 1);
-        assert_eq!(drives.ask().len(), 1, "the old answer holds");
+        let log = dir.path().join("log");
+        let script = format!("echo \"$@\" >> {}\necho '{{\"temperature\":{{\"current\":30}}}}'", log.display());
+        let mut drives = played(dir.path(), &["sda"], &script);
+        let block = drives.block.clone();
+        assert_eq!(drives.ask().unwrap().len(), 1);
+        assert_eq!(drives.ask().unwrap().len(), 1, "the old answer holds");
         assert_eq!(std::fs::read_to_string(&log).unwrap(), "--json=c -i -H -A -n standby /dev/sda\n");
         std::fs::write(block.join("sda/stat"), "1 2 4").unwrap();
-        drives.ask();
+        drives.ask().unwrap();
         assert_eq!(std::fs::read_to_string(&log).unwrap().lines().count(), 2);
     }
 }
