@@ -60,7 +60,7 @@ impl Drives {
                     Ok(json) => readings(&drive, &json).or(known.map(|(_, readings)| readings)).unwrap_or_default(),
                     Err(why) => {
                         fault = Some(why);
-                        Vec::new()
+                        continue;
                     }
                 },
             };
@@ -237,6 +237,7 @@ mod tests {
         std::fs::write(drives.block.join("sda/stat"), "1 2 4").unwrap();
         let why = drives.ask().unwrap_err();
         assert!(why.contains("said nothing of sda") && why.contains("exit status: 3"), "{why}");
+        assert_eq!(drives.ask(), Err(why), "it is asked again");
         drives = played(dir.path(), &["sdb"], r#"case $* in *sdb) echo '{"temperature":{"current":30}}';; esac"#);
         assert_eq!(drives.ask().unwrap().len(), 1, "the other drive is shown");
         drives = Drives { program: dir.path().join("gone"), ..played(dir.path(), &[], "") };
