@@ -1,6 +1,7 @@
 //! REST `/api/v1`: one file per noun. Handlers are plain calls: authenticate, call one verb, shape
 //! the answer. The OpenAPI document is made from the same declarations.
 
+mod aside;
 mod backups;
 mod catalogue;
 mod console;

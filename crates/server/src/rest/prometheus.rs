@@ -6,6 +6,7 @@
 //! <https://prometheus.io/docs/prometheus/latest/querying/api/>
 
 use super::Server;
+use super::aside::aside;
 use super::extract::Caller;
 use super::refuse::Refused;
 use axum::Json;
@@ -244,7 +245,7 @@ async fn series_of(
     evaluate(server, caller, asked.timeout()?, move |_, source, _| source.series(&selectors, from, to)).await
 }
 
-/// Runs something that reads and computes on a thread where it may take its time.
+/// Runs something that reads and computes, for as long as that takes.
 async fn evaluate<T: Send + 'static>(
     server: &Server,
     caller: &Caller,
@@ -260,14 +261,14 @@ async fn evaluate<T: Send + 'static>(
         text: refusal.shown,
     })?;
     let began = server.control.clock().instant();
-    let done = tokio::task::spawn_blocking(move || work(&Engine::default(), &source, &|| began.elapsed() > timeout));
-    let bug = |_| Fault {
+    let done = aside(move || work(&Engine::default(), &source, &|| began.elapsed() > timeout)).await;
+    let bug = || Fault {
         status: StatusCode::INTERNAL_SERVER_ERROR,
         kind: "internal",
         code: Code::Bug,
         text: "the query failed for an inner reason; the log has the rest".to_owned(),
     };
-    Ok(done.await.map_err(bug)??)
+    Ok(done.ok_or_else(bug)??)
 }
 
 /// A query's answer as the body of a response. There may be much of it: written where the query was computed.
