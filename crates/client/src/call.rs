@@ -26,6 +26,8 @@ use tokio::time::{sleep, timeout};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A TCP connection that is not made by then will not be.
 pub(crate) const CONNECT: Duration = Duration::from_secs(5);
+/// What a call is called in the control plane's log.
+const REQUEST_ID: &str = "x-request-id";
 /// Waits between the tries of a GET that found nobody there.
 const RETRY_AFTER: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(150)];
 /// Longest JSON answer: a full page of the largest objects stays far below it.
@@ -137,7 +139,8 @@ impl Client {
         if status.is_success() {
             return Ok(answer);
         }
-        Err(ClientError::refused(status, &self.read(answer).await?))
+        let id = answer.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+        Err(ClientError::refused(status, &self.read(answer).await?).known_as(id))
     }
 
     /// Sends; a GET that found nobody there is tried again, nothing else is.
@@ -169,7 +172,7 @@ impl Client {
             .uri(self.address.http(path))
             .header(USER_AGENT, concat!("perigee/", env!("CARGO_PKG_VERSION")))
             .header(ACCEPT, "application/json, application/problem+json, */*;q=0.5")
-            .header("x-request-id", self.clock.uuid().to_string());
+            .header(REQUEST_ID, self.clock.uuid().to_string());
         if let Some(token) = &self.token {
             builder = builder.header(AUTHORIZATION, token.header());
         }

@@ -62,4 +62,14 @@ impl ClientError {
         let said: String = String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(200).collect();
         Self::BadAnswer(format!("HTTP {status} without a problem document: {said:?}"))
     }
+
+    /// With the answer's own id, where the document has none: the query routes' shape knows of none.
+    pub(crate) fn known_as(mut self, id: Option<String>) -> Self {
+        if let (Self::Refused(problem), Some(id)) = (&mut self, id)
+            && problem.request_id.is_empty()
+        {
+            problem.request_id = id;
+        }
+        self
+    }
 }

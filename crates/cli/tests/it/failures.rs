@@ -1,8 +1,9 @@
 //! What failures look like, and which exit code they give.
 
 use crate::canned::answers;
-use crate::fake::{Fake, Ran, Reply, perigee, refusal, write_private};
+use crate::fake::{Fake, Ran, Reply, json, perigee, refusal, write_private};
 use expect_test::expect;
+use perigee_api::prometheus::QueryFault;
 use perigee_model::Code;
 use std::net::TcpListener;
 
@@ -48,6 +49,16 @@ fn a_refusal_is_told_in_four_lines() {
           code: PRG-3003  request-id: 0199c0de-0000-7000-8000-00000000beef
     "#]]
     .assert_eq(&ran.err);
+}
+
+#[test]
+fn a_query_that_is_refused_can_be_found_in_the_log() {
+    let fault = QueryFault { error: "unclosed".to_owned(), code: Code::BadQuery.number().to_owned() };
+    let fake = Fake::start(move |_| json(400, &fault));
+    let ran = fake.run(&["metrics", "query", "rate(up"]);
+    let id = fake.seen()[0].header("x-request-id").to_owned();
+    let expected = format!("error: The query was refused\n  cause: unclosed\n  code: PRG-1014  request-id: {id}\n");
+    assert_eq!((ran.err, ran.code), (expected, 2));
 }
 
 #[test]

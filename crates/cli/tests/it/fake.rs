@@ -185,6 +185,10 @@ async fn answer(
             .header("sec-websocket-accept", accept);
         return Ok(switching.body(Full::default()).unwrap());
     }
-    let answer = Response::builder().status(reply.status).header("content-type", reply.media).header("etag", "\"3\"");
+    let answer = Response::builder()
+        .status(reply.status)
+        .header("content-type", reply.media)
+        .header("etag", "\"3\"")
+        .header("x-request-id", here.header("x-request-id"));
     Ok(answer.body(Full::new(Bytes::from(reply.body))).unwrap())
 }
