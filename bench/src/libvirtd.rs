@@ -63,6 +63,12 @@ impl Libvirtd {
         format!("qemu+unix:///system?socket={}", self.socket().display())
     }
 
+    /// Itself and its guests.
+    pub fn programs(&self) -> Vec<u32> {
+        let guests = processes(&self.path("run/libvirt/qemu")).into_iter().filter_map(|pid| u32::try_from(pid).ok());
+        std::iter::once(self.child.id()).chain(guests).collect()
+    }
+
     /// Where an agent beside it keeps its guests' files: a short path that its QEMU can pass.
     pub fn vm_dir(&self) -> PathBuf {
         self.path("vm")

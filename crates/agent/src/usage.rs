@@ -220,6 +220,7 @@ mod tests {
             resident_bytes: None,
             usable_bytes: None,
             disks: vec![disk],
+            disks_at: None,
             nics: vec![nic],
         }
     }
@@ -307,6 +308,30 @@ mod tests {
         assert_eq!(lab.value("perigee_guest_disk_read_bytes_per_second"), None);
         lab.after(1, Some(vec![guest(2, 8_000_000_000, 9000)]));
         assert_eq!(lab.value("perigee_guest_cpu_cores"), None, "a total that shrinks has no rate");
+    }
+
+    #[test]
+    fn disks_that_are_looked_at_now_and_then_have_the_rate_of_their_own_times() {
+        let mut lab = lab();
+        let start = lab.runtime.block_on(async { Clock::simulated(1).instant() });
+        let read = |bytes, at| {
+            let at = start.after(Duration::from_secs(at));
+            Some(vec![GuestUsage { disks_at: Some(at), ..guest(1, 0, bytes) }])
+        };
+        let rate = |lab: &Lab| lab.value("perigee_guest_disk_read_bytes_per_second");
+        lab.after(0, read(0, 0));
+        assert_eq!(rate(&lab), None);
+        lab.after(1, read(0, 0));
+        assert_eq!(rate(&lab), None, "nobody looked again");
+        lab.after(3, read(4000, 4));
+        assert_eq!(rate(&lab), Some(1000.0), "four seconds lie between, not three");
+        lab.after(1, read(4000, 4));
+        assert_eq!((rate(&lab), lab.value("perigee_guest_disk_read_bytes_total")), (Some(1000.0), Some(4000.0)));
+        lab.after(1, read(4000, 6));
+        assert_eq!(rate(&lab), Some(0.0));
+        lab.after(1, None);
+        lab.after(1, read(4000, 6));
+        assert_eq!((rate(&lab), lab.value("perigee_guest_disk_read_bytes_total")), (None, Some(4000.0)), "after a gap");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use crate::HypervisorError;
 use async_trait::async_trait;
+use perigee_clock::Instant;
 use uuid::Uuid;
 
 /// What a guest does, by libvirt's numbers (`virDomainState`), so that a chart of it needs no table.
@@ -68,6 +69,8 @@ pub struct GuestUsage {
     pub usable_bytes: Option<u64>,
     /// By name.
     pub disks: Vec<DiskUsage>,
+    /// When the disks were looked at, where that is not each time.
+    pub disks_at: Option<Instant>,
     /// By name.
     pub nics: Vec<NicUsage>,
 }

@@ -72,6 +72,34 @@ impl From<i32> for State {
     }
 }
 
+/// What libvirt knows of a domain without asking its hypervisor (`virDomainInfo`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DomainInfo {
+    /// Its state.
+    pub state: State,
+    /// Memory it may have, in bytes.
+    pub memory_max_bytes: u64,
+    /// Memory it has now, in bytes.
+    pub memory_bytes: u64,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// CPU time of its whole process in nanoseconds, in steps of the kernel's clock tick (10 ms mostly).
+    pub cpu_ns: u64,
+}
+
+impl DomainInfo {
+    fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        let kib = |from: &mut Decoder<'_>| from.u64().map(|kib| kib.saturating_mul(1024));
+        Ok(Self {
+            state: State::from(from.i32()?),
+            memory_max_bytes: kib(from)?,
+            memory_bytes: kib(from)?,
+            vcpus: from.u32()?,
+            cpu_ns: from.u64()?,
+        })
+    }
+}
+
 /// Which domains a list holds, as bits to be or-ed; none of a group means all of it.
 pub mod list {
     /// Running or paused.
@@ -119,6 +147,11 @@ impl Connection {
     pub async fn domain_state(&self, domain: &Domain) -> Result<(State, i32), Error> {
         let read = |reply: &mut Decoder<'_>| Ok((State::from(reply.i32()?), reply.i32()?));
         self.call(procedure::DOMAIN_STATE, |to| with_flags(to, domain, 0), read).await
+    }
+
+    /// What libvirt knows of it without asking its hypervisor: neither a busy nor a hung one delays it.
+    pub async fn domain_info(&self, domain: &Domain) -> Result<DomainInfo, Error> {
+        self.call(procedure::DOMAIN_INFO, |to| domain.encode(to), DomainInfo::decode).await
     }
 
     /// Its definition. `flags` are libvirt's: 1 with secrets, 2 the inactive one.

@@ -51,7 +51,7 @@ pub mod xdr;
 pub use backups::delete_checkpoint;
 pub use connection::{Connection, Settings};
 pub use devices::{DiskFault, resize};
-pub use domain::{Domain, State, list};
+pub use domain::{Domain, DomainInfo, State, list};
 pub use error::{Broken, Error, codes};
 pub use events::{Event, EventKind, Events, Happened, Lifecycle, Notice};
 pub use host::{Named, Node, Version};
@@ -64,7 +64,7 @@ pub use stats::{Cpu, Disk, DomainStats, Memory, Nic, Traffic, Transfer, Vcpu, gr
 pub use stream::{Stream, console};
 pub use tls::Tls;
 pub use transport::Endpoint;
-pub use watch::{Watch, Wish};
+pub use watch::{Glance, Watch, Wish};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -35,6 +35,7 @@ pub(crate) const VERSION: Procedure = procedure(4, "connect get version");
 pub(crate) const NODE_INFO: Procedure = procedure(6, "node get info");
 pub(crate) const CAPABILITIES: Procedure = procedure(7, "connect get capabilities");
 pub(crate) const DOMAIN_XML: Procedure = procedure(14, "domain get XML");
+pub(crate) const DOMAIN_INFO: Procedure = procedure(16, "domain get info");
 pub(crate) const LOOKUP_NAME: Procedure = procedure(23, "domain lookup by name");
 pub(crate) const LOOKUP_UUID: Procedure = procedure(24, "domain lookup by UUID");
 pub(crate) const HOSTNAME: Procedure = procedure(59, "connect get hostname");

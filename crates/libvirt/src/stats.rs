@@ -31,6 +31,8 @@ pub mod groups {
     pub const BLOCK: u32 = 32;
     /// All of these.
     pub const ALL: u32 = STATE | CPU | BALLOON | VCPU | NET | BLOCK;
+    /// Those that libvirt tells without asking a hypervisor.
+    pub const KNOWN: u32 = STATE | NET;
 }
 
 /// One domain's statistics. `None` is "not told", never zero.

@@ -1,16 +1,23 @@
-//! Watching: the bulk statistics of a host, again and again.
+//! Watching: what a host's domains use, again and again.
 //!
-//! Owns: its connection, reconnecting with backoff.
-//! Refuses: a task and ticks of its own, and history: whoever calls [`Watch::ask`] decides when, and what
-//! to keep.
+//! Owns: its connection, reconnecting with backoff, and asking for many domains side by side.
+//! Refuses: a task and ticks of its own, and history: whoever calls decides when, and what to keep.
 //!
-//! One call at most is in flight: a daemon that hangs is not given a second one to hang on, and the
-//! connection is kept until its keepalive fails, because each new one would hang another of its threads.
+//! ```text
+//! glance   state, network of all in one call ─▶ info of each      libvirt alone: some 0.06 ms a domain
+//! inquire  memory and disks, four parts side by side               each one's hypervisor: 1.3 ms and more
+//! ```
+//! Who glances and inquires does it with two of these: a hypervisor that does not answer keeps a slot of its
+//! connection, and a daemon that hangs is not given another connection to hang on, because each new one would
+//! hang another of its threads.
 
 use crate::connection::{Connection, Settings};
+use crate::domain::{Domain, DomainInfo};
 use crate::error::Error;
+use crate::limits;
 use crate::stats::{DomainStats, groups};
 use crate::transport::Endpoint;
+use futures::future::{join_all, try_join_all};
 use std::time::Duration;
 
 /// After a failed attempt to connect this many questions go unasked before the next, at most.
@@ -35,6 +42,15 @@ pub struct Watch {
     link: Link,
 }
 
+/// What libvirt itself knows of a domain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Glance {
+    /// Its state and its network cards; the rest is not told.
+    pub stats: DomainStats,
+    /// Its CPU time and memory; `None` when it went meanwhile.
+    pub info: Option<DomainInfo>,
+}
+
 #[derive(Debug)]
 enum Link {
     Up(Connection),
@@ -48,22 +64,53 @@ enum Link {
 }
 
 impl Watch {
-    /// Nothing is asked before the first [`Watch::ask`].
+    /// Nothing is asked before the first question.
     pub fn new(wish: Wish) -> Self {
-        let settings = Settings { deadline: wish.deadline, in_flight: 1, ..Settings::default() };
+        let settings = Settings { deadline: wish.deadline, ..Settings::default() };
         Self { wish, settings, link: Link::Down { failed: 0, wait: 0, why: None } }
     }
 
-    /// Every domain's statistics, those that do not run included, or why there are none this time. Errors
-    /// pass; calling again goes on. While the daemon is away most calls repeat the last reason without asking.
-    pub async fn ask(&mut self) -> Result<Vec<DomainStats>, Error> {
+    /// Every domain, those that do not run included, as libvirt knows it without asking a hypervisor, or why
+    /// there are none this time. Errors pass; calling again goes on. While the daemon is away most calls repeat
+    /// the last reason without asking.
+    pub async fn glance(&mut self) -> Result<Vec<Glance>, Error> {
         let connection = self.connected().await?;
-        let answer = connection.all_stats(&[], groups::ALL, 0).await;
+        let glances = async {
+            let stats = connection.all_stats(&[], groups::KNOWN, 0).await?;
+            let infos = try_join_all(stats.iter().map(|stats| known(&connection, &stats.domain))).await?;
+            Ok(stats.into_iter().zip(infos).map(|(stats, info)| Glance { stats, info }).collect())
+        };
+        let glances = glances.await;
+        self.look_after(&connection);
+        glances
+    }
+
+    /// What the hypervisors of these say of their memory and disks, without waiting for those that are busy.
+    /// Missing are those that went meanwhile, and those whose part was not answered in time: one that hangs holds
+    /// up its part the first time, and is busy from then on. An error when no part was answered.
+    pub async fn inquire(&mut self, domains: &[Domain]) -> Result<Vec<DomainStats>, Error> {
+        let connection = self.connected().await?;
+        let part = domains.len().div_ceil(limits::IN_FLIGHT).max(1);
+        let parts = domains.chunks(part).map(|part| connection.all_stats(part, groups::BALLOON | groups::BLOCK, 0));
+        let (mut told, mut why) = (None, None);
+        for answer in join_all(parts).await {
+            match answer {
+                Ok(stats) => told.get_or_insert_with(Vec::new).extend(stats),
+                Err(error) => why = Some(error),
+            }
+        }
+        self.look_after(&connection);
+        match (told, why) {
+            (None, Some(why)) => Err(why),
+            (told, _) => Ok(told.unwrap_or_default()),
+        }
+    }
+
+    /// It worked until now: when it broke, the next question tries at once.
+    fn look_after(&mut self, connection: &Connection) {
         if connection.broken().is_some() {
-            // It worked until now: the next call tries at once.
             self.link = Link::Down { failed: 0, wait: 0, why: None };
         }
-        answer
     }
 
     async fn connected(&mut self) -> Result<Connection, Error> {
@@ -85,5 +132,14 @@ impl Watch {
             }
         };
         opened
+    }
+}
+
+/// A domain's information; `None` when libvirt will not tell it, which a domain that just went is.
+async fn known(connection: &Connection, domain: &Domain) -> Result<Option<DomainInfo>, Error> {
+    match connection.domain_info(domain).await {
+        Ok(info) => Ok(Some(info)),
+        Err(Error::Libvirt { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }

@@ -70,7 +70,7 @@ impl About<'_> {
         let mut tellers: Vec<_> = drivers.iter().map(teller).collect();
         // A driver of libvirt's tells of its foreign domains, too.
         if !tellers.iter().any(|(name, _)| name == LIBVIRT) {
-            let domains = Domains::behind(self.config.libvirt_sockets.clone(), LIBVIRT_WITHIN);
+            let domains = Domains::behind(self.clock.clone(), self.config.libvirt_sockets.clone(), LIBVIRT_WITHIN);
             tellers.push((LIBVIRT.to_owned(), Teller::Other(Arc::new(domains))));
         }
         let (runtime, clock) = (tokio::runtime::Handle::current(), self.clock.clone());

@@ -111,10 +111,20 @@ impl Member {
                 now.usable_bytes.map(whole),
             ],
         );
-        follow(&mut self.disks, &DISK, (&self.base, "disk"), now.disks.iter().map(|disk| disk.name.as_str()), sheet);
-        for ((_, slots), disk) in self.disks.iter().zip(&now.disks) {
-            let old = known.and_then(|known| known.disks.iter().find(|old| old.name == disk.name));
-            write_disk(sheet, slots, (old, disk), pace);
+        // What was looked at before stands as it was written then.
+        if now.disks_at.is_none() || known.is_none_or(|known| known.disks_at != now.disks_at) {
+            let pace = pace.between(known.and_then(|known| known.disks_at), now.disks_at);
+            follow(
+                &mut self.disks,
+                &DISK,
+                (&self.base, "disk"),
+                now.disks.iter().map(|disk| disk.name.as_str()),
+                sheet,
+            );
+            for ((_, slots), disk) in self.disks.iter().zip(&now.disks) {
+                let old = known.and_then(|known| known.disks.iter().find(|old| old.name == disk.name));
+                write_disk(sheet, slots, (old, disk), pace);
+            }
         }
         follow(&mut self.nics, &NIC, (&self.base, "device"), now.nics.iter().map(|nic| nic.name.as_str()), sheet);
         for ((_, slots), nic) in self.nics.iter().zip(&now.nics) {
@@ -148,6 +158,11 @@ struct Pace {
 }
 
 impl Pace {
+    /// The same, for what was looked at then and now and not with the rest.
+    fn between(self, then: Option<Instant>, now: Option<Instant>) -> Self {
+        then.zip(now).map_or(self, |(then, now)| Self { seconds: now.since(then).as_secs_f64() })
+    }
+
     /// In units each second.
     #[expect(clippy::cast_precision_loss, reason = "a rate is not exact anyway")]
     fn rate(self, before: Option<u64>, now: Option<u64>) -> Option<f64> {

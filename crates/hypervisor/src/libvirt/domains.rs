@@ -1,12 +1,17 @@
 //! Virtual machines of this host's libvirt that are nobody's of ours: looked at, never touched.
 //!
-//! Owns: one connection for statistics, and one call at a time on it. Refuses: every change, and to
-//! complain of a libvirt that was never here.
+//! Owns: two connections for statistics, one for what libvirt knows, each time, and one for what VMMs must be
+//! asked for, now and then ([`Inquiries`]). Refuses: every change, and to complain of a libvirt that was never
+//! here.
+
+mod inquiries;
 
 use crate::HypervisorError;
 use crate::usage::{DiskUsage, GuestUsage, Measure, NicUsage, RunState};
 use async_trait::async_trait;
-use perigee_libvirt::{DomainStats, Endpoint, State, Watch, Wish};
+use inquiries::{Inquired, Inquiries};
+use perigee_clock::Clock;
+use perigee_libvirt::{Endpoint, Glance, State, Watch, Wish};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -21,38 +26,57 @@ const URI: &str = "qemu:///system";
 
 /// The domains of one libvirt.
 pub struct Domains {
+    clock: Clock,
     sockets: Vec<PathBuf>,
     deadline: Duration,
-    watch: Mutex<Option<Watch>>,
+    asking: Mutex<Option<Asking>>,
+}
+
+struct Asking {
+    glances: Watch,
+    inquiries: Inquiries,
+}
+
+impl Asking {
+    fn of(clock: &Clock, wish: Wish) -> Self {
+        Self { glances: Watch::new(wish.clone()), inquiries: Inquiries::new(clock.clone(), wish) }
+    }
 }
 
 impl Domains {
     /// Behind the first of these sockets that is there, now or one day. Nothing is asked before the
-    /// first [`Measure::usages`], which takes no longer than the deadline.
-    pub fn behind(sockets: Vec<PathBuf>, deadline: Duration) -> Self {
-        Self { sockets, deadline, watch: Mutex::default() }
+    /// first [`Measure::usages`], which takes little longer than the deadline.
+    pub fn behind(clock: Clock, sockets: Vec<PathBuf>, deadline: Duration) -> Self {
+        Self { clock, sockets, deadline, asking: Mutex::default() }
     }
 
     /// Of the one libvirt that is wished for. Nothing is asked before the first [`Measure::usages`].
-    pub(super) fn of(wish: Wish) -> Self {
-        let deadline = wish.deadline;
-        Self { sockets: Vec::new(), deadline, watch: Mutex::new(Some(Watch::new(wish))) }
+    pub(super) fn of(clock: Clock, wish: Wish) -> Self {
+        let (deadline, asking) = (wish.deadline, Asking::of(&clock, wish));
+        Self { clock, sockets: Vec::new(), deadline, asking: Mutex::new(Some(asking)) }
     }
 
     /// What they use, and of which it is not known why they are paused.
     pub(super) async fn told(&self) -> Result<(Vec<GuestUsage>, Vec<Uuid>), HypervisorError> {
-        let mut watch = self.watch.lock().await;
-        if watch.is_none() {
+        let mut asking = self.asking.lock().await;
+        if asking.is_none() {
             let Some(socket) = self.sockets.iter().find(|socket| socket.exists()) else {
                 return Ok(Default::default());
             };
             let endpoint = Endpoint::Unix(socket.clone());
-            *watch = Some(Watch::new(Wish { endpoint, uri: URI.to_owned(), deadline: self.deadline }));
+            let wish = Wish { endpoint, uri: URI.to_owned(), deadline: self.deadline };
+            *asking = Some(Asking::of(&self.clock, wish));
         }
-        let Some(watch) = watch.as_mut() else { return Ok(Default::default()) };
-        let told = watch.ask().await.map_err(|error| HypervisorError::Channel(error.to_string()))?;
-        let unknown = |one: &&DomainStats| one.state == State::Paused && one.state_reason == Some(PAUSED_UNKNOWN);
-        let unknown = told.iter().filter(unknown).map(|one| one.domain.uuid).collect();
+        let Some(Asking { glances, inquiries }) = asking.as_mut() else { return Ok(Default::default()) };
+        let told = glances.glance().await.map_err(|error| HypervisorError::Channel(error.to_string()))?;
+        inquiries.about(told.iter().map(|glance| &glance.stats.domain)).await;
+        let unknown =
+            |one: &&Glance| one.stats.state == State::Paused && one.stats.state_reason == Some(PAUSED_UNKNOWN);
+        let unknown = told.iter().filter(unknown).map(|one| one.stats.domain.uuid).collect();
+        let usage = |glance: Glance| {
+            let inquired = inquiries.of(&glance.stats.domain);
+            usage(glance, inquired)
+        };
         Ok((told.into_iter().map(usage).collect(), unknown))
     }
 }
@@ -64,7 +88,7 @@ impl Measure for Domains {
     }
 }
 
-fn usage(stats: DomainStats) -> GuestUsage {
+fn usage(Glance { stats, info }: Glance, inquired: Inquired<'_>) -> GuestUsage {
     let state = match stats.state {
         State::Unknown => RunState::Unknown,
         State::Running => RunState::Running,
@@ -75,8 +99,8 @@ fn usage(stats: DomainStats) -> GuestUsage {
         State::Crashed => RunState::Crashed,
         State::Suspended => RunState::Suspended,
     };
-    let disk = |disk: perigee_libvirt::Disk| DiskUsage {
-        name: disk.name,
+    let disk = |disk: &perigee_libvirt::Disk| DiskUsage {
+        name: disk.name.clone(),
         read_bytes: disk.read.bytes,
         written_bytes: disk.written.bytes,
         reads: disk.read.requests,
@@ -88,6 +112,8 @@ fn usage(stats: DomainStats) -> GuestUsage {
         sent_bytes: nic.sent.bytes,
         drops: nic.received.drops.zip(nic.sent.drops).map(|(received, sent)| received.saturating_add(sent)),
     };
+    let told = if let Inquired::Told(told, at) = inquired { Some((told, at)) } else { None };
+    let memory = told.map(|(told, _)| told.memory);
     GuestUsage {
         id: stats.domain.uuid,
         name: Some(stats.domain.name),
@@ -95,13 +121,15 @@ fn usage(stats: DomainStats) -> GuestUsage {
         life: stats.domain.id.and_then(|id| u64::try_from(id).ok()).unwrap_or(0),
         state,
         starved: state == RunState::Paused && stats.state_reason == Some(PAUSED_BY_DISK),
-        busy: stats.busy,
-        cpus: u32::try_from(stats.vcpus.len()).ok().filter(|cpus| *cpus > 0),
-        cpu_ns: stats.cpu.time_ns,
-        memory_bytes: stats.memory.current_bytes,
-        resident_bytes: stats.memory.resident_bytes,
-        usable_bytes: stats.memory.usable_bytes,
-        disks: stats.disks.into_iter().map(disk).collect(),
+        busy: inquired == Inquired::Silent || told.is_some_and(|(told, _)| told.busy),
+        cpus: info.map(|info| info.vcpus).filter(|cpus| *cpus > 0),
+        // Of one that does not run libvirt says 0.
+        cpu_ns: stats.domain.id.and(info).map(|info| info.cpu_ns),
+        memory_bytes: info.map(|info| info.memory_bytes),
+        resident_bytes: memory.and_then(|memory| memory.resident_bytes),
+        usable_bytes: memory.and_then(|memory| memory.usable_bytes),
+        disks: told.map(|(told, _)| told.disks.iter().map(disk).collect()).unwrap_or_default(),
+        disks_at: told.map(|(_, at)| at),
         nics: stats.nics.into_iter().map(nic).collect(),
     }
 }

@@ -128,7 +128,7 @@ impl Libvirt {
         let hardware = virtualisation(&flags);
         let host = Arc::new(Host::new(instance, clock, (places, images), control, (hardware, reserve)));
         let watching = tokio::spawn(watching::watch(Arc::downgrade(&host), events));
-        let domains = Arc::new(Domains::of(Wish { endpoint, uri, deadline }));
+        let domains = Arc::new(Domains::of(host.clock.clone(), Wish { endpoint, uri, deadline }));
         Ok(Self { host, domains, _watching: Arc::new(Watching(watching.abort_handle())) })
     }
 

@@ -53,6 +53,7 @@ async fn usage(host: Arc<Host>, vmm: Arc<Vmm>) -> Option<GuestUsage> {
         resident_bytes: memory.or(resident),
         usable_bytes: None,
         disks,
+        disks_at: None,
         nics: Vec::new(),
     })
 }

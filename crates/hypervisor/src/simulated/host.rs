@@ -100,6 +100,7 @@ impl Vmm {
             resident_bytes: None,
             usable_bytes: None,
             disks: Vec::new(),
+            disks_at: None,
             nics: Vec::new(),
         }
     }

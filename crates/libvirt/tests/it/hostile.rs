@@ -272,7 +272,7 @@ async fn a_watch_comes_back_after_the_daemon() {
     let (endpoint, deadline) = (Endpoint::Unix(path.clone()), Duration::from_secs(1));
     let mut watch = Watch::new(Wish { endpoint, uri: "test:///default".into(), deadline });
     for _ in 0..4 {
-        let away = watch.ask().await;
+        let away = watch.glance().await;
         assert!(matches!(away, Err(Error::Unreachable { .. })), "{away:?}");
     }
     let listener = UnixListener::bind(&path).unwrap();
@@ -289,7 +289,7 @@ async fn a_watch_comes_back_after_the_daemon() {
     let watching = async {
         let mut answers = 0;
         while answers < 2 {
-            answers += usize::from(watch.ask().await.is_ok());
+            answers += usize::from(watch.glance().await.is_ok());
             tokio::task::yield_now().await;
         }
     };

@@ -62,7 +62,7 @@ async fn real_every_call_agrees_with_virsh() {
 
     let record = stats(&libvirt).await;
     let said = daemon.virsh(&["domstats", "one"]);
-    assert_eq!((record.domain, record.state, record.busy), (one, State::Running, false));
+    assert_eq!((&record.domain, record.state, record.busy), (&one, State::Running, false));
     assert_eq!(
         record.memory.maximum_bytes.map(|bytes| (bytes / 1024).to_string()).as_deref(),
         field(&said, "balloon.maximum")
@@ -72,6 +72,7 @@ async fn real_every_call_agrees_with_virsh() {
     assert_eq!(record.disks[0].name, "vda");
     let later: u64 = field(&said, "cpu.time").unwrap().parse().unwrap();
     assert!(record.cpu.time_ns.is_some_and(|time| 0 < time && time <= later), "{:?} {later}", record.cpu);
+    info_agrees(&daemon, &libvirt, &record).await;
 
     daemon.virsh(&["destroy", "one"]);
     // QEMU may tell that it shuts down before libvirt tells that it is gone.
@@ -82,6 +83,20 @@ async fn real_every_call_agrees_with_virsh() {
     assert_eq!(told, Lifecycle::Stopped);
     events.stop().await.unwrap();
     libvirt.close().await.unwrap();
+}
+
+/// `before` is what a bulk call told before.
+async fn info_agrees(daemon: &Daemon, libvirt: &Connection, before: &DomainStats) {
+    let info = libvirt.domain_info(&before.domain).await.unwrap();
+    let said = daemon.virsh(&["dominfo", &before.domain.name]);
+    let line = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+    assert_eq!(Some((info.memory_bytes / 1024).to_string().as_str()), line("Used memory:"));
+    assert_eq!(Some((info.memory_max_bytes / 1024).to_string().as_str()), line("Max memory:"));
+    assert_eq!(Some(info.vcpus.to_string().as_str()), line("CPU(s):"));
+    assert_eq!(info.state, State::Running);
+    let said = daemon.virsh(&["domstats", &before.domain.name]);
+    let later = field(&said, "cpu.time").unwrap().parse().unwrap();
+    assert!(before.cpu.time_ns <= Some(info.cpu_ns) && info.cpu_ns <= later, "{before:?} {info:?} {later}");
 }
 
 async fn host_agrees(daemon: &Daemon, libvirt: &Connection) {

@@ -8,6 +8,7 @@ mod networks;
 mod seats;
 mod snapshots;
 mod tools;
+mod usages;
 mod volumes;
 
 use crate::contract::Lab;
