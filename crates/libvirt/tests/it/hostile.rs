@@ -35,6 +35,15 @@ pub fn reply(call: &Call, payload: &[u8]) -> Vec<u8> {
     packet([REMOTE, 1, call.procedure, 1, call.serial, 0], payload)
 }
 
+/// There is no such domain.
+fn refusal(call: &Call) -> Vec<u8> {
+    let mut payload = Encoder::default();
+    payload.i32(42);
+    payload.i32(10);
+    payload.optional_string(Some("Domain not found"));
+    packet([REMOTE, 1, call.procedure, 1, call.serial, 1], &payload.finish().unwrap())
+}
+
 /// Opens as libvirtd would: no authentication, keepalive spoken.
 pub async fn welcome(stream: &mut UnixStream) {
     for answer in [&[0, 0, 0, 1, 0, 0, 0, 0][..], &[], &[0, 0, 0, 1]] {
@@ -112,12 +121,7 @@ async fn a_malformed_answer_fails_its_call_alone() {
 
 #[tokio::test]
 async fn libvirts_own_error_is_passed_on() {
-    let mut payload = Encoder::default();
-    payload.i32(42);
-    payload.i32(10);
-    payload.optional_string(Some("Domain not found"));
-    let payload = payload.finish().unwrap();
-    let (said, _) = after(|call| packet([REMOTE, 1, call.procedure, 1, call.serial, 1], &payload)).await;
+    let (said, _) = after(refusal).await;
     let Err(Error::Libvirt { code: 42, domain: 10, message }) = said else { panic!("{said:?}") };
     assert_eq!(message, "Domain not found");
 }
@@ -297,4 +301,55 @@ async fn a_watch_comes_back_after_the_daemon() {
         () = serve => {}
         done = tokio::time::timeout(Duration::from_secs(10), watching) => done.unwrap(),
     }
+}
+
+/// A domain as libvirt writes it.
+fn domain(to: &mut Encoder, number: u8) {
+    to.string(&format!("guest-{number}"));
+    to.fixed(&[number; 16]);
+    to.i32(number.into());
+}
+
+#[tokio::test]
+async fn a_domain_that_goes_between_two_questions_is_told_without_its_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let serve = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        welcome(&mut stream).await;
+        let call = heard(&mut stream).await.unwrap();
+        let mut both = Encoder::default();
+        both.u32(2);
+        for number in [1, 2] {
+            domain(&mut both, number);
+            both.u32(0);
+        }
+        stream.write_all(&reply(&call, &both.finish().unwrap())).await.unwrap();
+        for _ in 0..2 {
+            let call = heard(&mut stream).await.unwrap();
+            assert_eq!(call.procedure, 16);
+            let mut first = Encoder::default();
+            domain(&mut first, 1);
+            let answer = if call.payload == first.finish().unwrap() {
+                let mut info = Encoder::default();
+                info.u32(1);
+                [4096, 2048].into_iter().for_each(|kib| info.u64(kib));
+                info.u32(3);
+                info.u64(7);
+                reply(&call, &info.finish().unwrap())
+            } else {
+                refusal(&call)
+            };
+            stream.write_all(&answer).await.unwrap();
+        }
+        stream
+    };
+    let wish = Wish { endpoint: Endpoint::Unix(path), uri: "test:///default".into(), deadline: patient().deadline };
+    let mut watch = Watch::new(wish);
+    let (told, _open) = tokio::join!(watch.glance(), serve);
+    let told = told.unwrap();
+    let info = told[0].info.unwrap();
+    assert_eq!((info.vcpus, info.cpu_ns, info.memory_bytes, info.memory_max_bytes), (3, 7, 2048 << 10, 4096 << 10));
+    assert_eq!((told[1].stats.domain.name.as_str(), told[1].info), ("guest-2", None));
 }
