@@ -180,7 +180,7 @@ impl Feed {
                 window: WINDOW,
                 interval: close.then_some(CLOSE_INTERVAL),
                 want_key: self.want_key,
-                refused: self.refused.take(),
+                refused: self.refused.clone(),
             };
             let is_news = match &self.said {
                 Some(said) if answer_by.is_some() => *said != FramesDown { durable: said.durable, ..down.clone() },
@@ -188,6 +188,7 @@ impl Feed {
                 None => self.pending.is_empty(),
             };
             if is_news {
+                self.refused = None;
                 self.said = Some(FramesDown { refused: None, ..down.clone() });
                 self.unsaid = (0, None);
                 return down;

@@ -78,6 +78,18 @@ async fn garbage_is_refused_with_its_code_and_slowed_down() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_told_though_nothing_is_durable_yet() {
+    let world = World::new().await;
+    let mut liar = Liar::new(&world);
+    let good = liar.frame(1, Duration::ZERO, true);
+    liar.feed.take(RUN, &good);
+    liar.feed.take(RUN, b"nothing of the kind");
+    let told = liar.told().await;
+    assert_eq!((told.refused.unwrap().code.as_str(), told.want_key), ("PRG-7009", true));
+    assert_eq!(told.durable, Some(Mark { run: RUN, sequence: 1 }));
+}
+
+#[tokio::test]
 async fn a_frame_that_claims_to_be_huge_is_not_unpacked() {
     let world = World::new().await;
     let mut liar = Liar::new(&world);
