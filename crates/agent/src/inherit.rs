@@ -21,12 +21,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 /// The host is compared with what is known this often, events or not, unless it is set.
 pub const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// A host that cannot be read at the start is read again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// A driver whose daemon may be away is waited for this long at the start: a libvirtd that comes up with the machine
+/// may ask QEMU for seconds what it can do, and the host is wanted now.
+const AT_THE_START: Duration = Duration::from_secs(1);
 /// The parts of health that drivers are, in their order.
 const PARTS: [&str; 2] = ["driver", "libvirt"];
 
@@ -41,8 +45,8 @@ struct Known {
 /// Guests as a driver found them; `None`: it does not tell now.
 type Told = Option<Vec<Found>>;
 
-/// Takes up every guest. Those of the first driver before this returns; those of others when their
-/// daemon has told what lives here.
+/// Takes up every guest. Those of the first driver before this returns, of others too where their daemon tells at once
+/// what lives here; else when it does.
 ///
 /// # Errors
 /// When the journal cannot be read.
@@ -52,7 +56,7 @@ pub(crate) async fn guests(world: &Arc<World>) -> Result<(), JournalError> {
     for (place, driver) in world.drivers.iter().enumerate() {
         told.push(match place {
             0 => Some(inventory(world, place).await),
-            _ => driver.inventory().await.ok(),
+            _ => timeout(AT_THE_START, driver.inventory()).await.ok().and_then(Result::ok),
         });
     }
     restore_cards(world, &known, &told).await;

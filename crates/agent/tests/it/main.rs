@@ -30,6 +30,7 @@ use perigee_agent::parts::Progress;
 use perigee_agent::*;
 use perigee_agent_api::*;
 use perigee_clock::Clock;
+use perigee_hypervisor::Hypervisor;
 use perigee_model::execution::Command;
 use perigee_model::*;
 use plane::Plane;
@@ -89,6 +90,8 @@ struct Rig {
     parts: Arc<dyn Parts>,
     /// The driver of simulations instead of the fake.
     simulated: Option<simulated::Machine>,
+    /// A driver beside the first one.
+    second: Option<Arc<dyn Hypervisor>>,
     cards: Arc<dyn Cards>,
 }
 
@@ -112,6 +115,7 @@ impl Rig {
             health: Arc::default(),
             parts: Arc::new(Instant),
             simulated: None,
+            second: None,
             cards: Arc::new(NoCards("it is a test")),
         }
     }
@@ -130,13 +134,14 @@ impl Rig {
             privileges: "root".into(),
             drivers: vec![],
         };
+        let first: Arc<dyn Hypervisor> = match &self.simulated {
+            Some(machine) => machine.driver(&self.clock),
+            None => Arc::new(self.fake.clone()),
+        };
         let agent = Agent {
             host: HostId::new(Uuid::from_u128(1)),
             clock: self.clock.clone(),
-            drivers: vec![match &self.simulated {
-                Some(machine) => machine.driver(&self.clock),
-                None => Arc::new(self.fake.clone()),
-            }],
+            drivers: [first].into_iter().chain(self.second.clone()).collect(),
             journal: Arc::new(self.journal.clone()),
             spool: Arc::new(self.spool.clone()),
             uplink: Arc::new(self.plane.clone()),

@@ -1,7 +1,6 @@
 //! The same agent on the driver that simulations use: with its faults, and under crashes.
 
 use crate::*;
-use perigee_hypervisor::Hypervisor;
 use perigee_hypervisor::simulated::{Fault, Knobs, Simulated, SimulatedConfig, SimulatedHost};
 use std::time::Duration;
 

@@ -2,7 +2,9 @@
 
 use crate::simulated::Machine;
 use crate::*;
+use perigee_hypervisor::{Channel, Found, GuestEvent, HypervisorError, Plan};
 use std::time::Duration;
+use tokio::sync::broadcast;
 
 pub fn machine() -> (Machine, Rig) {
     let machine = Machine::default();
@@ -44,6 +46,63 @@ pub fn switched(order: &DesiredGuest, switch: Switch) -> DesiredGuest {
 
 pub fn living(machine: &Machine, id: GuestId) -> bool {
     machine.host.guests().iter().any(|found| found.guest == id && found.alive)
+}
+
+/// Runs VMs, and tells nothing of what lives here before it is let.
+struct Slow {
+    driver: Arc<dyn Hypervisor>,
+    tells: watch::Sender<bool>,
+}
+
+#[async_trait]
+impl Hypervisor for Slow {
+    fn abilities(&self) -> Abilities {
+        Abilities { kinds: vec![GuestKind::Vm], ..self.driver.abilities() }
+    }
+    async fn inventory(&self) -> Result<Vec<Found>, HypervisorError> {
+        self.tells.subscribe().wait_for(|tells| *tells).await.unwrap();
+        self.driver.inventory().await
+    }
+    async fn start(&self, plan: &Plan) -> Result<Found, HypervisorError> {
+        self.driver.start(plan).await
+    }
+    async fn destroy(&self, guest: GuestId) -> Result<(), HypervisorError> {
+        self.driver.destroy(guest).await
+    }
+    fn events(&self) -> broadcast::Receiver<GuestEvent> {
+        self.driver.events()
+    }
+    fn channel(&self) -> Option<&dyn Channel> {
+        self.driver.channel()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_libvirt_that_takes_its_time_holds_up_its_own_guests_only() {
+    let (vms, clock) = (Machine::default(), Clock::simulated(7));
+    let slow = Arc::new(Slow { driver: vms.driver(&clock), tells: watch::Sender::new(true) });
+    let rig = Rig { second: Some(slow.clone()), clock, ..Rig::new() };
+    let agent = rig.start();
+    let (vm, sandbox) = (vm(1, |_| {}), wanted(guest_id(2), 1, Power::Running));
+    rig.plane.want(vm.clone());
+    rig.plane.until_phase(vm.id, Phase::Running).await;
+    rig.crash(agent).await;
+    slow.tells.send_replace(false);
+    rig.plane.with(|s| s.hellos.clear());
+    let began = tokio::time::Instant::now();
+    let _agent = rig.start();
+    rig.plane.until("a link", |s| !s.hellos.is_empty()).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "after {:?}", began.elapsed());
+    rig.plane.want(sandbox.clone());
+    rig.plane.until_phase(sandbox.id, Phase::Running).await;
+    let mut absent = vm.clone();
+    (absent.desired.generation, absent.desired.power) = (2, Power::Absent);
+    rig.plane.want(absent);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(living(&vms, vm.id), "nothing is done to a guest of whom nobody has told");
+    slow.tells.send_replace(true);
+    rig.plane.until_phase(vm.id, Phase::Gone).await;
+    assert!(vms.host.guests().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
