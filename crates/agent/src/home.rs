@@ -113,13 +113,37 @@ impl Home {
     /// # Errors
     /// `Os`.
     pub fn keep_server(&self, url: &str) -> Result<(), HomeError> {
-        let path = self.path.join("server");
-        replace(&path, format!("{url}\n").as_bytes(), Keep::Power).map_err(os(&path))
+        self.keep("server", url)
     }
 
     /// The control plane's URL of the last join or start.
     pub fn server(&self) -> Option<String> {
-        std::fs::read_to_string(self.path.join("server")).ok().map(|url| url.trim().to_owned())
+        self.kept("server")
+    }
+
+    /// Keeps where this host's libvirt listened, for a start at which it does not.
+    ///
+    /// # Errors
+    /// `Os`.
+    pub fn keep_libvirt(&self, socket: &Path) -> Result<(), HomeError> {
+        self.keep("libvirt", &socket.to_string_lossy())
+    }
+
+    /// Where libvirt listened when it was seen last.
+    pub fn libvirt(&self) -> Option<PathBuf> {
+        self.kept("libvirt").map(PathBuf::from)
+    }
+
+    fn keep(&self, name: &str, line: &str) -> Result<(), HomeError> {
+        if self.kept(name).as_deref() == Some(line) {
+            return Ok(());
+        }
+        let path = self.path.join(name);
+        replace(&path, format!("{line}\n").as_bytes(), Keep::Power).map_err(os(&path))
+    }
+
+    fn kept(&self, name: &str) -> Option<String> {
+        std::fs::read_to_string(self.path.join(name)).ok().map(|line| line.trim().to_owned())
     }
 
     /// Nobody answers here any more.
@@ -149,9 +173,14 @@ mod tests {
         let home = Home::open(&path, None, &clock).unwrap();
         assert!(matches!(Home::open(&path, None, &clock), Err(HomeError::Taken(_))));
         let (instance, token) = (home.instance.clone(), home.token.clone());
+        assert_eq!((home.server(), home.libvirt()), (None, None));
+        home.keep_server("https://far:8443").unwrap();
+        home.keep_libvirt(Path::new("/run/a")).unwrap();
+        home.keep_libvirt(Path::new("/run/b")).unwrap();
         drop(home);
         let again = Home::open(&path, Some(instance.clone()), &clock).unwrap();
         assert_eq!((&again.instance, &again.token), (&instance, &token));
+        assert_eq!((again.server(), again.libvirt()), (Some("https://far:8443".into()), Some("/run/b".into())));
         drop(again);
         let other = InstanceId::from_bits(!instance.bits());
         assert!(matches!(Home::open(&path, Some(other), &clock), Err(HomeError::OtherInstance { .. })));

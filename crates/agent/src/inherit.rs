@@ -12,10 +12,10 @@
 use crate::cards::{CardError, Kept, Stage};
 use crate::execution;
 use crate::guest::{self, Document, Fall};
-use crate::journal::{self, JournalError};
+use crate::journal::{self, Journal, JournalError};
 use crate::world::World;
 use perigee_hypervisor::{Found, GuestEvent};
-use perigee_model::{GuestId, Phase};
+use perigee_model::{GuestId, GuestKind, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,6 +81,20 @@ pub(crate) async fn guests(world: &Arc<World>) -> Result<(), JournalError> {
         }
     }
     Ok(())
+}
+
+/// Whether a guest of this kind may be this host's: a document says so, or cannot be read.
+///
+/// # Errors
+/// When the journal cannot be read.
+pub async fn may_have(journal: &dyn Journal, kind: GuestKind) -> Result<bool, JournalError> {
+    for key in journal.list(guest::SHELF).await? {
+        match journal::read::<Document>(journal, guest::SHELF, &key).await {
+            Ok(document) if document.as_ref().is_none_or(|document| document.order.kind != kind) => {}
+            Ok(_) | Err(_) => return Ok(true),
+        }
+    }
+    Ok(false)
 }
 
 /// Every document; one that cannot be read is set aside, so that its guest can have another.

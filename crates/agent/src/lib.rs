@@ -53,7 +53,7 @@ pub use agent::{Agent, AgentError};
 pub use builds::{BuildProgress, Builder, Built, Recipes};
 pub use cards::{CardError, Cards, HostCards, Kept, NoCards, Stage};
 pub use health::Health;
-pub use inherit::LOOK_EVERY;
+pub use inherit::{LOOK_EVERY, may_have};
 pub use journal::{DirJournal, Journal, MemoryJournal};
 pub use parts::{Budget, CachedParts, Parts, PartsError, Tally, Uses};
 pub use perigee_network::Surroundings;

@@ -4,13 +4,13 @@ use crate::config::{Config, Driver};
 use anyhow::Context as _;
 use nix::unistd::geteuid;
 use perigee_agent::home::Home;
-use perigee_agent::{Cards, Describe, HostCards, NoCards};
+use perigee_agent::{Cards, Describe, HostCards, Journal, NoCards, may_have};
 use perigee_clock::Clock;
 use perigee_hypervisor::Hypervisor;
 use perigee_hypervisor::libvirt::{Endpoint, Libvirt, LibvirtConfig, Target};
 use perigee_hypervisor::microvm::{Microvm, MicrovmConfig, UIDS};
 use perigee_hypervisor::simulated::{Knobs, Simulated, SimulatedConfig, SimulatedHost};
-use perigee_model::{Abilities, InstanceId, Inventory};
+use perigee_model::{Abilities, GuestKind, InstanceId, Inventory};
 use perigee_probe::Machine;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,11 +42,11 @@ pub struct Chosen {
     pub missing: Vec<String>,
 }
 
-/// Chooses the driver.
+/// Chooses the drivers: also that of guests whose documents are there and whose daemon is not.
 ///
 /// # Errors
-/// When QEMU is wanted and cannot be used.
-pub fn choose(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Chosen> {
+/// When QEMU is wanted and cannot be used, or the journal cannot be read.
+pub async fn choose(config: &Config, home: &Home, clock: &Clock, journal: &dyn Journal) -> anyhow::Result<Chosen> {
     match config.driver {
         Driver::Simulated => {
             let simulated = SimulatedConfig {
@@ -73,7 +73,8 @@ pub fn choose(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Cho
             let microvm = Microvm::new(microvm).context("guests cannot be run here; `perigee doctor` says why")?;
             let missing = microvm.reduced().to_vec();
             let mut drivers: Vec<Arc<dyn Hypervisor>> = vec![Arc::new(microvm)];
-            let libvirt = libvirt(config, home, clock)?;
+            let vms = may_have(journal, GuestKind::Vm).await?;
+            let libvirt = libvirt(config, home, clock, vms)?;
             drivers.extend(libvirt.clone().map(|driver| -> Arc<dyn Hypervisor> { Arc::new(driver) }));
             Ok(Chosen { drivers, libvirt, missing })
         }
@@ -89,13 +90,18 @@ pub fn cards(config: &Config, home: &Home) -> Arc<dyn Cards> {
     }
 }
 
-/// libvirt's, where there is a libvirt. One that is installed later is taken up at the next start.
-fn libvirt(config: &Config, home: &Home, clock: &Clock) -> anyhow::Result<Option<Libvirt>> {
-    let near = config
-        .libvirt_sockets
-        .iter()
-        .find(|socket| socket.exists())
-        .map(|socket| Target { endpoint: Endpoint::Unix(socket.clone()), driver: LIBVIRT_URI.to_owned() });
+/// libvirt's, where there is a libvirt. One that is installed later is taken up at the next start; one that ran VMs of
+/// ours and is not there now is away: nothing is known of them, and they are nobody's to be taken for ended.
+fn libvirt(config: &Config, home: &Home, clock: &Clock, vms: bool) -> anyhow::Result<Option<Libvirt>> {
+    let known = |socket: &PathBuf| vms && config.libvirt_sockets.contains(socket);
+    let near = match config.libvirt_sockets.iter().find(|socket| socket.exists()) {
+        Some(socket) => {
+            home.keep_libvirt(socket)?;
+            Some(socket.clone())
+        }
+        None => home.libvirt().filter(known),
+    };
+    let near = near.map(|socket| Target { endpoint: Endpoint::Unix(socket), driver: LIBVIRT_URI.to_owned() });
     let Some(target) = config.libvirt.clone().or(near) else { return Ok(None) };
     // QEMU runs as libvirt's user: what it opens lies where that user can pass, and ours is private.
     let of = |base: &str| Path::new(base).join(home.instance.as_str());

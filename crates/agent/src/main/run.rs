@@ -82,15 +82,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    tracing::info!(host = %identity.host, server = %server, pid = std::process::id(), "starting");
     let host = identity.host;
+    tracing::info!(%host, %server, pid = std::process::id(), "starting");
     let current = Arc::new(CurrentIdentity::new(identity));
     let folder = IdentityDir::of(home.path());
     let fresh = tokio::spawn(enrol::keep_fresh(server.clone(), folder, current.clone(), clock.clone(), health.clone()));
 
-    let chosen = driver::choose(&config, &home, &clock)?;
+    let journal: Arc<dyn Journal> = Arc::new(DirJournal::open(home.path().join("journal"))?);
+    let chosen = driver::choose(&config, &home, &clock, journal.as_ref()).await?;
     let (uplink, frames) = uplinks(config.stream_mode, server, current);
-    let (journal, parts) = documents_and_parts(&config, &home, &clock, &uplink, &chosen.drivers)?;
+    let parts = parts(&config, &home, &clock, &uplink, (&journal, &chosen.drivers))?;
     let about = measure::About {
         config: &config,
         home: &home,
@@ -125,26 +126,24 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     measuring.stop();
     let _ = pages.await;
     home.forget_endpoints();
-    tracing::info!("stopped; guests live on");
-    Ok(ended?)
+    Ok(ended.inspect(|()| tracing::info!("stopped; guests live on"))?)
 }
 
-/// What is written down of guests, and the parts of images that are kept for them.
-fn documents_and_parts(
+/// The parts of images that are kept for guests.
+fn parts(
     config: &Config,
     home: &Home,
     clock: &Clock,
     uplink: &Arc<dyn Uplink>,
-    drivers: &[Arc<dyn Hypervisor>],
-) -> anyhow::Result<(Arc<dyn Journal>, Arc<CachedParts>)> {
-    let journal: Arc<dyn Journal> = Arc::new(DirJournal::open(home.path().join("journal"))?);
+    (journal, drivers): (&Arc<dyn Journal>, &[Arc<dyn Hypervisor>]),
+) -> anyhow::Result<Arc<CachedParts>> {
+    let uses = Uses { journal: journal.clone(), drivers: drivers.to_vec() };
     let blobs = BlobDir::at(home.path().join(driver::CACHE))?;
     let budget = Budget { dir: home.path().to_owned(), reserve: config.reserve, cache_bytes: config.cache_bytes };
-    let uses = Uses { journal: journal.clone(), drivers: drivers.to_vec() };
     let parts = Arc::new(CachedParts::new(blobs, uplink.clone(), clock.clone(), budget, uses));
     let tidied = parts.clone();
     tokio::spawn(async move { tidied.tidy().await });
-    Ok((journal, parts))
+    Ok(parts)
 }
 
 /// How this host builds images.

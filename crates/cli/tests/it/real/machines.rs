@@ -33,6 +33,18 @@ impl Ground {
         self.daemon.signal(Signal::SIGCONT);
         assert!(down.code == 6 && down.err.contains("db: did not end within 5 s"), "{} {}", down.code, down.err);
     }
+    /// An agent that comes up where libvirt's socket is gone knows nothing of its VM, and takes it for nothing.
+    fn finds_no_libvirt(&mut self) {
+        let tells = |agent: &str| self.instance.json(&["metrics", "query", agent])[0]["value"].clone();
+        self.instance.kill("perigee-agent");
+        self.daemon.kill();
+        self.until("db", "unknown");
+        self.up();
+        self.instance
+            .until("word of libvirt's absence", || (tells("perigee_libvirt_breaker_open") == "1").then_some(()));
+        assert_eq!(self.vm("db").unwrap()["status"], "unknown");
+        self.daemon.start_again();
+    }
     fn echo(&self, word: &str) {
         assert_eq!(self.fine(&["vm", "exec", "db", "--", "echo", word]), format!("{word}\n"));
     }
@@ -40,7 +52,7 @@ impl Ground {
 
 #[test]
 fn real_a_vm_lives_a_whole_life() {
-    let ground = Ground::new();
+    let mut ground = Ground::new();
     let told = ground.fine(&["vm", "create", "db", "--memory", "256MiB", "--disk", "1GiB", "--dry-run"]);
     assert!(told.contains("db would be made from base and go to") && told.contains("a disk of 1GiB"), "{told}");
     assert!(ground.vm("db").is_none(), "a dry run makes nothing");
@@ -84,13 +96,17 @@ fn real_a_vm_lives_a_whole_life() {
         (told("perigee_heartbeat_success") == "1" && told("perigee_libvirt_breaker_open") == "0").then_some(())
     });
 
-    // The agent, and then libvirtd, killed and started again: the guest never noticed.
+    // The agent, and then libvirtd too, killed and started again: the guest never noticed.
     let since = ground.vm("db").unwrap()["boot_ms"].clone();
     ground.instance.kill("perigee-agent");
     ground.until("db", "unknown");
     ground.up();
     ground.agree("running", "running");
     ground.echo("adopted");
+    assert_eq!(ground.vm("db").unwrap()["boot_ms"], since);
+    ground.finds_no_libvirt();
+    ground.agree("running", "running");
+    ground.echo("still there");
     assert_eq!(ground.vm("db").unwrap()["boot_ms"], since);
     ground.fine(&["vm", "restart", "db", "--force"]);
     ground.agree("running", "running");
