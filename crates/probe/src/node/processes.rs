@@ -2,6 +2,7 @@
 //!
 //! Command lines are not read at all: they hold secrets.
 
+mod line;
 mod table;
 
 use super::{Collector, Fault, Round, Settings};
