@@ -228,20 +228,7 @@ impl Control {
                 .get(guest)
                 .and_then(|guest| guest.spec.vm.as_ref()?.origin.as_ref())
                 .is_some_and(|origin| origin.backup == backup),
-            TaskKind::GuestCreate { .. }
-            | TaskKind::GuestDelete { .. }
-            | TaskKind::GuestExecute { .. }
-            | TaskKind::GuestPower { .. }
-            | TaskKind::GuestOperate { .. }
-            | TaskKind::ImageBuild { .. }
-            | TaskKind::ImageImport { .. }
-            | TaskKind::VolumeCreate { .. }
-            | TaskKind::VolumeDelete { .. }
-            | TaskKind::VolumeResize { .. }
-            | TaskKind::VolumeAttach { .. }
-            | TaskKind::VolumeDetach { .. }
-            | TaskKind::NetworkCreate { .. }
-            | TaskKind::NetworkDelete { .. } => false,
+            _ => false,
         };
         rows.open_tasks().find(needs).cloned()
     }

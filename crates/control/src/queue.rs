@@ -203,23 +203,11 @@ impl Control {
     pub(crate) fn operation_before(&self, task: &Task, guest: &Guest, hurried: bool) -> Option<&'static str> {
         let rows = self.view().read();
         let mut running = rows.open_tasks_of(guest.id).filter(|t| t.id != task.id && t.state == TaskState::Running);
-        running.find_map(|other| match other.kind {
-            TaskKind::GuestCreate { .. } | TaskKind::GuestDelete { .. } | TaskKind::GuestOperate { .. } => {
-                Some(other.kind.text())
-            }
-            TaskKind::GuestPower { switch: before, .. } => Some(before.text()).filter(|_| !hurried),
-            TaskKind::GuestExecute { .. }
-            | TaskKind::ImageBuild { .. }
-            | TaskKind::ImageImport { .. }
-            | TaskKind::BackupVerify { .. }
-            | TaskKind::VolumeCreate { .. }
-            | TaskKind::VolumeDelete { .. }
-            | TaskKind::VolumeResize { .. }
-            | TaskKind::VolumeAttach { .. }
-            | TaskKind::VolumeDetach { .. }
-            | TaskKind::NetworkCreate { .. }
-            | TaskKind::NetworkDelete { .. } => None,
-        })
+        let holds_up = |kind: &TaskKind| match kind {
+            TaskKind::GuestCreate { .. } | TaskKind::GuestDelete { .. } | TaskKind::GuestOperate { .. } => true,
+            kind => !hurried && matches!(kind, TaskKind::GuestPower { .. }),
+        };
+        running.find(|other| holds_up(&other.kind)).map(|other| other.kind.text())
     }
 
     /// Switches that a stop did not wait for, and those that were asked for before it and still wait, are
@@ -228,23 +216,8 @@ impl Control {
         let rows = self.view().read();
         let before = |t: &&Arc<Task>| t.state == TaskState::Running || t.id < task.id;
         let others = rows.open_tasks_of(guest).filter(|t| t.id != task.id).filter(before);
-        let switched = others.filter(|t| match t.kind {
-            TaskKind::GuestPower { switch, .. } => !matches!(switch, Switch::Stop { .. }),
-            TaskKind::GuestCreate { .. }
-            | TaskKind::GuestDelete { .. }
-            | TaskKind::GuestExecute { .. }
-            | TaskKind::GuestOperate { .. }
-            | TaskKind::ImageBuild { .. }
-            | TaskKind::ImageImport { .. }
-            | TaskKind::BackupVerify { .. }
-            | TaskKind::VolumeCreate { .. }
-            | TaskKind::VolumeDelete { .. }
-            | TaskKind::VolumeResize { .. }
-            | TaskKind::VolumeAttach { .. }
-            | TaskKind::VolumeDetach { .. }
-            | TaskKind::NetworkCreate { .. }
-            | TaskKind::NetworkDelete { .. } => false,
-        });
+        let is_stop = |switch: Switch| matches!(switch, Switch::Stop { .. });
+        let switched = others.filter(|t| matches!(t.kind, TaskKind::GuestPower { switch, .. } if !is_stop(switch)));
         for other in switched {
             if let TaskVerdict::Go(mut next) = other.step(&TaskEvent::CancelDone, self.clock().now()) {
                 next.revision += 1;

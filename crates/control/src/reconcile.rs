@@ -68,20 +68,7 @@ impl Control {
         let mut batch = Batch::default();
         let guest = match task.kind {
             TaskKind::GuestCreate { guest, .. } => self.view().guest(guest).filter(|g| !g.is_gone()),
-            TaskKind::GuestDelete { .. }
-            | TaskKind::GuestExecute { .. }
-            | TaskKind::GuestPower { .. }
-            | TaskKind::GuestOperate { .. }
-            | TaskKind::ImageBuild { .. }
-            | TaskKind::ImageImport { .. }
-            | TaskKind::BackupVerify { .. }
-            | TaskKind::VolumeCreate { .. }
-            | TaskKind::VolumeDelete { .. }
-            | TaskKind::VolumeResize { .. }
-            | TaskKind::VolumeAttach { .. }
-            | TaskKind::VolumeDetach { .. }
-            | TaskKind::NetworkCreate { .. }
-            | TaskKind::NetworkDelete { .. } => None,
+            _ => None,
         };
         let mut next = guest.as_ref().map(|g| self.abandon(g));
         self.step_task(&task, &TaskEvent::Tick, None, &mut batch);

@@ -201,6 +201,26 @@ impl TaskKind {
             | Self::NetworkDelete { .. } => None,
         }
     }
+    /// The execution that it is.
+    pub fn execution(&self) -> Option<ExecutionId> {
+        match self {
+            Self::GuestExecute { execution, .. } => Some(*execution),
+            Self::GuestCreate { .. }
+            | Self::GuestDelete { .. }
+            | Self::GuestPower { .. }
+            | Self::GuestOperate { .. }
+            | Self::ImageBuild { .. }
+            | Self::ImageImport { .. }
+            | Self::BackupVerify { .. }
+            | Self::VolumeCreate { .. }
+            | Self::VolumeDelete { .. }
+            | Self::VolumeResize { .. }
+            | Self::VolumeAttach { .. }
+            | Self::VolumeDetach { .. }
+            | Self::NetworkCreate { .. }
+            | Self::NetworkDelete { .. } => None,
+        }
+    }
     /// The image it makes.
     pub fn image(&self) -> Option<ImageId> {
         match self {
@@ -559,25 +579,9 @@ impl Task {
 
     /// It fails when it is not done so long after it was asked for.
     pub fn deadline(&self) -> Duration {
-        match &self.kind {
-            TaskKind::GuestOperate { operation: Operation::CreateBackup { .. }, .. }
-            | TaskKind::BackupVerify { .. }
-            | TaskKind::GuestCreate { restores: true, .. } => BACKUP_DEADLINE,
-            TaskKind::GuestCreate { .. }
-            | TaskKind::GuestDelete { .. }
-            | TaskKind::GuestExecute { .. }
-            | TaskKind::GuestPower { .. }
-            | TaskKind::GuestOperate { .. }
-            | TaskKind::ImageBuild { .. }
-            | TaskKind::ImageImport { .. }
-            | TaskKind::VolumeCreate { .. }
-            | TaskKind::VolumeDelete { .. }
-            | TaskKind::VolumeResize { .. }
-            | TaskKind::VolumeAttach { .. }
-            | TaskKind::VolumeDetach { .. }
-            | TaskKind::NetworkCreate { .. }
-            | TaskKind::NetworkDelete { .. } => TASK_DEADLINE,
-        }
+        let moves_a_disk =
+            matches!(self.kind, TaskKind::BackupVerify { .. } | TaskKind::GuestCreate { restores: true, .. });
+        if self.kind.makes_backup() || moves_a_disk { BACKUP_DEADLINE } else { TASK_DEADLINE }
     }
 
     fn past_deadline(&self, now: Timestamp) -> TaskVerdict {

@@ -15,7 +15,7 @@ use perigee_model::guest::Problem;
 use perigee_model::placement::Reason;
 use perigee_model::{
     Code, Event, Execution, ExecutionState, Guest, GuestId, Host, HostId, Image, Inventory, Name, Outcome, Task,
-    TaskKind, Timestamp,
+    Timestamp,
 };
 use std::collections::BTreeMap;
 
@@ -67,23 +67,6 @@ pub fn sandbox_tag(server: &Server, guest: &Guest) -> String {
 }
 
 pub fn task(task: &Task) -> TaskView {
-    let execution_id = match &task.kind {
-        TaskKind::GuestExecute { execution, .. } => Some(execution.to_string()),
-        TaskKind::GuestCreate { .. }
-        | TaskKind::GuestDelete { .. }
-        | TaskKind::GuestPower { .. }
-        | TaskKind::GuestOperate { .. }
-        | TaskKind::ImageBuild { .. }
-        | TaskKind::ImageImport { .. }
-        | TaskKind::BackupVerify { .. }
-        | TaskKind::VolumeCreate { .. }
-        | TaskKind::VolumeDelete { .. }
-        | TaskKind::VolumeResize { .. }
-        | TaskKind::VolumeAttach { .. }
-        | TaskKind::VolumeDetach { .. }
-        | TaskKind::NetworkCreate { .. }
-        | TaskKind::NetworkDelete { .. } => None,
-    };
     TaskView {
         id: task.id.to_string(),
         kind: task.kind.text().to_owned(),
@@ -95,7 +78,7 @@ pub fn task(task: &Task) -> TaskView {
         image_id: task.kind.image().map(|image| image.to_string()),
         volume_id: task.kind.volume().map(|volume| volume.to_string()),
         network_id: task.kind.network().map(|network| network.to_string()),
-        execution_id,
+        execution_id: task.kind.execution().map(|execution| execution.to_string()),
         backup_id: task.kind.backup().map(|backup| backup.to_string()),
         attempts: task.attempts,
         attempts_max: task.attempts_max,

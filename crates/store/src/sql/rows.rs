@@ -12,7 +12,7 @@
 use super::engine::Value;
 use super::fault::engine;
 use crate::{Key, Noun, Record, StoreError};
-use perigee_model::{Backup, Event, Execution, Guest, Host, Image, Network, Task, TaskKind, Timestamp, Volume};
+use perigee_model::{Backup, Event, Execution, Guest, Host, Image, Network, Task, Timestamp, Volume};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -186,23 +186,6 @@ fn image(r: &Image) -> Columns {
 }
 
 fn task(r: &Task) -> Columns {
-    let execution = match &r.kind {
-        TaskKind::GuestExecute { execution, .. } => Some(*execution),
-        TaskKind::GuestCreate { .. }
-        | TaskKind::GuestDelete { .. }
-        | TaskKind::GuestPower { .. }
-        | TaskKind::GuestOperate { .. }
-        | TaskKind::ImageBuild { .. }
-        | TaskKind::ImageImport { .. }
-        | TaskKind::BackupVerify { .. }
-        | TaskKind::VolumeCreate { .. }
-        | TaskKind::VolumeDelete { .. }
-        | TaskKind::VolumeResize { .. }
-        | TaskKind::VolumeAttach { .. }
-        | TaskKind::VolumeDetach { .. }
-        | TaskKind::NetworkCreate { .. }
-        | TaskKind::NetworkDelete { .. } => None,
-    };
     Ok(vec![
         ("id", r.id.to_string().into()),
         ("tenant", r.tenant.as_str().into()),
@@ -210,7 +193,7 @@ fn task(r: &Task) -> Columns {
         ("kind", r.kind.text().into()),
         ("guest_id", r.kind.guest().map(|i| i.to_string()).into()),
         ("image_id", r.kind.image().map(|i| i.to_string()).into()),
-        ("execution_id", execution.map(|i| i.to_string()).into()),
+        ("execution_id", r.kind.execution().map(|i| i.to_string()).into()),
         ("volume_id", r.kind.volume().map(|i| i.to_string()).into()),
         ("network_id", r.kind.network().map(|i| i.to_string()).into()),
         ("priority", word(&r.priority)?.into()),
