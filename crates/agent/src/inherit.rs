@@ -69,6 +69,7 @@ pub(crate) async fn guests(world: &Arc<World>) -> Result<(), JournalError> {
             tell(world, place, None);
             take_up(world, place, own, found).await;
         } else {
+            tell(world, place, Some("it has not told yet which guests run here".to_owned()));
             world.held.close(place);
             let world = world.clone();
             world.clone().nursery.spawn(async move {

@@ -6,15 +6,18 @@
 //! ```text
 //! driver ─┐                        ┌ perigee_guest_*{guest,name}          ─▶ Sheet ─▶ frame
 //! libvirt ┴─▶ Vec<GuestUsage> ─▶ Member: totals, and rates since the last round
+//!             NodeUsage, if far ─▶ Machine: perigee_libvirt_node_*{node}
 //! ```
 
+mod machine;
 mod member;
 
 use crate::frames::FrameSpool;
 use crate::watch::Sampler;
+use machine::Machine;
 use member::{CPU_CORES, Member, RESIDENT_BYTES};
 use perigee_clock::{Clock, Instant};
-use perigee_hypervisor::{GuestUsage, Hypervisor, HypervisorError, Measure};
+use perigee_hypervisor::{GuestUsage, Hypervisor, HypervisorError, Measure, NodeUsage};
 use perigee_model::Timestamp;
 use perigee_model::frame::{Series, Sheet, Slot, StreamName};
 use std::collections::BTreeMap;
@@ -65,13 +68,10 @@ pub enum Teller {
 }
 
 impl Teller {
-    async fn ask(&self) -> Result<Vec<GuestUsage>, HypervisorError> {
+    fn measure(&self) -> Option<&dyn Measure> {
         match self {
-            Self::Driver(driver) => match driver.measure() {
-                Some(measure) => measure.usages().await,
-                None => Ok(Vec::new()),
-            },
-            Self::Other(measure) => measure.usages().await,
+            Self::Driver(driver) => driver.measure(),
+            Self::Other(measure) => Some(measure.as_ref()),
         }
     }
 }
@@ -82,6 +82,7 @@ struct Source {
     teller: Teller,
     success: Option<Slot>,
     duration: Option<Slot>,
+    machine: Option<Machine>,
     failing: bool,
 }
 
@@ -101,13 +102,15 @@ struct Answer {
     told: Result<Vec<GuestUsage>, HypervisorError>,
     took: Duration,
     at: Instant,
+    node: Option<NodeUsage>,
 }
 
 impl Usages {
     /// Asks these, each under the name that its `collector` label and the guests' `driver` label have.
     /// `spool` is the stream's own.
     pub fn new(runtime: Handle, clock: Clock, spool: Arc<FrameSpool>, tellers: Vec<(String, Teller)>) -> Self {
-        let source = |(name, teller)| Source { name, teller, success: None, duration: None, failing: false };
+        let (success, duration) = (None, None);
+        let source = |(name, teller)| Source { name, teller, success, duration, machine: None, failing: false };
         let sources = tellers.into_iter().map(source).collect();
         Self { runtime, clock, spool, sources, members: BTreeMap::new(), answers: Vec::new() }
     }
@@ -134,17 +137,27 @@ impl Sampler for Usages {
     fn look(&mut self) {
         let asked = self.sources.iter().map(async |source| {
             let began = self.clock.instant();
-            let told = source.teller.ask().await;
+            let measure = source.teller.measure();
+            let told = match measure {
+                Some(measure) => measure.usages().await,
+                None => Ok(Vec::new()),
+            };
             // Counters are of when they were told: a late answer must not look like a fast guest.
-            Answer { told, took: began.elapsed(), at: self.clock.instant() }
+            let (took, at) = (began.elapsed(), self.clock.instant());
+            let node = match measure.filter(|_| told.is_ok()) {
+                Some(measure) => measure.node().await.ok().flatten(),
+                None => None,
+            };
+            Answer { told, took, at, node }
         });
         self.answers = self.runtime.block_on(futures::future::join_all(asked));
     }
 
     fn sample(&mut self, sheet: &mut Sheet, _: Timestamp) {
-        for (place, Answer { told, took, at }) in std::mem::take(&mut self.answers).into_iter().enumerate() {
+        for (place, Answer { told, took, at, node }) in std::mem::take(&mut self.answers).into_iter().enumerate() {
             let source = &mut self.sources[place];
             source.account(told.is_ok(), took, sheet);
+            Machine::tell(&mut source.machine, node, sheet);
             match told {
                 Ok(told) => {
                     source.failing = false;

@@ -129,6 +129,9 @@ async fn lately(session: &Session, id: &str) -> Result<(), Failure> {
     let lines = [
         ("CPU", "perigee_host_cpu_usage_ratio"),
         ("MEMORY", "perigee_host_memory_used_bytes / perigee_host_memory_total_bytes"),
+        // Of the machine that its VMs are on, where that is another.
+        ("VMS CPU", "perigee_libvirt_node_cpu_usage_ratio"),
+        ("VMS MEM", "perigee_libvirt_node_memory_used_bytes / perigee_libvirt_node_memory_total_bytes"),
     ];
     for (head, expr) in lines {
         let expr = expr.split(" / ").map(|name| format!("{name}{{host_id=\"{id}\"}}")).collect::<Vec<_>>().join(" / ");

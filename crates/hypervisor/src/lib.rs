@@ -40,7 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
-pub use usage::{GuestUsage, Measure};
+pub use usage::{GuestUsage, Measure, NodeUsage};
 use uuid::Uuid;
 pub use volumes::{Plugs, Volumes};
 

@@ -103,6 +103,29 @@ pub struct NicUsage {
     pub drops: Option<u64>,
 }
 
+/// What the machine uses that guests are on; the times since it was booted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeUsage {
+    /// What it calls itself.
+    pub name: String,
+    /// Processor time of programs, in nanoseconds.
+    pub user_ns: Option<u64>,
+    /// Processor time of its kernel.
+    pub system_ns: Option<u64>,
+    /// Time of processors that had nothing to do.
+    pub idle_ns: Option<u64>,
+    /// Time of processors that had nothing to do but to wait for disks.
+    pub iowait_ns: Option<u64>,
+    /// Memory.
+    pub memory_bytes: Option<u64>,
+    /// Memory that nobody has.
+    pub free_bytes: Option<u64>,
+    /// Memory of block devices' buffers.
+    pub buffers_bytes: Option<u64>,
+    /// Memory of the page cache.
+    pub cached_bytes: Option<u64>,
+}
+
 /// Telling what guests use.
 #[async_trait]
 pub trait Measure: Send + Sync {
@@ -111,6 +134,14 @@ pub trait Measure: Send + Sync {
     /// # Errors
     /// `Os` or `Channel` when nothing can be told of any of them.
     async fn usages(&self) -> Result<Vec<GuestUsage>, HypervisorError>;
+
+    /// The machine that they are on, where it is not this one, whose own collectors tell more.
+    ///
+    /// # Errors
+    /// As of [`Measure::usages`].
+    async fn node(&self) -> Result<Option<NodeUsage>, HypervisorError> {
+        Ok(None)
+    }
 }
 
 #[cfg(test)]

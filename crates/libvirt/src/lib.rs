@@ -64,7 +64,7 @@ pub use stats::{Cpu, Disk, DomainStats, Memory, Nic, Traffic, Transfer, Vcpu, gr
 pub use stream::{Stream, console};
 pub use tls::Tls;
 pub use transport::Endpoint;
-pub use watch::{Glance, Watch, Wish};
+pub use watch::{Glance, NodeUse, Watch, Wish};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

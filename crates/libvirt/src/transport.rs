@@ -33,6 +33,13 @@ pub enum Endpoint {
     },
 }
 
+impl Endpoint {
+    /// Whether it may lead to another machine.
+    pub fn is_far(&self) -> bool {
+        !matches!(self, Self::Unix(_))
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -6,6 +6,7 @@
 //! ```text
 //! glance   state, network of all in one call ─▶ info of each      libvirt alone: some 0.06 ms a domain
 //! inquire  memory and disks, four parts side by side               each one's hypervisor: 1.3 ms and more
+//! node     processors and memory of libvirtd's own machine
 //! ```
 //! Who glances and inquires does it with two of these: a hypervisor that does not answer keeps a slot of its
 //! connection, and a daemon that hangs is not given another connection to hang on, because each new one would
@@ -14,10 +15,11 @@
 use crate::connection::{Connection, Settings};
 use crate::domain::{Domain, DomainInfo};
 use crate::error::Error;
+use crate::host::Named;
 use crate::limits;
 use crate::stats::{DomainStats, groups};
 use crate::transport::Endpoint;
-use futures::future::{join_all, try_join_all};
+use futures::future::{join_all, try_join_all, try_join3};
 use std::time::Duration;
 
 /// After a failed attempt to connect this many questions go unasked before the next, at most.
@@ -40,6 +42,17 @@ pub struct Watch {
     wish: Wish,
     settings: Settings,
     link: Link,
+}
+
+/// What the machine uses that libvirtd is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeUse {
+    /// The machine's name.
+    pub hostname: String,
+    /// See [`Connection::node_cpu`].
+    pub cpu: Vec<Named>,
+    /// See [`Connection::node_memory`].
+    pub memory: Vec<Named>,
 }
 
 /// What libvirt itself knows of a domain.
@@ -83,6 +96,19 @@ impl Watch {
         let glances = glances.await;
         self.look_after(&connection);
         glances
+    }
+
+    /// Whether libvirtd may be on another machine than who asks.
+    pub fn is_far(&self) -> bool {
+        self.wish.endpoint.is_far()
+    }
+
+    /// What the machine uses that libvirtd is on.
+    pub async fn node(&mut self) -> Result<NodeUse, Error> {
+        let connection = self.connected().await?;
+        let told = try_join3(connection.hostname(), connection.node_cpu(), connection.node_memory()).await;
+        self.look_after(&connection);
+        told.map(|(hostname, cpu, memory)| NodeUse { hostname, cpu, memory })
     }
 
     /// What the hypervisors of these say of their memory and disks, without waiting for those that are busy.

@@ -6,7 +6,7 @@ use perigee_hypervisor::usage::{DiskUsage, NicUsage};
 use perigee_model::frame::{Series, Sheet, Slot};
 
 /// A metric: its name, whether it is a counter, and decimals.
-type Metric = (&'static str, bool, u8);
+pub type Metric = (&'static str, bool, u8);
 
 pub const CPU_CORES: &str = "perigee_guest_cpu_cores";
 pub const RESIDENT_BYTES: &str = "perigee_guest_memory_resident_bytes";
@@ -39,7 +39,7 @@ const NIC: [Metric; 5] = [
 ];
 
 /// Places on the sheet, one for each metric of a table.
-type Slots = Vec<Option<Slot>>;
+pub type Slots = Vec<Option<Slot>>;
 
 /// A guest on the sheet.
 pub struct Member {
@@ -225,7 +225,7 @@ fn follow<'a>(
     old.iter().flat_map(|(_, slots)| slots).flatten().for_each(|slot| sheet.retire(*slot));
 }
 
-fn define(table: &[Metric], labels: &[(&'static str, String)], sheet: &mut Sheet) -> Slots {
+pub fn define(table: &[Metric], labels: &[(&'static str, String)], sheet: &mut Sheet) -> Slots {
     table.iter().map(|metric| sheet.define(labelled(*metric, labels))).collect()
 }
 
@@ -234,7 +234,7 @@ fn labelled((name, is_counter, digits): Metric, labels: &[(&'static str, String)
     labels.iter().fold(series, |series, (label, value)| series.with(label, value))
 }
 
-fn put<const N: usize>(sheet: &mut Sheet, slots: &Slots, values: [Option<i64>; N]) {
+pub fn put<const N: usize>(sheet: &mut Sheet, slots: &Slots, values: [Option<i64>; N]) {
     for (slot, value) in slots.iter().zip(values) {
         match (slot, value) {
             (Some(slot), Some(value)) => sheet.set(*slot, value),
@@ -244,7 +244,7 @@ fn put<const N: usize>(sheet: &mut Sheet, slots: &Slots, values: [Option<i64>; N
     }
 }
 
-fn whole(count: u64) -> i64 {
+pub fn whole(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 

@@ -101,7 +101,7 @@ impl Link {
 
     /// Whether libvirt may be on another machine.
     pub fn is_far(&self) -> bool {
-        !matches!(self.endpoint, Endpoint::Unix(_))
+        self.endpoint.is_far()
     }
 
     /// How libvirt has been lately.

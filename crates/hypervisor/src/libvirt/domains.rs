@@ -7,11 +7,11 @@
 mod inquiries;
 
 use crate::HypervisorError;
-use crate::usage::{DiskUsage, GuestUsage, Measure, NicUsage, RunState};
+use crate::usage::{DiskUsage, GuestUsage, Measure, NicUsage, NodeUsage, RunState};
 use async_trait::async_trait;
 use inquiries::{Inquired, Inquiries};
 use perigee_clock::Clock;
-use perigee_libvirt::{Endpoint, Glance, State, Watch, Wish};
+use perigee_libvirt::{Endpoint, Glance, Named, NodeUse, State, Watch, Wish};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -68,7 +68,7 @@ impl Domains {
             *asking = Some(Asking::of(&self.clock, wish));
         }
         let Some(Asking { glances, inquiries }) = asking.as_mut() else { return Ok(Default::default()) };
-        let told = glances.glance().await.map_err(|error| HypervisorError::Channel(error.to_string()))?;
+        let told = glances.glance().await.map_err(told_why)?;
         inquiries.about(told.iter().map(|glance| &glance.stats.domain)).await;
         let unknown =
             |one: &&Glance| one.stats.state == State::Paused && one.stats.state_reason == Some(PAUSED_UNKNOWN);
@@ -79,12 +79,44 @@ impl Domains {
         };
         Ok((told.into_iter().map(usage).collect(), unknown))
     }
+
+    /// Their machine, where it may be another than this one.
+    pub(super) async fn machine(&self) -> Result<Option<NodeUsage>, HypervisorError> {
+        let mut asking = self.asking.lock().await;
+        let far = asking.as_mut().map(|asking| &mut asking.glances).filter(|watch| watch.is_far());
+        let Some(watch) = far else { return Ok(None) };
+        Ok(Some(node_usage(watch.node().await.map_err(told_why)?)))
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn told_why(error: perigee_libvirt::Error) -> HypervisorError {
+    HypervisorError::Channel(error.to_string())
 }
 
 #[async_trait]
 impl Measure for Domains {
     async fn usages(&self) -> Result<Vec<GuestUsage>, HypervisorError> {
         Ok(self.told().await?.0)
+    }
+    async fn node(&self) -> Result<Option<NodeUsage>, HypervisorError> {
+        self.machine().await
+    }
+}
+
+fn node_usage(NodeUse { hostname, cpu, memory }: NodeUse) -> NodeUsage {
+    let of = |all: &[Named], name: &str| all.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
+    let bytes = |name| of(&memory, name).map(|kib| kib.saturating_mul(1024));
+    NodeUsage {
+        name: hostname,
+        user_ns: of(&cpu, "user"),
+        system_ns: of(&cpu, "kernel"),
+        idle_ns: of(&cpu, "idle"),
+        iowait_ns: of(&cpu, "iowait"),
+        memory_bytes: bytes("total"),
+        free_bytes: bytes("free"),
+        buffers_bytes: bytes("buffers"),
+        cached_bytes: bytes("cached"),
     }
 }
 

@@ -47,8 +47,8 @@ use crate::sockets::connect;
 use crate::work::{finish, off_thread, os};
 use crate::{
     Addresses, Adopt, BackupWish, Backups, Channel, Console, Found, FoundNetwork, GuestEvent, GuestUsage, Halt, Halted,
-    Hypervisor, HypervisorError, Keep, Kept, Measure, NetworkPlan, Networks, NewDisk, OpenDisk, Pause, Plan, Plugs,
-    Progress, Reserve, Room, Seat, Session, Snapshots, Space, Stream, Volumes,
+    Hypervisor, HypervisorError, Keep, Kept, Measure, NetworkPlan, Networks, NewDisk, NodeUsage, OpenDisk, Pause, Plan,
+    Plugs, Progress, Reserve, Room, Seat, Session, Snapshots, Space, Stream, Volumes,
 };
 use async_trait::async_trait;
 use connections::{Ask, Link};
@@ -450,5 +450,8 @@ impl Measure for Libvirt {
             }
         }
         Ok(usages)
+    }
+    async fn node(&self) -> Result<Option<NodeUsage>, HypervisorError> {
+        self.domains.machine().await
     }
 }

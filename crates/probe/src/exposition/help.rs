@@ -141,6 +141,20 @@ pub const TABLE: &[(&str, &str)] = &[
     ("perigee_host_network_transmit_bytes_per_second", "Bytes sent each second by all real interfaces together."),
     ("perigee_latency_reachable", "Whether a target answered the last time."),
     ("perigee_latency_seconds", "Round trip to a target, in seconds."),
+    ("perigee_libvirt_node_cpu_seconds_total", "CPU time of the other machine that this host's VMs are on."),
+    (
+        "perigee_libvirt_node_cpu_usage_ratio",
+        "Busy share of all CPU time of the other machine that VMs are on, 0 to 1.",
+    ),
+    (
+        "perigee_libvirt_node_memory_free_bytes",
+        "Memory that nobody has on the other machine that VMs are on, in bytes.",
+    ),
+    ("perigee_libvirt_node_memory_total_bytes", "Memory in all of the other machine that VMs are on, in bytes."),
+    (
+        "perigee_libvirt_node_memory_used_bytes",
+        "Memory in use, caches aside, on the other machine that VMs are on, in bytes.",
+    ),
     ("perigee_network_full_duplex", "Whether the link is full duplex."),
     ("perigee_network_mended_total", "Times that the network of guests was not as planned, and was made so again."),
     (

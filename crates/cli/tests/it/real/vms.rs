@@ -5,6 +5,7 @@ use super::instance::Said;
 use super::libvirtd::Daemon;
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use std::os::unix::fs::PermissionsExt as _;
 
 fn beside(daemon: &Daemon) -> Instance {
     let instance = Instance::empty();
@@ -71,6 +72,32 @@ fn real_virtual_machines_of_libvirt_are_shown_and_not_touched() {
     daemon.restart();
     seen(&instance, "idle", "word of it from another daemon", |vm| vm["status"] == "stopped");
     assert_eq!(daemon.virsh(&["list", "--all", "--name"]), "idle");
+}
+
+/// The agent reaches it through a stand-in for `ssh` that enters the daemon's mounts.
+#[test]
+fn real_a_far_libvirt_tells_of_its_machine() {
+    let (daemon, instance) = (Daemon::start(), Instance::empty());
+    let usual = daemon.socket().parent().unwrap().join("run/libvirt/libvirt-sock");
+    std::os::unix::fs::symlink(daemon.socket(), usual).unwrap();
+    let programs = instance.path().join("programs");
+    std::fs::create_dir(&programs).unwrap();
+    let script = format!("#!/bin/sh\nfor last; do :; done\nexec nsenter -m -t {} sh -c \"$last\"\n", daemon.pid());
+    std::fs::write(programs.join("ssh"), script).unwrap();
+    std::fs::set_permissions(programs.join("ssh"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let mut up = instance.command(&["up", "--detach"]);
+    up.env("PATH", path).env("PERIGEE_LIBVIRT_URI", "qemu+ssh://far.example/system");
+    Said::from(up.output().unwrap()).fine();
+
+    daemon.define("db");
+    seen(&instance, "db", "a stopped machine", |vm| vm["status"] == "stopped");
+    let node = format!("{{node=\"{}\"}}", daemon.virsh(&["hostname"]));
+    let told = |name: &str| value(&instance, &format!("perigee_libvirt_node_{name}{node}"));
+    let busy = instance.until("what its processors do", || told("cpu_usage_ratio"));
+    assert!((0.0..=1.0).contains(&busy), "{busy}");
+    assert_eq!(told("memory_total_bytes"), value(&instance, "perigee_host_memory_total_bytes"), "it is this one");
+    assert!(told("memory_used_bytes") > Some(0.0) && told("memory_used_bytes") < told("memory_total_bytes"));
 }
 
 #[test]

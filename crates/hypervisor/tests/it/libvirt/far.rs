@@ -95,10 +95,25 @@ async fn lives(lab: &LibvirtLab, driver: &Libvirt) {
     drop(serial);
     let found = driver.inventory().await.unwrap();
     assert_eq!(found.iter().map(|found| (found.guest, found.alive)).collect::<Vec<_>>(), [(plan.guest, true)]);
+    tells_of_its_machine(lab, driver).await;
     driver.halt().unwrap().halt(plan.guest, Duration::from_secs(60)).await.unwrap();
     assert!(!driver.inventory().await.unwrap()[0].alive);
     driver.destroy(plan.guest).await.unwrap();
     assert_eq!(driver.inventory().await.unwrap(), []);
+}
+
+/// Of one that is another; of this one its collectors tell.
+async fn tells_of_its_machine(lab: &LibvirtLab, driver: &Libvirt) {
+    let near = lab.libvirt();
+    near.measure().unwrap().usages().await.unwrap();
+    assert_eq!(near.measure().unwrap().node().await.unwrap(), None);
+    let told = driver.measure().unwrap().node().await.unwrap().unwrap();
+    assert_eq!(told.name, lab.daemon.virsh(&["hostname"]));
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let kib: u64 = meminfo.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert_eq!(told.memory_bytes, Some(kib * 1024));
+    let times = [told.user_ns, told.system_ns, told.idle_ns, told.iowait_ns];
+    assert!(times.iter().all(Option::is_some) && told.free_bytes < told.memory_bytes, "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
