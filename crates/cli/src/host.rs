@@ -86,8 +86,9 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
         }
         Verb::Get { name } => {
             let id = resolve(session, Kind::Host, &name).await?;
-            session.out.object(&client.host(&id).await?)?;
-            lately(session, &id).await?;
+            let host = client.host(&id).await?;
+            session.out.object(&host)?;
+            lately(session, &host.id).await?;
         }
         Verb::Top { once } => return top::run(session, once).await,
         Verb::Token { file, ttl, ingest: Some(host), new, reset } => {

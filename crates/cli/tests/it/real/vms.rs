@@ -3,8 +3,12 @@
 use super::Instance;
 use super::instance::Said;
 use super::libvirtd::Daemon;
+use super::watch::agents_page;
+use nix::pty::openpty;
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 
 fn beside(daemon: &Daemon) -> Instance {
@@ -98,6 +102,31 @@ fn real_a_far_libvirt_tells_of_its_machine() {
     assert!((0.0..=1.0).contains(&busy), "{busy}");
     assert_eq!(told("memory_total_bytes"), value(&instance, "perigee_host_memory_total_bytes"), "it is this one");
     assert!(told("memory_used_bytes") > Some(0.0) && told("memory_used_bytes") < told("memory_total_bytes"));
+
+    let host = instance.json(&["host", "list"])[0]["name"].as_str().unwrap().to_owned();
+    let shown = on_a_terminal(&instance, &["host", "get", &host]);
+    for head in ["CPU ", "MEMORY ", "VMS CPU", "VMS MEM"] {
+        let is_drawn = |line: &str| line.starts_with(head) && line.contains("%  15m ");
+        assert!(shown.lines().any(is_drawn), "{head} in {shown}");
+    }
+    let page = agents_page(&instance).unwrap();
+    let names = |mark: &str| page.lines().filter_map(|line| line.strip_prefix(mark)?.split(' ').next()).collect();
+    let (explained, all): (Vec<&str>, Vec<&str>) = (names("# HELP "), names("# TYPE "));
+    assert!(all.contains(&"perigee_libvirt_node_cpu_seconds_total") && explained == all, "{page}");
+}
+
+/// What a person sees of a command.
+fn on_a_terminal(instance: &Instance, arguments: &[&str]) -> String {
+    let pair = openpty(None, None).unwrap();
+    let mut command = instance.command(arguments);
+    command.env("TERM", "xterm").stdout(pair.slave);
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let mut shown = Vec::new();
+    // The other end is closed: the kernel calls that an error.
+    let _ = File::from(pair.master).read_to_end(&mut shown);
+    assert!(child.wait().unwrap().success());
+    String::from_utf8(shown).unwrap()
 }
 
 #[test]

@@ -24,10 +24,15 @@ fn endpoint(instance: &Instance, half: &str, name: &str) -> Option<String> {
     endpoints[name].as_str().map(str::to_owned)
 }
 
-/// A value of the agent's own page, whether the control plane is there or not.
-fn scraped(instance: &Instance, name: &str) -> Option<f64> {
+/// The agent's own page, whether the control plane is there or not.
+pub fn agents_page(instance: &Instance) -> Option<String> {
     let page = Command::new("curl").args(["-sf", &endpoint(instance, "agent", "metrics")?]).output().unwrap().stdout;
-    let page = String::from_utf8(page).unwrap();
+    Some(String::from_utf8(page).unwrap())
+}
+
+/// A value of it.
+fn scraped(instance: &Instance, name: &str) -> Option<f64> {
+    let page = agents_page(instance)?;
     let line = page.lines().find(|line| line.split([' ', '{']).next() == Some(name))?;
     line.rsplit(' ').next()?.parse().ok()
 }
